@@ -1,0 +1,46 @@
+"""SHA-256 digests of the things a run depends on. Equal digest, equal thing."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_CHUNK = 1 << 20
+
+
+def of_bytes(data: bytes) -> str:
+    """Hexadecimal digest of raw bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def of_json(value: Any) -> str:
+    """Digest of a JSON-able value; the order of keys does not matter, floats keep every digit."""
+    return of_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+def of_file(path: Path) -> str:
+    """Digest of a file's content, read in pieces."""
+    state = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """Digest of named arrays: names, dtypes, shapes and values."""
+    state = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        state.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        state.update(array.data if array.size else b"")
+    return state.hexdigest()
+
+
+def of_samples(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """One digest per sample (axis 0 of every array), to find samples that two splits share."""
+    count = len(next(iter(arrays.values())))
+    return [of_arrays({name: array[index] for name, array in arrays.items()}) for index in range(count)]

@@ -1,0 +1,56 @@
+"""The promise a release makes, and what became of it."""
+
+import dataclasses
+from typing import Literal
+
+from .errors import ExitCode
+
+Status = Literal["pass", "fail", "unproven"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """`[limits]` of a recipe. What is not set is not judged. Each is judged by its confidence interval, not its estimate."""
+
+    drop: float | None = None  # largest loss in the main metric, original minus final, in the metric's own unit
+    metric: float | None = None  # smallest (largest, where lower is better) value of the main metric
+    speedup: float | None = None  # smallest paired speed-up, at the worst of the measured batch sizes
+    latency_ms: float | None = None  # largest median latency of one batch of the first batch size
+    peak_memory_ratio: float | None = None  # largest peak memory, final / original
+    peak_memory_bytes: int | None = None
+    file_ratio: float | None = None  # largest file size, final / original
+    file_bytes: int | None = None
+    macs_ratio: float | None = None  # largest multiply-accumulate count, final / original
+    params_ratio: float | None = None
+    confidence: float = 0.95  # of the one-sided bound that decides
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LimitResult:
+    """One limit and how it was met. `low <= measured <= high` at the limits' confidence."""
+
+    name: str
+    limit: float
+    measured: float | None  # None: not measured
+    low: float | None
+    high: float | None
+    status: Status
+    note: str = ""  # where it was measured, or what would settle it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the run concludes: fail if any limit failed, else unproven if any is, else pass."""
+
+    results: tuple[LimitResult, ...]
+
+    @property
+    def status(self) -> Status:
+        statuses = {result.status for result in self.results}
+        if "fail" in statuses:
+            return "fail"
+        return "unproven" if "unproven" in statuses else "pass"
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return {"pass": ExitCode.PASS, "fail": ExitCode.LIMIT_MISSED, "unproven": ExitCode.UNPROVEN}[self.status]

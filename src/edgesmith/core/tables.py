@@ -1,0 +1,54 @@
+"""Names a user may choose stand in literal tables; this resolves a name, or ``package.module:attribute``."""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from .errors import RecipeError
+
+T = TypeVar("T")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where one of the known words is close, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def unknown(word: str, known: Iterable[str], where: str) -> RecipeError:
+    """The error for a word that is in no table.
+
+    >>> str(unknown("tailor", ["taylor", "random"], "stages[0].importance"))
+    "stages[0].importance: unknown 'tailor'; did you mean 'taylor'? known: random, taylor"
+    """
+    names = sorted(known)
+    hint = did_you_mean(word, names)
+    separator = " " if hint else "; "
+    return RecipeError(f"{where}: unknown '{word}'{hint}{separator}known: {', '.join(names)}")
+
+
+def resolve(name: str, table: Mapping[str, T], where: str) -> T:
+    """The entry of `table` called `name`, or the attribute that ``package.module:attribute`` points at.
+
+    Args:
+        name: what the user wrote.
+        table: the literal table of the method's kind.
+        where: file, key or option the name came from; stands in front of the error.
+
+    Raises:
+        RecipeError: the name is in no table, or the attribute cannot be imported.
+    """
+    if name in table:
+        return table[name]
+    if ":" not in name:
+        raise unknown(name, table, where)
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(f"{where}: cannot import '{name}': {error}") from error
+    entry: T = found
+    return entry

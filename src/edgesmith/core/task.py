@@ -1,0 +1,108 @@
+"""The user's problem: a model, data, a loss and the metrics that count."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from .errors import DataError, TaskError
+from .values import Arrays, TensorSpec
+
+SPLITS = ("train", "validation", "test", "calibration", "unlabelled")
+
+
+class Split(Protocol):
+    """Samples that can be fetched by index; arrays come as `(batch, ...)`."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """Inputs by name and the labels (None where there are none) of the samples at `indices`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """A split held in memory: input name -> array `(N, ...)`, labels `(N, ...)` or None.
+
+    Raises:
+        DataError: arrays of different lengths.
+    """
+
+    inputs: Arrays
+    labels: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) for name, array in self.inputs.items()}
+        if self.labels is not None:
+            lengths["labels"] = len(self.labels)
+        if not self.inputs or len(set(lengths.values())) != 1:
+            raise DataError(f"ArraySplit: every array needs the same number of samples on axis 0, got {lengths}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        labels = None if self.labels is None else self.labels[indices]
+        return {name: array[indices] for name, array in self.inputs.items()}, labels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number the task is judged by, built from one row of scores per sample so that two models can be paired.
+
+    The metric's value is `reduce(scores)`; without `reduce` it is the mean over samples. `proportion` scores are 0 or 1
+    and get an exact kind of interval; a `reduce` of its own (mIoU, F1) gets a bootstrap interval over samples.
+    """
+
+    name: str
+    scores: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (output (N, ...), labels (N, ...)) -> (N,) or (N, K)
+    higher_is_better: bool = True
+    kind: Literal["proportion", "mean", "statistic"] = "mean"
+    reduce: Callable[[np.ndarray], float] | None = None  # only with kind "statistic"
+    output: str | None = None  # name of the output it reads; None: the first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What has to be solved. One Python file with one function returns it.
+
+    A model is an architecture (a function without arguments that builds a `torch.nn.Module`) and weights, kept apart
+    so that a pruned model can be rebuilt without pickle; or the path of an ONNX file, where no stage trains or prunes.
+    """
+
+    name: str
+    model: Callable[[], Any] | str | Path
+    test: Split  # read once, at the end, for original and final
+    load_weights: Callable[[Any], None] | None = None  # loads or trains in place; None: the factory returns a trained module
+    train: Split | None = None
+    validation: Split | None = None  # every choice is made here
+    calibration: Split | None = None  # labels are not used; None: drawn from `train`
+    unlabelled: Split | None = None
+    loss: str | Callable[[Any, Any], Any] = "cross-entropy"  # name, or (output tensor, labels tensor) -> scalar tensor
+    metrics: tuple[str | Metric, ...] = ("accuracy",)  # the first is the main one
+    outputs: tuple[str, ...] = ("output",)
+    augment: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None  # (input tensors, torch.Generator) -> input tensors
+    models: Mapping[str, Callable[[], Any] | str | Path] = dataclasses.field(default_factory=dict)  # teachers and students by name
+
+    def split(self, name: str, needed_by: str) -> Split:
+        """The split called `name`.
+
+        Raises:
+            TaskError: the task has no such split, or it is empty.
+        """
+        found: Split | None = getattr(self, name)
+        if found is None:
+            raise TaskError(f"task '{self.name}': {needed_by} needs the '{name}' split; set {name}= in the task")
+        if len(found) == 0:
+            raise TaskError(f"task '{self.name}': the '{name}' split is empty, and {needed_by} needs it")
+        return found
+
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """Inputs as the test split feeds them, with a dynamic batch axis."""
+        inputs, _ = self.test.batch(np.arange(1))
+        return tuple(
+            TensorSpec(name=name, dtype=str(array.dtype), shape=("batch", *array.shape[1:])) for name, array in inputs.items()
+        )
