@@ -1,0 +1,1 @@
+"""Measures and judges: accuracy, latency, memory, size; verdicts and reports."""

@@ -1,0 +1,1 @@
+"""Everything that changes a model: recipe, pipeline, stages, run directory."""

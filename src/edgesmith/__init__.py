@@ -1,3 +1,35 @@
-"""edgesmith: a trained model in, the smallest and fastest artefact that still does the job out, with proof."""
+"""edgesmith: a trained model in, the smallest and fastest artefact that still does the job out, with proof.
+
+Names are loaded when they are first used, so that `import edgesmith` and the command line's help stay fast.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .compressor.pipeline import compress as compress
+    from .core.errors import EdgesmithError as EdgesmithError
+    from .core.errors import ExitCode as ExitCode
+    from .core.limits import Limits as Limits
+    from .core.task import ArraySplit as ArraySplit
+    from .core.task import Metric as Metric
+    from .core.task import Task as Task
+
+_PUBLIC = {
+    "ArraySplit": "core.task",
+    "EdgesmithError": "core.errors",
+    "ExitCode": "core.errors",
+    "Limits": "core.limits",
+    "Metric": "core.task",
+    "Task": "core.task",
+    "compress": "compressor.pipeline",
+}
+__all__ = ["ArraySplit", "EdgesmithError", "ExitCode", "Limits", "Metric", "Task", "compress"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'edgesmith' has no attribute '{name}'")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

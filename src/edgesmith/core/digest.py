@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .errors import DataError
+
 _CHUNK = 1 << 20
 
 
@@ -17,7 +19,11 @@ def of_bytes(data: bytes) -> str:
 
 
 def of_json(value: Any) -> str:
-    """Digest of a JSON-able value; the order of keys does not matter, floats keep every digit."""
+    """Digest of a JSON-able value; the order of keys does not matter, floats keep every digit.
+
+    Raises:
+        ValueError: a float that is not finite, which JSON cannot say.
+    """
     return of_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
@@ -31,12 +37,19 @@ def of_file(path: Path) -> str:
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """Digest of named arrays: names, dtypes, shapes and values."""
+    """Digest of named arrays: names, dtypes, shapes and values.
+
+    Raises:
+        DataError: an array of Python objects, whose bytes are addresses and differ from run to run.
+    """
     state = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        state.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        state.update(array.data if array.size else b"")
+        array = np.asarray(arrays[name])
+        if array.dtype.hasobject:
+            raise DataError(f"array '{name}' holds Python objects; give it a fixed type such as float32, int64 or <U32")
+        state.update(f"{name}:{array.dtype}:{array.shape};".encode())
+        # As bytes: types that Python's buffers do not know (bfloat16, dates) are data too.
+        state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
     return state.hexdigest()
 
 

@@ -5,8 +5,8 @@
     │   ├── RecipeError          the recipe: a key, a value, a chain of stages
     │   ├── TaskError            the task: its function, its model, its data
     │   ├── DataError            arrays: NaN, shapes, labels, calibration hygiene
-    │   └── ArtifactError        a model file: truncated, not ONNX, pointing outside its folder
-    ├── RunDirectoryError     2  the output directory: not writable, in use, of another format
+    │   ├── ArtifactError        a model file: truncated, not ONNX, pointing outside its folder
+    │   └── RunDirectoryError    the output directory: not writable, in use, of another format
     ├── StorageError          1  the disk: full, read error
     ├── TrainingError         1  the loss or the weights stopped being finite
     ├── ExportError           1  the model cannot be exported, or the export differs from torch

@@ -17,10 +17,12 @@ _PARTIAL = ".partial-"
 def storage_error(error: OSError, path: Path) -> StorageError | RunDirectoryError:
     """The user-facing form of an operating-system error that happened while writing `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{path}: the disk is full; free some space and run the same command again: it goes on from here")
+        return StorageError(
+            f"{path}: the disk is full; free some space and run the same command again: it goes on from here"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
         return RunDirectoryError(f"{path}: cannot write here ({error.strerror}); choose another directory with --out")
-    return StorageError(f"{path}: {error.strerror}")
+    return StorageError(f"{path}: {error.strerror or error}")
 
 
 @contextlib.contextmanager
@@ -58,18 +60,29 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A new directory that becomes `path` when the block ends well. What a killed run left is removed first."""
+    """A new directory that becomes `path` when the block ends well; a `path` that was there is replaced as a whole.
+
+    A kill leaves the old directory, the new one or none, and what `remove_partial` clears away.
+
+    Raises:
+        StorageError, RunDirectoryError: the directory cannot be written.
+    """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex[:8]}-{path.name}")
+        replaced = path.with_name(f"{_PARTIAL}{uuid.uuid4().hex[:8]}-{path.name}")
         partial.mkdir()
         try:
             yield partial
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    _sync(file)
             if path.exists():
-                shutil.rmtree(path)
+                os.replace(path, replaced)  # deleting it in place could be cut short and leave half of it
             os.replace(partial, path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def remove_partial(root: Path) -> None:
@@ -98,6 +111,8 @@ def locked(directory: Path) -> Iterator[None]:
             raise RunDirectoryError(
                 f"{directory}: another run is writing here; wait for it, or choose another directory with --out"
             ) from error
+        except OSError as error:  # a file system without locks
+            raise storage_error(error, directory) from error
         yield
 
 

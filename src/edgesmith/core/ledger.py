@@ -2,6 +2,8 @@
 
 import dataclasses
 
+_GOES_WITH_PRUNE = ("distill", "finetune", "prune")  # what repairs a prune, or prunes on before the repair
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LedgerEntry:
@@ -41,7 +43,8 @@ class Ledger:
         while index < len(entries):
             last = index
             label = entries[index].id
-            while entries[index].name == "prune" and last + 1 < len(entries) and entries[last + 1].name in ("distill", "finetune", "prune"):
+            pruned = entries[index].name == "prune"
+            while pruned and last + 1 < len(entries) and entries[last + 1].name in _GOES_WITH_PRUNE:
                 last += 1
                 label += f" + {entries[last].id}"
             losses[label] = sign * (entries[index - 1].accuracy - entries[last].accuracy)

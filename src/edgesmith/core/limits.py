@@ -10,7 +10,7 @@ Status = Literal["pass", "fail", "unproven"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """`[limits]` of a recipe. What is not set is not judged. Each is judged by its confidence interval, not its estimate."""
+    """`[limits]` of a recipe. What is not set is not judged; each is judged by its interval, not its estimate."""
 
     drop: float | None = None  # largest loss in the main metric, original minus final, in the metric's own unit
     metric: float | None = None  # smallest (largest, where lower is better) value of the main metric

@@ -48,7 +48,7 @@ def resolve(name: str, table: Mapping[str, T], where: str) -> T:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RecipeError(f"{where}: cannot import '{name}': {error}") from error
+    except Exception as error:  # somebody else's module may raise anything while it is imported
+        raise RecipeError(f"{where}: cannot import '{name}': {type(error).__name__}: {error}") from error
     entry: T = found
     return entry

@@ -28,16 +28,20 @@ class ArraySplit:
     """A split held in memory: input name -> array `(N, ...)`, labels `(N, ...)` or None.
 
     Raises:
-        DataError: arrays of different lengths.
+        DataError: something else than numpy arrays, or arrays of different lengths.
     """
 
     inputs: Arrays
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        lengths = {name: len(array) for name, array in self.inputs.items()}
-        if self.labels is not None:
-            lengths["labels"] = len(self.labels)
+        arrays = {**self.inputs} if self.labels is None else {**self.inputs, "labels": self.labels}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.ndim == 0:
+                kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
+                kind += " without axes" if isinstance(array, np.ndarray) else ""
+                raise DataError(f"ArraySplit: '{name}' is a {kind}; give a numpy array with the samples on axis 0")
+        lengths = {name: len(array) for name, array in arrays.items()}
         if not self.inputs or len(set(lengths.values())) != 1:
             raise DataError(f"ArraySplit: every array needs the same number of samples on axis 0, got {lengths}")
 
@@ -76,7 +80,7 @@ class Task:
     name: str
     model: Callable[[], Any] | str | Path
     test: Split  # read once, at the end, for original and final
-    load_weights: Callable[[Any], None] | None = None  # loads or trains in place; None: the factory returns a trained module
+    load_weights: Callable[[Any], None] | None = None  # loads or trains in place; None: the factory's module is trained
     train: Split | None = None
     validation: Split | None = None  # every choice is made here
     calibration: Split | None = None  # labels are not used; None: drawn from `train`
@@ -84,8 +88,9 @@ class Task:
     loss: str | Callable[[Any, Any], Any] = "cross-entropy"  # name, or (output tensor, labels tensor) -> scalar tensor
     metrics: tuple[str | Metric, ...] = ("accuracy",)  # the first is the main one
     outputs: tuple[str, ...] = ("output",)
-    augment: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None  # (input tensors, torch.Generator) -> input tensors
-    models: Mapping[str, Callable[[], Any] | str | Path] = dataclasses.field(default_factory=dict)  # teachers and students by name
+    augment: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None  # (inputs, torch.Generator) -> inputs
+    # Teachers and students by name.
+    models: Mapping[str, Callable[[], Any] | str | Path] = dataclasses.field(default_factory=dict)
 
     def split(self, name: str, needed_by: str) -> Split:
         """The split called `name`.
@@ -101,8 +106,13 @@ class Task:
         return found
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        """Inputs as the test split feeds them, with a dynamic batch axis."""
-        inputs, _ = self.test.batch(np.arange(1))
+        """Inputs as the test split feeds them, with a dynamic batch axis.
+
+        Raises:
+            TaskError: the test split is empty.
+        """
+        inputs, _ = self.split("test", "the shape of the inputs").batch(np.arange(1))
         return tuple(
-            TensorSpec(name=name, dtype=str(array.dtype), shape=("batch", *array.shape[1:])) for name, array in inputs.items()
+            TensorSpec(name=name, dtype=str(array.dtype), shape=("batch", *array.shape[1:]))
+            for name, array in inputs.items()
         )

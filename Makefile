@@ -1,0 +1,59 @@
+# Needs make and Python >= 3.11 (PYTHON=python3.12 picks another one). Everything goes into .venv here; nothing else changes.
+# Paths stay relative, so that a checkout in a folder with a space in its name works.
+
+PYTHON ?= python3
+STAMP := .venv/.setup-stamp
+DEV_STAMP := .venv/.dev-stamp
+UNFINISHED := .venv/.setup-unfinished
+INSTALL := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
+
+# A virtual environment holds absolute paths: in a checkout that was moved or copied it would run the old place's code.
+ifneq ($(wildcard $(STAMP)),)
+ifneq ($(shell cat $(STAMP)),$(shell pwd -P))
+$(STAMP): moved
+endif
+endif
+
+.PHONY: setup demo test lint format bench docs moved
+
+setup: $(STAMP)
+
+# The stamp comes last; what an interrupted set-up left behind is thrown away, because a package may be half there.
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit("edgesmith needs Python 3.11 or newer, and %s is %d.%d; name another: make $(MAKECMDGOALS) PYTHON=python3.12" % ((sys.executable,) + v) if v < (3, 11) else 0)'
+	@if [ -e $(UNFINISHED) ]; then find .venv -mindepth 1 -maxdepth 1 ! -name .setup-unfinished -exec rm -rf {} +; fi
+	@mkdir -p .venv && touch $(UNFINISHED) && rm -f $(STAMP) $(DEV_STAMP)
+	"$(PYTHON)" -m venv .venv
+	$(INSTALL) -e ".[test,examples]"
+	@rm -f $(UNFINISHED) && pwd -P > $(STAMP)
+
+$(DEV_STAMP): $(STAMP)
+	@touch $(UNFINISHED) && rm -f $(STAMP)
+	$(INSTALL) --quiet -e ".[dev]"
+	@rm -f $(UNFINISHED) && pwd -P > $(STAMP) && touch $(DEV_STAMP)
+
+# The verdict is the exit code: make itself ends with 2 for every failure and prints the real one ("Error 3": a limit was
+# missed; 4: unproven). A script that wants the code calls the command itself.
+demo: setup
+	.venv/bin/edgesmith compress examples/digits/recipe.toml
+
+test: setup
+	.venv/bin/python -m pytest
+
+lint: $(DEV_STAMP)
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
+
+format: $(DEV_STAMP)
+	.venv/bin/python -m ruff check --fix-only .
+	.venv/bin/python -m ruff format .
+
+docs: setup
+	.venv/bin/python -m pytest tests/packaging/test_docs.py
+
+# By hand, on a quiet machine. First the ruler: a file against itself must show no difference, twice the work must show it.
+# Then the same work done with other toolkits, one script each.
+bench: setup
+	.venv/bin/python -m pytest -v tests/benches -k latency
+	@set -e; for script in benches/peers/*.py; do if [ -e "$$script" ]; then .venv/bin/python "$$script"; fi; done

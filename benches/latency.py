@@ -1,0 +1,185 @@
+"""Paired latency of models in one target's runtime: how long one batch takes, and how many times faster one is.
+
+Sequential timing on a shared machine shows false speed-ups of 3 to 34 %; ABBA quads in one process show about 1 %.
+"""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import DataError, MeasurementError, UsageError
+from ..core.files import storage_errors
+from ..core.task import Split
+from ..core.values import Arrays, Artifact, Interval
+from . import child, intervals, timing_loop
+
+Progress = Callable[[int, int], None]  # (restarts done, restarts in all)
+_ROTATE = 4  # inputs that take turns, so that no run finds its own input in the cache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds of one batch, over all runs; `low` and `high` bound the median from restart to restart."""
+
+    p50: float
+    p90: float
+    p99: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairedLatency:
+    """Files measured against the first of them at one batch size."""
+
+    batch: int
+    threads: int
+    restarts: int
+    latency: tuple[Latency, ...]  # one per file; the first is the baseline
+    speedup: tuple[Interval, ...]  # baseline time / file time, one per file after the first
+    noise_floor: float  # relative: the largest "speed-up" that the baseline showed against its own twin, 0.012 is 1.2 %
+
+
+def compare(
+    files: Sequence[Artifact | Path],
+    feeds: Mapping[int, Arrays | Sequence[Arrays]],
+    threads: int = 1,
+    *,
+    restarts: int = 5,
+    seconds: float = 10.0,
+    seed: int = 0,
+    confidence: float = 0.95,
+    timeout: float = 600.0,
+    progress: Progress | None = None,
+) -> list[PairedLatency]:
+    """Time every file against the first, at every batch size.
+
+    Each restart is a fresh process with its own load order, batch order and quad order. Its median log-ratio is one
+    observation; the interval is bootstrapped over restarts and widened on both sides by the noise floor.
+
+    Args:
+        files: the baseline, then one or more others; of one target, with the same inputs.
+        feeds: batch size -> one feed or several that take turns, each input name -> array `(batch, ...)`.
+        threads: of every session.
+        restarts: processes; at least 5 at confidence 0.95.
+        seconds: time to measure for each batch size, over all restarts together.
+        seed: of every random order.
+        confidence: of each bound alone.
+        timeout: seconds for one restart.
+        progress: called after each restart.
+
+    Returns:
+        One result per batch size, in the order of `feeds`.
+
+    Raises:
+        UsageError: too few files or restarts.
+        DataError: feeds with different inputs.
+        MeasurementError: a target that cannot be timed here, a process that crashed or took too long.
+    """
+    target = _check(files, restarts, confidence)
+    paths = [str(file.path if isinstance(file, Artifact) else file) for file in files]
+    rng = np.random.default_rng(seed)
+    runs: list[dict[str, np.ndarray]] = []
+    with tempfile.TemporaryDirectory(prefix="edgesmith-latency-") as name:
+        folder = Path(name)
+        job = {"files": paths, "target": target, "threads": threads, "seconds": seconds / restarts}
+        with storage_errors(folder):
+            job |= _write_feeds(feeds, folder) | {"result": str(folder / "result.npz")}
+        for done in range(restarts):
+            child.run("timing_loop", job | {"seed": int(rng.integers(2**31))}, folder, threads, timeout)
+            with np.load(folder / "result.npz", allow_pickle=False) as arrays:
+                runs.append(dict(arrays))
+            if progress is not None:
+                progress(done + 1, restarts)
+    return [_summary(batch, threads, len(files), runs, confidence) for batch in feeds]
+
+
+def rotating_feeds(split: Split, batch_sizes: Sequence[int], rotate: int = _ROTATE) -> dict[int, list[Arrays]]:
+    """Real inputs for `compare`: for every batch size up to `rotate` feeds; a short split is gone through again."""
+    return {
+        batch: [
+            split.batch(np.arange(turn * batch, (turn + 1) * batch) % len(split))[0]
+            for turn in range(max(1, min(rotate, len(split) // batch)))
+        ]
+        for batch in batch_sizes
+    }
+
+
+def _check(files: Sequence[Artifact | Path], restarts: int, confidence: float) -> str:
+    if len(files) < 2:
+        raise UsageError(f"a paired measurement needs at least 2 files, got {len(files)}")
+    fewest = intervals.enough_restarts(confidence)
+    if restarts < fewest:
+        raise UsageError(
+            f"restarts: {restarts} cannot give an interval at {confidence:.0%} confidence; use at least {fewest}"
+        )
+    targets = {file.target if isinstance(file, Artifact) else "onnxruntime-cpu" for file in files}
+    if len(targets) > 1:
+        raise UsageError(f"files of different targets cannot be paired: {', '.join(sorted(targets))}")
+    (target,) = targets
+    if target not in timing_loop.SESSIONS:
+        raise MeasurementError(
+            f"target '{target}' cannot be timed here; timed are: {', '.join(sorted(timing_loop.SESSIONS))}"
+        )
+    return target
+
+
+def _write_feeds(feeds: Mapping[int, Arrays | Sequence[Arrays]], folder: Path) -> dict[str, object]:
+    """Store the feeds as one .npz; input names may hold any character, so that keys are numbers."""
+    lists: dict[int, list[Arrays]] = {
+        batch: [feed] if isinstance(feed, Mapping) else list(feed) for batch, feed in feeds.items()
+    }
+    if not lists or not all(lists.values()):
+        raise DataError("a measurement needs at least one batch size, and inputs for each")
+    names = list(next(iter(lists.values()))[0])
+    arrays: dict[str, Any] = {}
+    for batch, several in lists.items():
+        for turn, feed in enumerate(several):
+            if set(feed) != set(names):
+                raise DataError(f"batch {batch}: inputs {sorted(feed)} differ from {sorted(names)}")
+            arrays |= {f"{batch}.{turn}.{index}": feed[name] for index, name in enumerate(names)}
+    np.savez(folder / "feeds.npz", **arrays)
+    batches = [{"batch": batch, "feeds": len(several)} for batch, several in lists.items()]
+    return {"feeds": str(folder / "feeds.npz"), "inputs": names, "batches": batches}
+
+
+def _summary(
+    batch: int, threads: int, files: int, runs: Sequence[Mapping[str, np.ndarray]], confidence: float
+) -> PairedLatency:
+    medians = [_medians(runs, f"quads.{batch}.{index}") for index in range(1, files + 1)]
+    twin = intervals.median_over_restarts(medians.pop(), confidence)
+    floor = max(abs(twin.low), abs(twin.high))
+    return PairedLatency(
+        batch=batch,
+        threads=threads,
+        restarts=len(runs),
+        latency=tuple(_latency(runs, f"latency.{batch}.{index}", confidence) for index in range(files)),
+        speedup=tuple(_speedup(logs, floor, confidence) for logs in medians),
+        noise_floor=math.expm1(floor),
+    )
+
+
+def _speedup(logs: np.ndarray, floor: float, confidence: float) -> Interval:
+    found = intervals.median_over_restarts(logs, confidence)
+    return Interval(value=math.exp(found.value), low=math.exp(found.low - floor), high=math.exp(found.high + floor))
+
+
+def _latency(runs: Sequence[Mapping[str, np.ndarray]], key: str, confidence: float) -> Latency:
+    p50, p90, p99 = np.percentile(np.concatenate([run[key] for run in runs]), [50, 90, 99])
+    bounds = intervals.median_over_restarts(_medians(runs, key), confidence)
+    return Latency(
+        p50=float(p50),
+        p90=float(p90),
+        p99=float(p99),
+        low=min(bounds.low, float(p50)),
+        high=max(bounds.high, float(p50)),
+    )
+
+
+def _medians(runs: Sequence[Mapping[str, np.ndarray]], key: str) -> np.ndarray:
+    return np.array([np.median(run[key]) for run in runs])

@@ -1,0 +1,212 @@
+"""What a run found, as values and as `report.json` (documented in docs/report-schema.md)."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pydantic
+
+from ..core.errors import ArtifactError, ContractError
+from ..core.ledger import LedgerEntry
+from ..core.limits import LimitResult, Status
+from ..core.values import Artifact, Interval
+from .environment import Description
+from .judge import worst_batch
+from .latency import Latency, PairedLatency
+
+SCHEMA: Literal["edgesmith.report/1"] = "edgesmith.report/1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricValue:
+    """One metric of one model on the test split."""
+
+    value: float
+    low: float
+    high: float
+    higher_is_better: bool
+    kind: Literal["proportion", "mean", "statistic"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Percentiles:
+    """Milliseconds of one batch."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """One model, original or final, as the target runs it. None: not measured."""
+
+    metrics: Mapping[str, MetricValue]
+    accuracy: float  # the main metric again, whatever its name
+    latency_ms: Percentiles | None  # at the first batch size
+    peak_memory_bytes: int | None
+    file_bytes: int
+    macs: int | None
+    parameters: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeedUp:
+    """How many times faster the final model is; paired, `low` and `high` widened by the noise floor."""
+
+    batch: int
+    median: float
+    low: float
+    high: float
+    noise_floor: float  # relative
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchLatency:
+    """Original against final at one batch size."""
+
+    batch: int
+    threads: int
+    original: Percentiles
+    final: Percentiles
+    speedup: SpeedUp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArtifactResult:
+    """A file that was written; `reason` says why one was not measured, and is empty where it was."""
+
+    target: str
+    dialect: str
+    precision: Literal["float32", "int8"]
+    path: str  # relative to the run directory
+    digest: str
+    file_bytes: int
+    measured: bool
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a run concludes and what it rests on."""
+
+    task: str
+    target: str
+    verdict: Status
+    confidence: float  # of each bound alone, in every interval here
+    main_metric: str
+    test_samples: int
+    limits: tuple[LimitResult, ...]
+    original: Side
+    final: Side
+    drop: Interval  # main metric, original minus final in its own unit; positive is worse
+    speedup: SpeedUp | None  # at the worst batch size; None: not measured
+    latency: tuple[BatchLatency, ...]
+    guilty_stage: str | None  # lost most of the main metric; None: nothing was lost
+    stages: tuple[LedgerEntry, ...]  # on validation data, the original first
+    artifacts: tuple[ArtifactResult, ...]
+    environment: Description
+    unmeasured_reason: str = ""  # why latency and memory are None
+    schema: Literal["edgesmith.report/1"] = SCHEMA
+
+
+def percentiles(latency: Latency) -> Percentiles:
+    """The three that a report shows."""
+    return Percentiles(p50=latency.p50, p90=latency.p90, p99=latency.p99)
+
+
+def batch_latency(paired: PairedLatency, contender: int = 0) -> BatchLatency:
+    """One batch size of `latency.compare`, for the file at `contender` after the baseline."""
+    speedup = paired.speedup[contender]
+    return BatchLatency(
+        batch=paired.batch,
+        threads=paired.threads,
+        original=percentiles(paired.latency[0]),
+        final=percentiles(paired.latency[contender + 1]),
+        speedup=SpeedUp(
+            batch=paired.batch,
+            median=speedup.value,
+            low=speedup.low,
+            high=speedup.high,
+            noise_floor=paired.noise_floor,
+        ),
+    )
+
+
+def worst_speedup(latency: tuple[BatchLatency, ...]) -> SpeedUp | None:
+    """The speed-up at the batch size where it is smallest; None where nothing was measured."""
+    found = {entry.batch: entry.speedup for entry in latency}
+    if not found:
+        return None
+    intervals = {batch: Interval(value=up.median, low=up.low, high=up.high) for batch, up in found.items()}
+    return found[worst_batch(intervals)]
+
+
+def artifact_result(artifact: Artifact, path: str, reason: str = "") -> ArtifactResult:
+    """The report's line for an artefact.
+
+    Args:
+        artifact: the file.
+        path: where it lies, relative to the run directory.
+        reason: why it was not measured; empty where it was.
+    """
+    return ArtifactResult(
+        target=artifact.target,
+        dialect=artifact.dialect,
+        precision=artifact.precision,
+        path=path,
+        digest=artifact.digest,
+        file_bytes=artifact.file_bytes,
+        measured=not reason,
+        reason=reason,
+    )
+
+
+def to_json(report: Report) -> str:
+    """The text of `report.json`; `schema` stands first.
+
+    Raises:
+        ContractError: a number is NaN or infinite, which JSON has no word for.
+    """
+    tree = dataclasses.asdict(report)
+    _check_finite(tree, "report")
+    return json.dumps({"schema": tree.pop("schema"), **tree}, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, source: str = "report.json") -> Report:
+    """Read a report back.
+
+    Args:
+        text: what `to_json` wrote.
+        source: stands in front of an error.
+
+    Raises:
+        ArtifactError: not JSON, another schema, or a field that is missing or of the wrong type. A field it
+            does not know is passed over: later versions of the same schema may add some.
+    """
+    try:
+        tree = json.loads(text)
+    except ValueError as error:
+        raise ArtifactError(f"{source}: not JSON: {error}") from error
+    schema = tree.get("schema") if isinstance(tree, dict) else None
+    if schema != SCHEMA:
+        raise ArtifactError(f"{source}: schema is {schema!r}, this version reads '{SCHEMA}'")
+    try:
+        return _READER.validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{source}: {where}: {first['msg']}") from error
+
+
+def _check_finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ContractError(f"{where}: {value} cannot stand in a report; leave out (None) what was not measured")
+    pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, child in pairs:
+        _check_finite(child, f"{where}.{key}")
+
+
+_READER = pydantic.TypeAdapter(Report)

@@ -1,0 +1,218 @@
+"""Numbers as people read them: the same words stand in the terminal and in the HTML report."""
+
+from ..core.limits import LimitResult
+from .report import MetricValue, Report, SpeedUp
+
+NOT_MEASURED = "not measured"
+
+# Limit name -> (what it is of, which side of the limit is kept).
+_PROMISES = {
+    "drop": ("loss of {metric}", "at most"),
+    "metric": ("{metric}", "at least"),
+    "speedup": ("speed-up", "at least"),
+    "latency_ms": ("latency", "at most"),
+    "peak_memory_ratio": ("peak memory", "at most"),
+    "peak_memory_bytes": ("peak memory", "at most"),
+    "file_ratio": ("file size", "at most"),
+    "file_bytes": ("file size", "at most"),
+    "macs_ratio": ("MACs", "at most"),
+    "params_ratio": ("parameters", "at most"),
+}
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Rounded to `digits`, never in scientific notation.
+
+    >>> significant(0.04237), significant(12.345), significant(1234.5)
+    ('0.0424', '12.3', '1,234')
+    """
+    if value == 0:
+        return "0"
+    exponent = int(f"{value:.{digits - 1}e}".split("e")[1])  # after rounding: 0.9999 counts as 1.00
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def milliseconds(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{significant(value)} ms"
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units.
+
+    >>> size(950), size(1_086_400)
+    ('950 B', '1.09 MB')
+    """
+    return NOT_MEASURED if count is None else f"{_scaled(count, ('B', 'kB', 'MB', 'GB', 'TB'))}"
+
+
+def amount(count: int | None) -> str:
+    """A count of operations or parameters.
+
+    >>> amount(31_000_000)
+    '31.0 M'
+    """
+    return NOT_MEASURED if count is None else _scaled(count, ("", "k", "M", "G", "T")).strip()
+
+
+def metric_value(metric: MetricValue, value: float | None = None) -> str:
+    """A metric's value: proportions as percent."""
+    value = metric.value if value is None else value
+    return f"{100 * value:.2f} %" if metric.kind == "proportion" else significant(value, 4)
+
+
+def percent(confidence: float) -> str:
+    """A confidence or ratio without needless digits: `95 %`, `99.5 %`."""
+    return f"{round(100 * confidence, 2):g} %"
+
+
+def speed_change(speedup: SpeedUp | None) -> str:
+    """`3.10x faster (2.90 to 3.30)`; says so where the interval holds both directions."""
+    if speedup is None:
+        return NOT_MEASURED
+    if speedup.low <= 1 <= speedup.high:
+        return f"no difference that could be measured ({speedup.low:.2f}x to {speedup.high:.2f}x)"
+    if speedup.median >= 1:
+        return f"{_times(speedup.median)} faster ({_factor(speedup.low)} to {_factor(speedup.high)})"
+    return f"{_times(1 / speedup.median)} slower ({_factor(1 / speedup.high)} to {_factor(1 / speedup.low)})"
+
+
+def ratio_change(original: float | None, final: float | None, less: str, more: str) -> str:
+    """`8.20x smaller`, `1.30x larger`, `unchanged`."""
+    if original is None or final is None:
+        return NOT_MEASURED
+    if original == final:
+        return "unchanged"
+    if min(original, final) <= 0:
+        return f"{less if final < original else more}, too small to give a ratio"
+    return f"{_times(original / final)} {less}" if final < original else f"{_times(final / original)} {more}"
+
+
+def metric_change(report: Report, name: str) -> str:
+    """`-0.28 points (at most 1.08 lost at 95 %)` for the main metric; others without a bound."""
+    original, final = report.original.metrics[name], report.final.metrics[name]
+    if name != report.main_metric:
+        return _signed(final.value - original.value, original)
+    text = _signed(-report.drop.value if original.higher_is_better else report.drop.value, original)
+    at = f"at {percent(report.confidence)}"
+    won, lost = ("gained", "lost") if original.higher_is_better else ("better", "worse")
+    if report.drop.high < 0:
+        return f"{text} (at least {_unsigned(-report.drop.high, original)} {won} {at})"
+    return f"{text} (at most {_unsigned(report.drop.high, original)} {lost} {at})"
+
+
+def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """(what, original, compressed, change in words), the main metric first."""
+    first, last = report.original, report.final
+    names = [report.main_metric, *(name for name in first.metrics if name != report.main_metric)]
+    rows = [
+        (
+            name,
+            metric_value(first.metrics[name]),
+            metric_value(last.metrics[name]),
+            metric_change(report, name),
+        )
+        for name in names
+    ]
+    for entry in report.latency:
+        rows.append(
+            (
+                f"latency, batch {entry.batch}",
+                milliseconds(entry.original.p50),
+                milliseconds(entry.final.p50),
+                speed_change(entry.speedup),
+            )
+        )
+    if not report.latency:
+        reason = report.unmeasured_reason
+        rows.append(("latency", *(2 * (NOT_MEASURED,)), f"not measured: {reason}" if reason else "not measured"))
+    for name, field, unit, (less, more) in (
+        ("peak memory", "peak_memory_bytes", size, ("less", "more")),
+        ("file size", "file_bytes", size, ("smaller", "larger")),
+        ("multiply-adds (MACs)", "macs", amount, ("fewer", "more")),
+        ("parameters", "parameters", amount, ("fewer", "more")),
+    ):
+        before, after = getattr(first, field), getattr(last, field)
+        rows.append((name, unit(before), unit(after), ratio_change(before, after, less, more)))
+    return rows
+
+
+def promise(report: Report, result: LimitResult) -> str:
+    """A limit in words, with the number as the recipe gave it: `speed-up at least 2x`."""
+    subject, bound = _PROMISES[result.name]
+    metric = report.final.metrics[report.main_metric]
+    if result.name == "metric" and not metric.higher_is_better:
+        bound = "at most"
+    limit, unit = _in_unit(report, result.name, result.limit)
+    unit = " point" if unit == " points" and limit == 1 else unit
+    exact = f"{limit:.9g}{unit}" if not result.name.endswith("_bytes") else size(result.limit)
+    return f"{subject.format(metric=report.main_metric)} {bound} {exact}"
+
+
+def measured(report: Report, result: LimitResult) -> str:
+    """What was measured against a limit, with its bounds where they differ: `3.10x (2.88 to 3.29)`."""
+    if result.measured is None or result.low is None or result.high is None:
+        return NOT_MEASURED
+    value, unit = _in_unit(report, result.name, result.measured)
+    if result.name.endswith("_bytes"):
+        text, low, high = (size(number) for number in (result.measured, result.low, result.high))
+    else:
+        low, high = (_plain(result.name, _in_unit(report, result.name, end)[0]) for end in (result.low, result.high))
+        text = _plain(result.name, value) + unit
+    return text if result.low == result.high else f"{text} ({low} to {high})"
+
+
+def verdict_sentence(report: Report) -> str:
+    """The verdict in one sentence."""
+    at = f"at {percent(report.confidence)} confidence"
+    names = {status: [r.name for r in report.limits if r.status == status] for status in ("fail", "unproven")}
+    if report.verdict == "pass":
+        return f"every limit is kept, proven {at}"
+    if report.verdict == "fail":
+        return f"{_of(names['fail'], report)} missed, proven {at}"
+    return f"no limit is missed, but {_of(names['unproven'], report)} not proven {at}"
+
+
+def _of(names: list[str], report: Report) -> str:
+    return f"{len(names)} of {len(report.limits)} limits ({', '.join(names)}) {'is' if len(names) == 1 else 'are'}"
+
+
+def _scaled(count: float, units: tuple[str, ...]) -> str:
+    step = 0
+    while abs(count) >= 999.5 and step < len(units) - 1:
+        count, step = count / 1000, step + 1
+    return f"{count:,.0f} {units[0]}" if step == 0 else f"{significant(count)} {units[step]}"
+
+
+def _factor(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else significant(value)
+
+
+def _times(value: float) -> str:
+    return f"{_factor(value)}x"
+
+
+def _unsigned(value: float, metric: MetricValue) -> str:
+    return f"{100 * value:.2f}" if metric.kind == "proportion" else significant(value)
+
+
+def _signed(change: float, metric: MetricValue) -> str:
+    if metric.kind == "proportion":
+        return f"{100 * change:+.2f} points"
+    return f"{'-' if change < 0 else '+'}{significant(abs(change))}"
+
+
+def _in_unit(report: Report, name: str, value: float) -> tuple[float, str]:
+    """A limit's number in the unit people use, and that unit."""
+    proportion = report.final.metrics[report.main_metric].kind == "proportion"
+    if name == "drop":
+        return (100 * value, " points") if proportion else (value, "")
+    if name == "metric":
+        return (100 * value, " %") if proportion else (value, "")
+    if name.endswith("_ratio"):
+        return 100 * value, " % of the original"
+    return value, {"speedup": "x", "latency_ms": " ms"}.get(name, "")
+
+
+def _plain(name: str, value: float) -> str:
+    """Two decimals where that is what the unit needs, else three significant digits."""
+    return f"{value:.2f}" if name in ("drop", "metric", "speedup") and abs(value) >= 0.1 else significant(value)

@@ -1,0 +1,42 @@
+"""How many channels each group keeps at a given intensity. Pure functions; a search over intensity meets the ratio."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+Scores = Mapping[str, torch.Tensor]  # root -> (channels,) with mean 1
+Weights = Mapping[str, float]  # root -> relative intensity
+Allocation = Callable[[Scores, float, Weights], dict[str, float]]
+
+
+def uniform(scores: Scores, intensity: float, weights: Weights) -> dict[str, float]:
+    """Every group loses the same share of its channels."""
+    return {root: len(values) * (1 - intensity) for root, values in scores.items()}
+
+
+def global_ranking(scores: Scores, intensity: float, weights: Weights) -> dict[str, float]:
+    """The lowest-ranked share of all channels goes, wherever it stands."""
+    ranked = torch.cat(list(scores.values())).sort().values
+    gone = round(intensity * len(ranked))
+    threshold = float(ranked[gone - 1]) if gone else -float("inf")
+    return {root: float((values > threshold).sum()) for root, values in scores.items()}
+
+
+def per_group(scores: Scores, intensity: float, weights: Weights) -> dict[str, float]:
+    """Every group loses a share in proportion to its weight; weight 1 where the recipe names none."""
+    return {root: len(values) * max(0.0, 1 - intensity * weights.get(root, 1.0)) for root, values in scores.items()}
+
+
+ALLOCATIONS: dict[str, Allocation] = {"global": global_ranking, "uniform": uniform, "per-group": per_group}
+
+
+def aligned(kept: float, channels: int, multiple: int) -> int:
+    """The kept count as a runtime likes it: the nearest multiple, at least one multiple, at most all.
+
+    >>> [aligned(kept, 64, 8) for kept in (0.0, 13.0, 61.0, 64.0)]
+    [8, 16, 64, 64]
+    >>> aligned(3.0, 10, 8), aligned(3.0, 6, 8)
+    (8, 6)
+    """
+    rounded = max(1, int(kept / multiple + 0.5)) * multiple
+    return min(channels, rounded)

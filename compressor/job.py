@@ -1,0 +1,142 @@
+"""A recipe, its task and the place to run it in, checked together before any work."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import ArtifactError, RecipeError, TaskError
+from ..core.tables import unknown
+from ..core.task import Task
+from ..exporters import onnx_file
+from ..exporters.ort_session import OnnxRuntimeSession
+from ..exporters.torch_session import TorchSession
+from . import recipe as recipes, task_file
+from .data import any_inputs
+from .losses import named_loss
+from .recipe import Recipe, check_chain
+from .stage import Machine, Probe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything a run needs; made by `prepare` only, which has checked it."""
+
+    task: Task
+    recipe: Recipe
+    machine: Machine
+    out: Path
+    identity: str  # digest of the task's data and source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One line of a plan."""
+
+    id: str
+    name: str
+    seconds: float  # estimated
+
+
+def prepare(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    task: Task | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    machine: Machine | None = None,
+) -> Job:
+    """Load and check; nothing is written.
+
+    Raises:
+        UsageError: anything in recipe, task or data that cannot work, see `core.errors`.
+    """
+    machine = machine or Machine()
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("--device cuda: no CUDA device here; use --device cpu")
+    if isinstance(recipe, (str, Path)):
+        stem, recipe = Path(recipe).stem, recipes.load(Path(recipe), overrides)
+    else:
+        stem = "recipe"
+        if not isinstance(recipe, Recipe):
+            recipe = recipes.from_mapping(recipe, folder=Path.cwd(), overrides=overrides)
+    task = task_file.load_task(recipe.task, recipe.folder) if task is None else task
+    _check(recipe, task)
+    folder = task.name if stem == "recipe" else f"{task.name}-{stem}"
+    return Job(
+        task=task, recipe=recipe, machine=machine, out=out or Path("runs") / folder, identity=task_file.identity(task)
+    )
+
+
+def plan(job: Job) -> list[Planned]:
+    """The stages with estimated seconds, from a few timed passes of the model."""
+    probe = _probe(job)
+    evaluations = len(job.task.test) * 2 * probe.forward
+    each = 5.0 + probe.export  # a ledger line: export, validation, a second of latency in five processes
+    timing = job.recipe.measure.restarts * job.recipe.measure.seconds * len(job.recipe.measure.batch_sizes)
+    stages = [Planned(id=s.id, name=s.name, seconds=s.estimate(job.task, probe) + each) for s in job.recipe.stages]
+    return [*stages, Planned(id="measure", name="original against final", seconds=2 * timing + evaluations + 10.0)]
+
+
+def _check(recipe: Recipe, task: Task) -> None:
+    start = "candidate" if callable(task.model) else "graph"
+    check_chain(recipe, start)
+    task.split("test", "the verdict")
+    task.split("validation", "the ledger")
+    task_file.check_data(task)
+    if isinstance(task.loss, str):
+        named_loss(task)
+    known = {"original", *task.models}
+    for index, stage in enumerate(recipe.stages):
+        where = f"stages[{index}] '{stage.id}'"
+        stage.check(task, where)
+        for name in stage.needs():
+            if name not in known:
+                raise unknown(name, known, where)
+        known.add(stage.id)
+    _check_model(task)
+
+
+def _check_model(task: Task) -> None:
+    """One small pass of the untrained original: it runs on the data, and its outputs fit the labels."""
+    inputs = any_inputs(task, 4)
+    if callable(task.model):
+        module = task_file.run_user_code(task.model, f"task '{task.name}': model")
+        if not isinstance(module, torch.nn.Module):
+            raise TaskError(
+                f"task '{task.name}': model must build a torch.nn.Module, it returned {type(module).__name__}"
+            )
+        session = TorchSession(module, task.input_specs(), task.outputs)
+        outputs = task_file.run_user_code(
+            lambda: session.run(inputs), f"task '{task.name}': the model, on its own data,"
+        )
+    else:
+        path = Path(task.model)
+        onnx_file.load(path)  # refuses a truncated or hostile file before a runtime sees it
+        onnx_session = OnnxRuntimeSession(path)
+        names = tuple(spec.name for spec in onnx_session.outputs)
+        if set(task.outputs) - set(names):
+            raise ArtifactError(f"{path}: has the outputs {list(names)}, but the task names {list(task.outputs)}")
+        outputs = onnx_session.run(inputs)
+        onnx_session.close()
+    task_file.check_outputs(task, outputs)
+
+
+def _probe(job: Job) -> Probe:
+    task = job.task
+    if not callable(task.model):
+        return Probe(forward=1e-3, backward=0.0, export=0.0)
+    inputs = any_inputs(task, 32)
+    module = task.model().to(job.machine.device)
+    session = TorchSession(module, task.input_specs(), task.outputs)
+    session.run(inputs)
+    started = time.perf_counter()
+    session.run(inputs)
+    forward = (time.perf_counter() - started) / 32
+    layers = sum(1 for _ in module.modules())
+    return Probe(
+        forward=forward, backward=2 * forward, export=2.0 + 0.05 * layers
+    )  # a backward pass costs about two forward

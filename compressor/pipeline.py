@@ -1,0 +1,298 @@
+"""The main job: original -> stages -> artefacts -> measurement -> verdict, resumable at any point."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+
+from ..benches import environment
+from ..benches.html_report import render_html
+from ..benches.judge import judge
+from ..benches.report import ArtifactResult, Report, to_json, worst_speedup
+from ..core import digest
+from ..core.errors import ContractError
+from ..core.files import storage_errors, write_atomic
+from ..core.ledger import Ledger, LedgerEntry
+from ..core.task import Task
+from ..core.values import Artifact
+from ..exporters.targets import TARGETS
+from . import artifacts, measuring, task_file, values
+from .candidate import Candidate, check_finite, state_of
+from .data import any_inputs
+from .evaluation import task_metrics
+from .job import Job, prepare
+from .progress import Progress
+from .recipe import Recipe
+from .run_directory import Done, RunDirectory
+from .schema import plain
+from .stage import Context, Graph, Machine, Stage
+
+_FORMAT = 1  # of stage results; a release that makes other results from the same recipe raises it
+
+
+def compress(
+    task: Task | None,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Run a recipe on a task; the same as `edgesmith compress`.
+
+    Args:
+        task: the problem; None: the one the recipe names.
+        recipe: a TOML file, its content as plain data, or a Recipe.
+        overrides: `stage.key=value`, as with `--set`.
+        out: run directory; None: `runs/` and the task's name.
+        machine: device, threads and seed.
+
+    Returns:
+        The report that also stands in the run directory as `report.json` and `report.html`.
+
+    Raises:
+        EdgesmithError: see `core.errors`; what was finished stays and is not done again.
+    """
+    job = prepare(recipe, task, overrides=overrides, out=None if out is None else Path(out), machine=machine)
+    return run(job, progress or Progress())
+
+
+def run(job: Job, progress: Progress) -> Report:
+    """Run a prepared job in its directory."""
+    directory = RunDirectory(job.out)
+    with storage_errors(job.out), directory.open():
+        write_atomic(job.out / "recipe.toml", job.recipe.to_toml())
+        progress = progress.logged(job.out / "log.txt")
+        report = _Run(job, directory, progress).report()
+        write_atomic(job.out / "report.json", to_json(report))
+        write_atomic(job.out / "report.html", render_html(report))
+        progress.record(f"verdict: {report.verdict}")
+        return report
+
+
+class _Run:
+    """One pass through a recipe. Every step goes through `RunDirectory.once`."""
+
+    def __init__(self, job: Job, directory: RunDirectory, progress: Progress) -> None:
+        self._job, self._task, self._recipe = job, job.task, job.recipe
+        self._directory, self._progress = directory, progress
+        self._target = job.recipe.targets[0]
+        self._values: dict[str, Candidate | Graph] = {}  # "original", stage ids, names in the task's models
+        self._keys: dict[str, str] = {}  # the same names -> digest of everything the value depends on
+        self._used: set[str] = set()  # results this recipe has use for
+        self._machine_key = environment.describe(job.machine.threads, job.machine.seed)
+
+    def report(self) -> Report:
+        done = self._load_original()
+        original, _ = self._write("measurements/00-original", "original", self._target)
+        ledger = Ledger((self._entry("original", "original", done, original, original),))
+        last = "original"
+        for number, stage in enumerate(self._recipe.stages, 1):
+            done = self._run_stage(number, stage, last)
+            last = stage.id
+            final = number == len(self._recipe.stages)
+            place = f"artifacts/{self._target}" if final else f"measurements/{number:02d}-{stage.id}"
+            artifact, _ = self._write(place, last, self._target)
+            ledger = ledger.with_entry(self._entry(stage.id, stage.name, done, artifact, original))
+        report = self._judged(original, last, ledger)
+        self._directory.tidy(self._used)
+        return report
+
+    def _load_original(self) -> Done:
+        """The trained original, made by the task once and kept."""
+        return self._model("original", "stages/00-original", self._task.model, self._task.load_weights)
+
+    def _named(self, name: str) -> Candidate | Graph:
+        """What `Context.named` gives a stage."""
+        if name not in self._values:
+            self._model(name, f"stages/model-{name}", self._task.models[name], None)
+        return self._values[name]
+
+    def _model(self, name: str, place: str, model: Any, load_weights: Any) -> Done:
+        """A model of the task's: built and loaded by the user's code, or an ONNX file."""
+        key = {"model": name, "task": self._job.identity, "seed": self._job.machine.seed}
+        example = {n: torch.tensor(array) for n, array in any_inputs(self._task, 2).items()}
+        where = f"task '{self._task.name}': {name} model"
+
+        def make(folder: Path, work: Path) -> dict[str, Any]:
+            self._progress.say(f"{name}: building and loading it with the task's own code")
+            set_seed(self._job.machine.seed)
+            if not callable(model):
+                values.save(Graph(path=Path(model), digest=digest.of_file(Path(model))), folder)
+                return {}
+            module = task_file.run_user_code(model, where)
+            if load_weights is not None:
+                task_file.run_user_code(lambda: load_weights(module), f"{where}: load_weights")
+            check_finite(state_of(module), where)
+            values.save(Candidate(factory=model, example=example, edits=(), weights=state_of(module)), folder)
+            return {}
+
+        done = self._once(place, key, make)
+        like = Candidate(factory=model, example=example, edits=(), weights={}) if callable(model) else None
+        self._values[name] = values.load(done.path, like)
+        self._keys[name] = digest.of_json(key)
+        return done
+
+    def _run_stage(self, number: int, stage: Stage, previous: str) -> Done:
+        where = f"stages[{number - 1}] '{stage.id}'"
+        for name in stage.needs():
+            self._named(name)
+        key = {
+            "stage": stage.name,
+            "config": plain(stage),
+            "input": self._keys[previous],
+            "needs": [self._keys[name] for name in stage.needs()],
+            "task": self._job.identity,
+            "target": self._target,
+            "seed": self._job.machine.seed,
+            "format": _FORMAT,
+        }
+        value = self._values[previous]
+
+        def make(folder: Path, work: Path) -> dict[str, Any]:
+            self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
+            context = Context(
+                task=self._task,
+                machine=self._job.machine,
+                targets=self._recipe.targets,
+                work=work,
+                progress=self._progress,
+                named=self._named,
+                where=where,
+            )
+            set_seed(self._job.machine.seed)
+            before = values.digest_of(value)
+            result = stage.run(value, context)
+            if values.digest_of(value) != before:
+                raise ContractError(f"{where}: {stage.name} changed its input; a stage must return a new value")
+            if isinstance(result, Candidate):
+                check_finite(result.weights, f"{where}: result")
+            values.save(result, folder)
+            return {"notes": context.notes, "model": self._origin(result)}
+
+        done = self._once(f"stages/{number:02d}-{stage.id}", key, make)
+        like = None if done.facts["model"] is None else self._named(done.facts["model"])
+        self._values[stage.id] = values.load(done.path, like if isinstance(like, Candidate) else None)
+        self._keys[stage.id] = digest.of_json(key)
+        return done
+
+    def _origin(self, value: Candidate | Graph) -> str | None:
+        """The model of the task's whose class a candidate is built from."""
+        if isinstance(value, Graph):
+            return None
+        factories = {"original": self._task.model, **self._task.models}
+        return next(name for name, factory in factories.items() if factory is value.factory)
+
+    def _write(self, place: str, name: str, target: str) -> tuple[Artifact, str]:
+        """The value called `name` as a file of `target`."""
+        measure, threads = self._recipe.measure, self._job.machine.threads
+        value = self._values[name]
+        key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
+
+        def make(folder: Path, work: Path) -> dict[str, Any]:
+            artifact, reason = artifacts.write(value, target, self._task, folder, measure, threads)
+            return {"artifact": artifacts.describe(artifact), "reason": reason}
+
+        done = self._once(place, key, make)
+        return artifacts.described(done.facts["artifact"], done.path), done.facts["reason"]
+
+    def _entry(self, id: str, name: str, done: Done, artifact: Artifact, original: Artifact) -> LedgerEntry:
+        key = {
+            "artifact": artifact.digest,
+            "original": original.digest,
+            "task": self._job.identity,
+            "machine": self._machine_key,
+        }
+        measure, threads = self._recipe.measure, self._job.machine.threads
+
+        def make(folder: Path, work: Path) -> dict[str, Any]:
+            return measuring.stage_facts(artifact, original, self._task, measure, threads)
+
+        facts = self._once(f"measurements/ledger-{id}", key | {"batch": measure.batch_sizes[0]}, make).facts
+        entry = LedgerEntry(
+            id=id,
+            name=name,
+            seconds=done.seconds,
+            digest=values.digest_of(self._values[id]),
+            notes=tuple(done.facts.get("notes", ())),
+            **facts,
+        )
+        again = " (from an earlier run)" if done.reused else ""
+        metric = task_metrics(self._task)[0].name
+        latency = "latency not measured" if entry.latency_ms is None else f"{entry.latency_ms:.3g} ms"
+        self._progress.say(
+            f"  {metric} {entry.accuracy:.4f}, {latency}, {entry.file_bytes:,} bytes, {entry.seconds:.1f} s{again}"
+        )
+        for note in entry.notes:
+            self._progress.record(f"  {id}: {note}")
+        return entry
+
+    def _judged(self, original: Artifact, last: str, ledger: Ledger) -> Report:
+        """Write every target's file, measure the judged one against the original, and judge."""
+        job, recipe = self._job, self._recipe
+        written = {target: self._write(f"artifacts/{target}", last, target) for target in recipe.targets}
+        final, _ = written[self._target]
+        key = {
+            "original": original.digest,
+            "final": final.digest,
+            "task": job.identity,
+            "measure": plain(recipe.measure),
+            "confidence": recipe.limits.confidence,
+            "machine": self._machine_key,
+        }
+
+        def make(folder: Path, work: Path) -> dict[str, Any]:
+            self._progress.say("measuring original and final on the test split")
+            costs = measuring.measure_final(
+                original, final, self._task, recipe.measure, recipe.limits, job.machine.threads, folder
+            )
+            return measuring.costs_to_json(costs)
+
+        done = self._once("measurements/final", key, make)
+        shutil.copyfile(done.path / measuring.PREDICTIONS, job.out / measuring.PREDICTIONS)
+        costs = measuring.costs_from_json(done.facts)
+        found = measuring.outcome(original, final, costs, self._task, recipe.limits, job.out / measuring.PREDICTIONS)
+        main = task_metrics(self._task)[0]
+        verdict = judge(recipe.limits, found.evidence, main.higher_is_better)
+        return Report(
+            task=self._task.name,
+            target=self._target,
+            verdict=verdict.status,
+            confidence=recipe.limits.confidence,
+            main_metric=main.name,
+            test_samples=found.test_samples,
+            limits=verdict.results,
+            original=found.original,
+            final=found.final,
+            drop=found.drop,
+            speedup=worst_speedup(found.latency),
+            latency=found.latency,
+            guilty_stage=ledger.guilty(main.higher_is_better),
+            stages=ledger.entries,
+            artifacts=tuple(self._artifact_result(artifact, reason) for artifact, reason in written.values()),
+            environment=self._machine_key,
+            unmeasured_reason=found.evidence.unmeasured_reason,
+        )
+
+    def _artifact_result(self, artifact: Artifact, reason: str) -> ArtifactResult:
+        measured = artifact.target == self._target and TARGETS[artifact.target].unmeasurable() is None
+        if artifact.target != self._target and "not measured" not in reason:
+            reason += "; not measured: only the first target is judged"
+        return ArtifactResult(
+            target=artifact.target,
+            dialect=artifact.dialect,
+            precision=artifact.precision,
+            path=str(artifact.path.relative_to(self._job.out)),
+            digest=artifact.digest,
+            file_bytes=artifact.file_bytes,
+            measured=measured,
+            reason=reason,
+        )
+
+    def _once(self, place: str, key: Any, make: Any) -> Done:
+        self._used.add(place)
+        return self._directory.once(place, key, make)

@@ -1,0 +1,232 @@
+"""Structured pruning: whole channels leave, until a ratio is met, in numbers the target's kernels like."""
+
+import copy
+import dataclasses
+import fnmatch
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from ..core.errors import RecipeError
+from ..core.tables import resolve
+from ..core.task import Task
+from ..exporters.targets import TARGETS
+from . import channel_statistics
+from .allocation import ALLOCATIONS, aligned
+from .candidate import Candidate
+from .channel_statistics import Statistics
+from .coupling import CoupledChannels, find, refuse, remove
+from .data import batches, calibration_split, reestimate_batch_norm
+from .edit import Edit
+from .importance import IMPORTANCES, Importance, score
+from .losses import task_loss
+from .stage import Context, Probe, Stage
+from .structure import Size, measure
+
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prune(Stage):
+    """Remove coupled channels of least importance until exactly one ratio (what is left / what there was) is met."""
+
+    name: ClassVar[str] = "prune"
+    accepts: ClassVar[Literal["candidate", "graph"]] = "candidate"
+    returns: ClassVar[Literal["candidate", "graph"]] = "candidate"
+
+    macs_ratio: Ratio | None = None
+    params_ratio: Ratio | None = None
+    channel_ratio: Ratio | None = None  # of the channels of all groups that can be pruned
+    importance: str = "magnitude-l2"
+    allocation: str = "global"
+    intensity: Mapping[str, float] = dataclasses.field(default_factory=dict)  # glob -> weight, for per-group allocation
+    round_to: Annotated[int, Field(ge=1)] | None = None  # None: what suits the judged target
+    steps: Annotated[int, Field(ge=1)] = 1  # 1: one shot; more: importance is taken anew after each
+    keep: tuple[str, ...] = ()  # layers (globs) that must not be pruned
+    only: tuple[str, ...] = ()  # prune only these layers (globs)
+    samples: Annotated[int, Field(ge=1)] = 256  # for importances and batch norms that need data
+    batch_size: Annotated[int, Field(ge=2)] = 64
+
+    def check(self, task: Task, where: str) -> None:
+        """See `Stage.check`."""
+        given = [name for name in ("macs_ratio", "params_ratio", "channel_ratio") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise RecipeError(
+                f"{where}: set exactly one of macs_ratio, params_ratio, channel_ratio; got {given or 'none'}"
+            )
+        importance = resolve(self.importance, IMPORTANCES, f"{where}.importance")
+        resolve(self.allocation, ALLOCATIONS, f"{where}.allocation")
+        if self.intensity and self.allocation != "per-group":
+            raise RecipeError(
+                f"{where}.intensity: only allocation = 'per-group' reads it, and allocation is '{self.allocation}'"
+            )
+        if importance.needs == "gradients":
+            task.split("train", f"{where}: importance '{self.importance}'")
+        if task.calibration is None:
+            task.split("train", f"{where}: re-estimating batch norms (no 'calibration' split is set)")
+
+    def estimate(self, task: Task, probe: Probe) -> float:
+        """See `Stage.estimate`."""
+        return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
+
+    def run(self, value: Candidate, context: Context) -> Candidate:
+        """See `Stage.run`."""
+        multiple = self.round_to or TARGETS[context.targets[0]].channel_multiple
+        name, ratio = next(
+            (n, getattr(self, n)) for n in ("macs_ratio", "params_ratio", "channel_ratio") if getattr(self, n)
+        )
+        current, full = value, None
+        with context.progress.bar(f"prune {context.where}", self.steps) as advance:
+            for step in range(1, self.steps + 1):
+                module = current.module()
+                groups = self._groups(module, current, context, report=step == 1)
+                full = full or measure(module, current.example, groups)
+                scores = self._scores(module, groups, context)
+                goal = getattr(full, name.removesuffix("_ratio")) * ratio ** (step / self.steps)
+                search = _Search(self, current, groups, scores, multiple, context.where)
+                edits = search.meet(name.removesuffix("_ratio"), goal, full)
+                remove(module, current.example, edits)
+                current = Candidate.of(module, current, (*current.edits, *edits))
+                advance(step, f"{name} {ratio ** (step / self.steps):.2f}")
+        assert full is not None
+        module = current.module()
+        reestimate_batch_norm(module, context, self.samples, self.batch_size)
+        result = measure(module, current.example, find(module, current.example))
+        context.notes.append(f"MACs {full.macs:,} -> {result.macs:,}, parameters {full.params:,} -> {result.params:,}")
+        context.notes.append("widths " + _widths(value.module(), module))
+        return Candidate.of(module, current)
+
+    def _groups(self, module: nn.Module, candidate: Candidate, context: Context, report: bool) -> list[CoupledChannels]:
+        """The groups this recipe may prune."""
+        groups = find(module, candidate.example)
+        reasons = refuse(module, candidate.example, groups)
+        for patterns, key in ((self.keep, "keep"), (self.only, "only"), (tuple(self.intensity), "intensity")):
+            for pattern in patterns:
+                if not any(_matches(group, pattern) for group in groups):
+                    known = ", ".join(layer for group in groups for layer in group.layers)
+                    raise RecipeError(f"{context.where}.{key}: '{pattern}' matches no layer; layers: {known}")
+        allowed = [
+            group
+            for group in groups
+            if group.root not in reasons
+            and not any(_matches(group, pattern) for pattern in self.keep)
+            and (not self.only or any(_matches(group, pattern) for pattern in self.only))
+        ]
+        if report:
+            context.notes.extend(f"not pruned: {root}: {reason}" for root, reason in reasons.items())
+        if not allowed:
+            raise RecipeError(
+                f"{context.where}: no group of channels is left to prune: "
+                + "; ".join(f"{r}: {why}" for r, why in reasons.items())
+            )
+        return allowed
+
+    def _scores(self, module: nn.Module, groups: list[CoupledChannels], context: Context) -> dict[str, torch.Tensor]:
+        importance = resolve(self.importance, IMPORTANCES, f"{context.where}.importance")
+        statistics = self._statistics(module, groups, importance, context)
+        generator = torch.Generator().manual_seed(context.machine.seed)
+        scores = {group.root: score(module, group, importance, statistics, generator) for group in groups}
+        silent = [root for root, values in scores.items() if values is None]
+        if len(silent) == len(groups):
+            raise RecipeError(
+                f"{context.where}.importance: '{self.importance}' can rank none of the groups: {', '.join(silent)}"
+            )
+        context.notes.extend(
+            f"not pruned: {root}: importance '{self.importance}' says nothing about it" for root in silent
+        )
+        return {root: values for root, values in scores.items() if values is not None}
+
+    def _statistics(
+        self, module: nn.Module, groups: list[CoupledChannels], importance: Importance, context: Context
+    ) -> Statistics:
+        if importance.needs == "nothing":
+            return Statistics()
+        split = "train" if importance.needs == "gradients" else calibration_split(context.task)
+        module = copy.deepcopy(module).to(context.machine.device)
+        data = batches(context, split, self.samples, self.batch_size)
+        if importance.needs == "activations":
+            return channel_statistics.activations(module, groups, data)
+        loss = task_loss(context.task)
+        return channel_statistics.gradients(module, groups, data, lambda inputs, labels: loss(module, inputs, labels))
+
+
+class _Search:
+    """Finds the least intensity whose pruned network is no larger than the goal."""
+
+    def __init__(
+        self,
+        stage: Prune,
+        candidate: Candidate,
+        groups: list[CoupledChannels],
+        scores: Mapping[str, torch.Tensor],
+        multiple: int,
+        where: str,
+    ) -> None:
+        self._allocate = resolve(stage.allocation, ALLOCATIONS, f"{where}.allocation")
+        self._weights = {
+            group.root: weight
+            for pattern, weight in stage.intensity.items()
+            for group in groups
+            if _matches(group, pattern)
+        }
+        self._candidate, self._groups, self._scores = candidate, groups, scores
+        self._multiple, self._where = multiple, where
+        self._base = candidate.module()
+        self._seen: dict[tuple[Edit, ...], Size] = {}
+
+    def meet(self, name: str, goal: float, full: Size) -> tuple[Edit, ...]:
+        """The edits that bring `name` ("macs", "params", "channel") to `goal` or just below."""
+        low, high = 0.0, 1.0
+        smallest = getattr(self._size(self._edits(high)), name)
+        if smallest > goal:
+            original = getattr(full, name)
+            raise RecipeError(
+                f"{self._where}.{name}_ratio: {goal / original:.3g} cannot be reached without emptying a layer; "
+                f"the smallest here is {smallest / original:.3g} (every layer at {self._multiple} channels); "
+                "ask for more, lower round_to, or allow more layers"
+            )
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (low, middle) if getattr(self._size(self._edits(middle)), name) <= goal else (middle, high)
+        return self._edits(high)
+
+    def _edits(self, intensity: float) -> tuple[Edit, ...]:
+        edits = []
+        for root, kept in self._allocate(self._scores, intensity, self._weights).items():
+            values = self._scores[root]
+            gone = len(values) - aligned(kept, len(values), self._multiple)
+            if gone:
+                least = values.argsort(stable=True)[:gone].sort().values
+                edits.append(Edit(layer=root, remove=tuple(least.tolist())))
+        return tuple(edits)
+
+    def _size(self, edits: tuple[Edit, ...]) -> Size:
+        if edits not in self._seen:
+            module = copy.deepcopy(self._base)
+            remove(module, self._candidate.example, edits)
+            removed = {edit.layer: len(edit.remove) for edit in edits}
+            channels = sum(group.channels - removed.get(group.root, 0) for group in self._groups)
+            self._seen[edits] = dataclasses.replace(measure(module, self._candidate.example, ()), channel=channels)
+        return self._seen[edits]
+
+
+def _matches(group: CoupledChannels, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(layer, pattern) for layer in group.layers)
+
+
+def _widths(before: nn.Module, after: nn.Module) -> str:
+    """`conv1 32->16, ...` for every layer whose outputs became fewer."""
+    now = {
+        name: layer.weight.shape[0]
+        for name, layer in after.named_modules()
+        if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear))
+    }
+    was = {
+        name: layer.weight.shape[0]
+        for name, layer in before.named_modules()
+        if name in now and hasattr(layer, "weight")
+    }
+    return ", ".join(f"{name} {was[name]}->{width}" for name, width in now.items() if was[name] != width) or "unchanged"

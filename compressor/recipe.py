@@ -1,0 +1,199 @@
+"""What is to be done: stages, targets, limits. TOML <-> frozen dataclasses; *where* it runs stands apart."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..benches.judge import check_limits
+from ..core.errors import RecipeError
+from ..core.limits import Limits
+from ..core.tables import resolve, unknown
+from ..exporters.targets import TARGETS
+from .schema import parse, plain
+from .stage import Stage
+from .stages import STAGES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measure:
+    """`[measure]`: how long and at what sizes the benchmark runs."""
+
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 32)
+    seconds: Annotated[float, Field(gt=0)] = 2.0  # timed seconds per restart and batch size
+    restarts: Annotated[int, Field(ge=2)] = 5  # fresh processes; the interval is over them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole recipe. `folder` is where relative paths in it start."""
+
+    task: str  # "task.py" or "task.py:function"
+    stages: tuple[Stage, ...]
+    limits: Limits
+    targets: tuple[str, ...] = ("onnxruntime-cpu",)  # the first is judged
+    measure: Measure = Measure()
+    folder: Path = Path()
+
+    def to_toml(self) -> str:
+        """The resolved recipe: every key with the value it has, defaults and overrides included."""
+        head = {"task": self.task, "targets": list(self.targets)}
+        lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
+        for stage in self.stages:
+            lines += ["", "[[stages]]", *_table({"use": stage.name} | plain(stage))]
+        for name, part in (("measure", self.measure), ("limits", self.limits)):
+            lines += ["", f"[{name}]", *_table(plain(part))]
+        return "\n".join(lines) + "\n"
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: TOML file.
+        overrides: `stage.key=value`, `limits.key=value` or `measure.key=value`; the value is TOML, or a bare word.
+
+    Raises:
+        RecipeError: missing file, TOML syntax, or anything `from_mapping` refuses.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a UTF-8 text"
+        raise RecipeError(f"{path}: cannot read the recipe: {reason}") from error
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from error
+    return from_mapping(data, folder=path.resolve().parent, where=str(path), overrides=overrides)
+
+
+def from_mapping(
+    data: Mapping[str, Any], *, folder: Path, where: str = "recipe", overrides: Sequence[str] = ()
+) -> Recipe:
+    """Build and check a recipe from plain data.
+
+    Raises:
+        RecipeError: unknown or missing keys, wrong types, an unknown stage or target, stages that do not chain.
+    """
+    data = dict(data)
+    known = ("task", "targets", "stages", "measure", "limits")
+    for key in data:
+        if key not in known:
+            raise unknown(key, known, where)
+    for key in ("task", "stages", "limits"):
+        if key not in data:
+            raise RecipeError(f"{where}: '{key}' is missing")
+    if not isinstance(data["stages"], list) or not all(isinstance(stage, Mapping) for stage in data["stages"]):
+        raise RecipeError(f"{where}: 'stages' must be a list of tables; write each as [[stages]]")
+    tables = [{"id": stage.get("use"), **stage} for stage in data["stages"]]
+    _override(data, tables, overrides)
+    header = parse(_Header, {key: data[key] for key in ("task", "targets") if key in data}, where)
+    for index, name in enumerate(header.targets):
+        resolve(name, TARGETS, f"{where}: targets[{index}]")
+    recipe = Recipe(
+        task=header.task,
+        targets=header.targets,
+        stages=tuple(_stage(table, f"{where}: stages[{index}]") for index, table in enumerate(tables)),
+        limits=parse(Limits, data["limits"], f"{where}: limits"),
+        measure=parse(Measure, data.get("measure", {}), f"{where}: measure"),
+        folder=folder,
+    )
+    check_limits(recipe.limits)
+    _check_ids(recipe, where)
+    return recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Header:
+    task: str
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("onnxruntime-cpu",)
+
+
+def check_chain(recipe: Recipe, start: str) -> None:
+    """Refuse stages of which one does not take what the one before it gives.
+
+    Args:
+        start: what the task's original is: "candidate" (torch) or "graph" (an ONNX file).
+
+    Raises:
+        RecipeError: names the stage, what it takes and what it would get.
+    """
+    value, giver = start, "the task's model"
+    for index, stage in enumerate(recipe.stages):
+        if stage.accepts != value:
+            raise RecipeError(
+                f"stages[{index}] '{stage.id}': {stage.name} takes a {stage.accepts}, but {giver} gives a {value}"
+                + _chain_hint(stage.accepts, value)
+            )
+        value, giver = stage.returns, f"'{stage.id}'"
+    if value != "graph":
+        raise RecipeError(f"stages: the last one leaves a {value}, which no target runs; end with an 'export' stage")
+
+
+def _chain_hint(wanted: str, given: str) -> str:
+    if (wanted, given) == ("graph", "candidate"):
+        return "; put an 'export' stage before it"
+    return "; put it before the 'export' stage" if given == "graph" else ""
+
+
+def _stage(table: Mapping[str, Any], where: str) -> Stage:
+    use = table.get("use")
+    if not isinstance(use, str):
+        raise RecipeError(f"{where}: 'use' is missing; it names what the stage does: {', '.join(sorted(STAGES))}")
+    cls = resolve(use, STAGES, f"{where}.use")
+    fields = {key: value for key, value in table.items() if key != "use"}
+    return parse(cls, fields, where)
+
+
+def _check_ids(recipe: Recipe, where: str) -> None:
+    seen: set[str] = set()
+    for index, stage in enumerate(recipe.stages):
+        if stage.id in seen or stage.id in ("original", "limits", "measure"):
+            raise RecipeError(f"{where}: stages[{index}].id: '{stage.id}' is taken; give each stage an id of its own")
+        if not stage.id or not all(char.isalnum() or char in "-_" for char in stage.id):
+            raise RecipeError(f"{where}: stages[{index}].id: '{stage.id}' may hold only letters, digits, '-' and '_'")
+        seen.add(stage.id)
+
+
+def _override(data: dict[str, Any], tables: list[dict[str, Any]], overrides: Sequence[str]) -> None:
+    """Apply `stage.key=value` options in place."""
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        owner, dot, key = path.strip().partition(".")
+        if not (equals and dot and key):
+            raise RecipeError(f"--set {text}: write it as stage.key=value, for example prune.macs_ratio=0.5")
+        ids = [str(table["id"]) for table in tables]
+        if owner in ("limits", "measure"):
+            data[owner] = {**data.get(owner, {}), key: _value(value)}
+        elif owner in ids:
+            tables[ids.index(owner)][key] = _value(value)
+        else:
+            raise unknown(owner, [*ids, "limits", "measure"], f"--set {text}")
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()  # a bare word: --set prune.importance=taylor
+
+
+def _table(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in values.items()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_toml(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml(str(key))} = {_toml(item)}" for key, item in value.items()) + " }"
+    return repr(value)

@@ -1,0 +1,84 @@
+"""What a stage is: one change to a model, described by a frozen dataclass whose fields are its recipe keys."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ..core.task import Task
+from ..core.values import QuantParams
+from .progress import Progress
+
+if TYPE_CHECKING:  # torch is heavy, and a recipe is read without it
+    from .candidate import Candidate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """The ONNX-side value: a float graph, and the ranges it is quantized with once they are known."""
+
+    path: Path
+    digest: str
+    params: Mapping[str, QuantParams] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the work is done; never part of what is done."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1  # of the measured runtime
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a stage may use besides its input."""
+
+    task: Task
+    machine: Machine
+    targets: tuple[str, ...]
+    work: Path  # folder for unfinished work; survives a kill, is emptied when the stage is done
+    progress: Progress
+    named: Callable[[str], "Candidate | Graph"]  # "original", the id of an earlier stage, or a name in task.models
+    where: str  # "stages[1] 'distill'", in front of errors
+    notes: list[str] = dataclasses.field(default_factory=list)  # what the ledger should say about this stage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Measured costs of the original, for the time estimate of a plan. Seconds per sample."""
+
+    forward: float
+    backward: float
+    export: float  # seconds per export
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Base of every stage. A stage never changes its input; the pipeline checks that it did not."""
+
+    name: ClassVar[str]  # its name in the table
+    accepts: ClassVar[Literal["candidate", "graph"]]
+    returns: ClassVar[Literal["candidate", "graph"]]
+
+    id: str
+
+    def check(self, task: Task, where: str) -> None:
+        """Refuse, before any work, what cannot work with this task.
+
+        Raises:
+            RecipeError, TaskError: a choice that does not exist, data the task lacks.
+        """
+
+    def needs(self) -> tuple[str, ...]:
+        """Names of other models it reads (see `Context.named`); they must come before it."""
+        return ()
+
+    def estimate(self, task: Task, probe: Probe) -> float:
+        """Seconds it will take, roughly."""
+        return 1.0
+
+    def run(self, value: Any, context: Context) -> "Candidate | Graph":
+        """Do the work and return a new value."""
+        raise NotImplementedError(self.name)

@@ -1,0 +1,16 @@
+"""The table of stages: every `use =` a recipe may say."""
+
+from .distill import Distill
+from .export import Export
+from .finetune import Finetune
+from .prune import Prune
+from .quantize import Quantize
+from .stage import Stage
+
+STAGES: dict[str, type[Stage]] = {
+    "prune": Prune,
+    "distill": Distill,
+    "finetune": Finetune,
+    "export": Export,
+    "quantize": Quantize,
+}

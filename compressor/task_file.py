@@ -1,0 +1,199 @@
+"""Finding, loading and checking the user's task before anything is done with it."""
+
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..benches import metrics
+from ..benches.accuracy import labels_of
+from ..core import digest
+from ..core.errors import DataError, EdgesmithError, TaskError
+from ..core.task import SPLITS, ArraySplit, Split, Task
+from .evaluation import task_metrics
+
+_SAMPLED = 256  # samples looked at where a split does not hold its arrays in memory
+
+
+def load_task(reference: str, folder: Path) -> Task:
+    """Run the function that a recipe's `task = "file.py:function"` names.
+
+    Args:
+        reference: Python file, relative to `folder`, and the function; without one it is `task`.
+        folder: where the recipe is.
+
+    Raises:
+        TaskError: no such file or function, it raises, or returns something else.
+    """
+    file_name, _, function = reference.partition(":")
+    path = (folder / file_name).resolve()
+    if not path.is_file():
+        raise TaskError(f'task = "{reference}": no file {path}')
+    module = _import(path)
+    name = function or "task"
+    make = getattr(module, name, None)
+    if not callable(make):
+        raise TaskError(f"{path}: no function '{name}'; define it, or name another one as \"{file_name}:function\"")
+    task = _guarded(make, f"{path}: {name}()")
+    if not isinstance(task, Task):
+        raise TaskError(f"{path}: {name}() must return an edgesmith.Task, it returned {type(task).__name__}")
+    return task
+
+
+def check_data(task: Task) -> None:
+    """Look at every split: finite values, the same inputs everywhere.
+
+    Raises:
+        DataError: NaN or infinity, or splits whose inputs differ from the test split's.
+        TaskError: a split that raises, or is empty.
+    """
+    wanted = {spec.name: (spec.dtype, spec.shape[1:]) for spec in task.input_specs()}
+    for name in SPLITS:
+        if getattr(task, name) is None:
+            continue
+        split = task.split(name, "the task")
+        where = f"task '{task.name}': '{name}' split"
+        inputs, labels = _guarded(functools.partial(_look, split), where)
+        for key, array in inputs.items():
+            if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+                first = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))[0])
+                raise DataError(
+                    f"{where}: input '{key}' holds NaN or infinity, first in sample {first}; clean the data"
+                )
+        got = {key: (str(array.dtype), array.shape[1:]) for key, array in inputs.items()}
+        if got != wanted:
+            raise DataError(
+                f"{where}: inputs are {_show(got)}, those of the 'test' split are {_show(wanted)}; they must agree"
+            )
+        if labels is not None and labels.dtype.kind == "f" and not bool(np.isfinite(labels).all()):
+            raise DataError(f"{where}: the labels hold NaN or infinity; clean the data")
+
+
+def check_outputs(task: Task, outputs: dict[str, np.ndarray]) -> None:
+    """Compare what the model returns for a few samples with the labels of every split that is measured.
+
+    Raises:
+        DataError: they do not fit; says how.
+    """
+    for metric in task_metrics(task):
+        output = outputs[metric.output or task.outputs[0]]
+        for name in ("validation", "test"):
+            split = getattr(task, name)
+            if split is None:
+                continue
+            labels = labels_of(split)
+            repeated = np.broadcast_to(output[:1], (len(labels), *output.shape[1:]))
+            try:
+                metrics.check_outputs(metric, repeated, labels)
+            except DataError as error:
+                raise DataError(f"task '{task.name}': '{name}' split: {error}") from error
+
+
+def identity(task: Task) -> str:
+    """Digest of what a run depends on: the task's data, its choices, and the source files its functions come from.
+
+    A split that does not hold its arrays in memory is identified by its length and 256 samples spread over it.
+    """
+    choices = [task.name, _name(task.loss), [_name(metric) for metric in task.metrics], list(task.outputs)]
+    models = {name: _model_identity(model) for name, model in task.models.items()}
+    functions = [
+        _model_identity(task.model),
+        *(_source(f) for f in (task.load_weights, task.augment, task.loss) if callable(f)),
+    ]
+    data = {name: _split_identity(getattr(task, name)) for name in SPLITS if getattr(task, name) is not None}
+    return digest.of_json([choices, models, functions, data])
+
+
+def _import(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"edgesmith_task_{digest.of_bytes(str(path).encode())[:12]}", path)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.parent))  # a task may import its neighbours
+    try:
+        _guarded(lambda: spec.loader.exec_module(module), str(path))  # type: ignore[union-attr]  # checked above
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _guarded(call: Callable[[], Any], where: str) -> Any:
+    """Run the user's code; what it raises is reported with the line of theirs that raised it."""
+    try:
+        return call()
+    except EdgesmithError:
+        raise
+    except Exception as error:  # anything may come out of a user's function
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [
+            frame
+            for frame in frames
+            if "edgesmith" not in Path(frame.filename).parts and not frame.filename.startswith("<")
+        ]
+        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        raise TaskError(f"{where} raised {type(error).__name__}: {error}{place}") from error
+
+
+def run_user_code(call: Callable[[], Any], where: str) -> Any:
+    """Run a function of the task's.
+
+    Raises:
+        TaskError: it raised; names the line.
+    """
+    return _guarded(call, where)
+
+
+def _look(split: Split) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    if isinstance(split, ArraySplit):
+        return dict(split.inputs), split.labels
+    return split.batch(_spread(len(split)))
+
+
+def _spread(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
+
+
+def _split_identity(split: Split) -> str:
+    inputs, labels = _look(split)
+    return digest.of_json(
+        [len(split), digest.of_arrays(inputs), None if labels is None else digest.of_arrays({"labels": labels})]
+    )
+
+
+def _model_identity(model: Any) -> str:
+    return digest.of_file(Path(model)) if isinstance(model, (str, Path)) else _source(model)
+
+
+def _name(choice: Any) -> str:
+    return choice if isinstance(choice, str) else str(getattr(choice, "name", getattr(choice, "__name__", "")))
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """Digest of the Python file a function comes from and of the files beside it that are loaded with it."""
+    if isinstance(function, functools.partial):
+        return digest.of_json([_source(function.func), repr(function.args), repr(sorted(function.keywords.items()))])
+    try:
+        source = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # an instance of a callable class
+        source = inspect.getsourcefile(type(function))
+    path = Path(source or "")
+    if not path.is_file():  # typed into an interpreter: the compiled code stands for the source
+        code = getattr(function, "__code__", None)
+        return hashlib.sha256(repr(function).encode() if code is None else code.co_code).hexdigest()
+    loaded = {Path(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)}
+    beside = sorted(
+        other for other in loaded if other.parent == path.parent and other.suffix == ".py" and other != path
+    )
+    return digest.of_json([digest.of_file(path), *(digest.of_file(other) for other in beside)])
+
+
+def _show(inputs: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {dtype} {tuple(shape)}" for name, (dtype, shape) in inputs.items())

@@ -1,0 +1,241 @@
+"""The one training loop: everything that trains goes through `train`, on Accelerate, and can be killed at any step."""
+
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import accelerate
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from pydantic import Field
+from torch import nn
+
+from ..core.errors import RecipeError, TaskError, TrainingError
+from ..core.files import write_atomic
+from ..core.tables import resolve
+from ..core.task import Task
+from ..exporters.torch_session import TorchSession
+from .evaluation import evaluate, task_metrics
+from .optimizers import OPTIMIZERS, SCHEDULES, parameter_groups
+from .stage import Context, Probe
+from .training_data import TrainingData
+
+CHECKPOINT_SECONDS = 20.0  # at most this much training is lost to a kill
+_CHECKED_STEPS = 10  # the loss is read back this often; every step would stall a GPU
+
+# (module, input tensors, labels or None, number of labelled samples, which come first) -> scalar loss
+Objective = Callable[[nn.Module, Mapping[str, torch.Tensor], torch.Tensor | None, int], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """Recipe keys that every stage that trains has."""
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    optimizer: str = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # on weights, not on biases and norms
+    schedule: str = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of all steps
+    accumulation: Annotated[int, Field(ge=1)] = 1  # batches per optimizer step
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = None
+    patience: Annotated[int, Field(ge=1)] | None = None  # epochs without a better validation metric before it stops
+    augment: bool = True  # with the task's augment, where it has one
+
+    def check_training(self, task: Task, where: str) -> None:
+        """Refuse settings and data no training can run with.
+
+        Raises:
+            RecipeError, TaskError: see `Stage.check`.
+        """
+        resolve(self.optimizer, OPTIMIZERS, f"{where}.optimizer")
+        resolve(self.schedule, SCHEDULES, f"{where}.schedule")
+        task.split("validation", f"{where}: choosing the best epoch")
+
+    def training_seconds(self, samples: int, probe: Probe) -> float:
+        """Estimated seconds of all epochs."""
+        return self.epochs * samples * (probe.forward + probe.backward)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training came to."""
+
+    best_epoch: int  # 0: no epoch was better than the start
+    score: float  # main metric on validation, of the weights kept
+    epochs: int  # epochs run
+
+
+def train(module: nn.Module, data: TrainingData, objective: Objective, settings: Training, context: Context) -> Trained:
+    """Train in place; ends with the weights of the best epoch on validation (epoch 0, the start, included).
+
+    A checkpoint goes into `context.work` every `CHECKPOINT_SECONDS`; one found there is where it goes on. Data order,
+    augmentation and dropout depend on (seed, epoch, step) alone, so the result equals that of a run never killed.
+
+    Raises:
+        TrainingError: the loss is no longer finite.
+    """
+    if context.machine.device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(f"{context.where}: --device cuda, but there is no CUDA device; use --device cpu")
+    loop = _Loop(module, data, objective, settings, context)
+    loop.run()
+    module.load_state_dict(loop.best_state)
+    module.cpu().eval()
+    return Trained(best_epoch=loop.best_epoch, score=loop.best_score, epochs=loop.epoch)
+
+
+class _Loop:
+    """State of one training; everything in `_save` comes back after a kill."""
+
+    def __init__(
+        self, module: nn.Module, data: TrainingData, objective: Objective, settings: Training, context: Context
+    ) -> None:
+        self._data, self._objective, self._settings, self._context = data, objective, settings, context
+        AcceleratorState._reset_state(True)  # it keeps precision and device per process; each stage chooses its own
+        self._accelerator = accelerate.Accelerator(
+            cpu=context.machine.device == "cpu",
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation_steps=settings.accumulation,
+        )
+        self._steps = data.steps(settings.batch_size)
+        total = max(1, settings.epochs * self._steps // settings.accumulation)
+        optimizer = resolve(settings.optimizer, OPTIMIZERS, f"{context.where}.optimizer")(
+            parameter_groups(module, settings.weight_decay), settings.learning_rate
+        )
+        shape = resolve(settings.schedule, SCHEDULES, f"{context.where}.schedule")
+        warmup = max(1, round(settings.warmup * total))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / warmup) * shape(min(1.0, step / total))
+        )
+        self._model, self._optimizer, self._scheduler = self._accelerator.prepare(module, optimizer, scheduler)
+        self._module = module
+        self._file = context.work / "training.pt"
+        self.epoch, self._step, self._stale = 0, 0, 0
+        self.best_epoch, self.best_score = 0, float("nan")
+        self.best_state: dict[str, torch.Tensor] = {}
+
+    def run(self) -> None:
+        if self._file.exists():
+            self._restore()
+            self._context.progress.say(f"  going on at epoch {self.epoch + 1}, step {self._step + 1} of {self._steps}")
+        else:
+            self._judge()
+        epochs = self._settings.epochs
+        with self._context.progress.bar(self._context.where, epochs * self._steps) as advance:
+            while self.epoch < epochs and not self._tired():
+                self._run_epoch(advance)
+                self.epoch, self._step = self.epoch + 1, 0
+                self._judge()
+                self._save()
+
+    def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
+        saved = time.monotonic()
+        plan = self._data.order(self._context.machine.seed, self.epoch, self._settings.batch_size)
+        self._model.train()
+        while self._step < self._steps:
+            loss = self._train_step(plan[self._step])
+            self._step += 1
+            if self._step % _CHECKED_STEPS == 1 or self._step == self._steps:
+                self._check(loss)
+                epochs = f"epoch {self.epoch + 1}/{self._settings.epochs}"
+                detail = f"{epochs} loss {float(loss):.3f} best {self.best_score:.4f}"
+                advance(self.epoch * self._steps + self._step, detail)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self._save()
+                saved = time.monotonic()
+
+    def _train_step(self, indices: np.ndarray) -> torch.Tensor:
+        seed = np.random.SeedSequence((self._context.machine.seed, self.epoch, self._step)).generate_state(1)[0]
+        set_seed(int(seed))  # dropout and the like: nothing random outlives a step
+        augment = self._context.task.augment if self._settings.augment else None
+        inputs, labels, labelled = self._data.batch(indices, augment, int(seed), self._accelerator.device)
+        with self._accelerator.accumulate(self._model):
+            with self._accelerator.autocast():
+                loss = self._objective(self._model, inputs, labels, labelled)
+            self._accelerator.backward(loss)
+            if self._accelerator.sync_gradients and self._settings.max_gradient_norm is not None:
+                self._accelerator.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)
+            self._optimizer.step()
+            self._scheduler.step()
+            self._optimizer.zero_grad()
+        return loss.detach()
+
+    def _check(self, loss: torch.Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"{self._context.where}: the loss became {float(loss)} at epoch {self.epoch + 1}, step {self._step}; "
+                f"lower learning_rate (now {self._settings.learning_rate:g}) or set max_gradient_norm"
+            )
+
+    def _judge(self) -> None:
+        """Keep the weights if validation says they are the best so far."""
+        task = self._context.task
+        metric = task_metrics(task)[0]
+        session = TorchSession(self._module, task.input_specs(), task.outputs)
+        score = evaluate(session, task.split("validation", self._context.where), (metric,))[metric.name]
+        better = not self.best_state or (
+            score > self.best_score if metric.higher_is_better else score < self.best_score
+        )
+        self._stale = 0 if better else self._stale + 1
+        if better:
+            self.best_epoch, self.best_score = self.epoch, score
+            self.best_state = {
+                name: tensor.detach().cpu().clone() for name, tensor in self._module.state_dict().items()
+            }
+        self._context.progress.record(
+            f"{self._context.where} epoch {self.epoch}: {metric.name} {score:.4f} on validation"
+        )
+
+    def _tired(self) -> bool:
+        return self._settings.patience is not None and self._stale >= self._settings.patience
+
+    def _save(self) -> None:
+        """Write a checkpoint; between two halves of an accumulated step there is nothing to go on from."""
+        if not self._accelerator.sync_gradients:
+            return
+        scaler = self._accelerator.scaler
+        state: dict[str, Any] = {
+            "model": self._module.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "position": (self.epoch, self._step, self._stale),
+            "best": (self.best_epoch, self.best_score, self.best_state),
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)  # to memory first: a full disk is then an OSError like any other
+        write_atomic(self._file, buffer.getvalue())
+
+    def _restore(self) -> None:
+        state = _load(self._file)
+        self._module.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self.epoch, self._step, self._stale = state["position"]
+        self.best_epoch, self.best_score, self.best_state = state["best"]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def require_training_data(task: Task, where: str, labels: bool) -> None:
+    """Refuse a task without the data a training stage needs.
+
+    Raises:
+        TaskError: no `train` split where labels are needed, or neither `train` nor `unlabelled`.
+    """
+    if labels or task.unlabelled is None:
+        split = task.split("train", where)
+        if labels and split.batch(np.arange(1))[1] is None:
+            raise TaskError(f"task '{task.name}': {where} needs labels, and the 'train' split has none")

@@ -1,0 +1,70 @@
+"""How the values that pass between stages are stored and opened."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import digest
+from ..core.errors import ArtifactError
+from ..core.values import QuantParams
+from .candidate import Candidate
+from .stage import Graph
+
+_WEIGHTS, _GRAPH, _PARAMS = "model.safetensors", "model.onnx", "quant_params.json"
+
+
+def save(value: Candidate | Graph, folder: Path) -> None:
+    """Store a value in an empty directory."""
+    if isinstance(value, Candidate):
+        value.save(folder / _WEIGHTS)
+        return
+    shutil.copyfile(value.path, folder / _GRAPH)
+    if value.params is not None:
+        (folder / _PARAMS).write_text(json.dumps(params_to_json(value.params), indent=1), encoding="utf-8")
+
+
+def load(folder: Path, like: Candidate | None) -> Candidate | Graph:
+    """Open what `save` stored; a candidate is built from the class of `like`."""
+    if like is not None and (folder / _WEIGHTS).exists():
+        return Candidate.load(folder / _WEIGHTS, like.factory, like.example)
+    params = None
+    if (folder / _PARAMS).exists():
+        params = params_from_json(json.loads((folder / _PARAMS).read_text(encoding="utf-8")))
+    return Graph(path=folder / _GRAPH, digest=digest.of_file(folder / _GRAPH), params=params)
+
+
+def digest_of(value: Candidate | Graph) -> str:
+    """Digest of everything a value consists of."""
+    if isinstance(value, Candidate):
+        return value.digest()
+    content = digest.of_file(value.path)
+    if content != value.digest:
+        raise ArtifactError(f"{value.path}: the file has changed since it was written")
+    return content if value.params is None else digest.of_json([content, params_to_json(value.params)])
+
+
+def params_to_json(params: Mapping[str, QuantParams]) -> dict[str, Any]:
+    """Quantization parameters as plain data."""
+    return {
+        name: {
+            "low": p.low,
+            "high": p.high,
+            "scale": np.asarray(p.scale, np.float64).tolist(),
+            "zero_point": p.zero_point,
+            "axis": p.axis,
+            "bits": p.bits,
+            "origin": p.origin,
+        }
+        for name, p in sorted(params.items())
+    }
+
+
+def params_from_json(data: Mapping[str, Any]) -> dict[str, QuantParams]:
+    """The inverse of `params_to_json`."""
+    return {
+        name: QuantParams(**{**entry, "scale": np.asarray(entry["scale"], np.float32)}) for name, entry in data.items()
+    }

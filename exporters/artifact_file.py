@@ -1,0 +1,46 @@
+"""The one way an ONNX artefact is written, whatever its target."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx
+
+from ..core import digest
+from ..core.errors import QuantizationError
+from ..core.values import Artifact, QuantParams
+from .dialect import Dialect
+from .onnx_file import save, specs
+from .qdq import write_qdq
+
+
+def write_artifact(
+    target: str,
+    lint: Callable[[Path], tuple[str, ...]],
+    model: onnx.ModelProto,
+    params: Mapping[str, QuantParams] | None,
+    dialect: Dialect | None,
+    path: Path,
+) -> Artifact:
+    """Write, lint, describe. A file that its lint refuses does not stay.
+
+    Raises:
+        QuantizationError: see `Target.write`.
+    """
+    if params is not None and dialect is None:
+        raise QuantizationError(f"target '{target}': INT8 needs a dialect")
+    written = model if params is None or dialect is None else write_qdq(model, params, dialect)
+    save(written, path)
+    problems = lint(path)
+    if problems:
+        path.unlink()
+        raise QuantizationError(f"target '{target}' would refuse the file: {'; '.join(problems)}")
+    inputs, outputs = specs(written)
+    return Artifact(
+        path=path,
+        target=target,
+        dialect="float" if params is None or dialect is None else dialect.name,
+        precision="float32" if params is None else "int8",
+        inputs=inputs,
+        outputs=outputs,
+        digest=digest.of_file(path),
+    )

@@ -1,0 +1,22 @@
+"""How one target wants its Q/DQ pairs written."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """A way to write one set of QuantParams. What is fused, and so how fast a file is, hangs on these choices.
+
+    Activations:
+        `s8`              signed, zero point 0: what TensorRT takes.
+        `u8`              unsigned; zero point 0 where a tensor is never negative, 128 elsewhere, scale as for `s8`:
+                          the same numbers as `s8` up to 127, and what x86 has kernels for.
+        `u8-asymmetric`   unsigned; scale and zero point from the tensor's own low and high.
+    """
+
+    name: str
+    activations: Literal["s8", "u8", "u8-asymmetric"]
+    int32_bias: bool  # bias as INT32 with scale input * weight; else it stays float
+    pair_after_last: tuple[str, ...]  # operators that run in INT8 only with a pair behind them, at a graph output too
+    weight_bits: Literal[7, 8] = 8  # 7 where the CPU adds products in 16 bits and would saturate

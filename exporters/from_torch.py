@@ -1,0 +1,132 @@
+"""A torch module to an ONNX file with a dynamic batch axis, checked against torch before it is believed."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..core.errors import ExportError
+from ..core.files import atomic_path
+from ..core.values import Arrays, TensorSpec
+from . import onnx_file
+from .canonical import strip_notes
+from .ort_session import OnnxRuntimeSession
+from .torch_session import TorchSession, forward, to_tensors
+
+CHECKED_BATCHES = (1, 2, 5)
+_ATOL, _RTOL = 1e-4, 1e-3  # of the output's largest value; ONNX Runtime fuses and reorders sums
+
+
+def export(
+    module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], outputs: Sequence[str], path: Path
+) -> None:
+    """Export with torch's dynamo exporter and prove the file computes the same.
+
+    Args:
+        module: on the CPU; put in eval mode.
+        samples: real inputs by name, at least `sum(CHECKED_BATCHES)` samples on axis 0; used for tracing and checking.
+        path: where the file goes; it appears only once it has passed the check.
+
+    Raises:
+        ExportError: torch cannot export the model, or the file's outputs differ; names the output and the difference.
+    """
+    module = module.cpu().eval()
+    example = {spec.name: samples[spec.name][:2] for spec in inputs}
+    with atomic_path(path) as partial:
+        _write(module, example, inputs, outputs, partial)
+        _strip(partial)
+        _check(module, samples, inputs, outputs, partial)
+
+
+def _write(
+    module: nn.Module, example: Arrays, inputs: tuple[TensorSpec, ...], outputs: Sequence[str], path: Path
+) -> None:
+    arguments = tuple(to_tensors(example, "cpu").values())
+    batch = torch.export.Dim("batch")
+    wrapped = _Positional(module, [spec.name for spec in inputs], outputs)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            # The exporter warns about its own deprecated internals; nothing in it is about the model.
+            warnings.simplefilter("ignore")
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            torch.onnx.export(
+                wrapped,
+                arguments,
+                str(path),
+                input_names=[spec.name for spec in inputs],
+                output_names=list(outputs),
+                dynamic_shapes=(tuple({0: batch} for _ in arguments),),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds, all of which mean the same to the user
+        cause = str(error.__cause__ or error).strip().splitlines()
+        first = next((line for line in cause if line.strip()), type(error).__name__)
+        raise ExportError(
+            f"the model cannot be exported to ONNX: {first.strip()[:300]}; "
+            "replace data-dependent control flow in forward() with tensor operations, or start from an ONNX file"
+        ) from error
+
+
+def _strip(path: Path) -> None:
+    model = onnx_file.load(path)
+    strip_notes(model)
+    onnx_file.save(model, path)
+
+
+class _Positional(nn.Module):
+    """Gives the exporter a forward that returns a plain tuple in the task's order."""
+
+    def __init__(self, module: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        results = forward(self.module, dict(zip(self._inputs, tensors, strict=True)), self._outputs)
+        return tuple(results[name] for name in self._outputs)
+
+
+def _check(
+    module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], outputs: Sequence[str], path: Path
+) -> None:
+    torch_session = TorchSession(module, inputs, outputs)
+    onnx_session = OnnxRuntimeSession(path)
+    try:
+        for feed in _feeds(samples):
+            expected, actual = torch_session.run(feed), onnx_session.run(feed)
+            for name in outputs:
+                _compare(name, expected[name], actual[name])
+    finally:
+        onnx_session.close()
+
+
+def _feeds(samples: Arrays) -> Iterator[dict[str, np.ndarray]]:
+    start = 0
+    total = len(next(iter(samples.values())))
+    for size in CHECKED_BATCHES:
+        indices = (start + np.arange(size)) % total
+        yield {name: array[indices] for name, array in samples.items()}
+        start += size
+
+
+def _compare(name: str, expected: np.ndarray, actual: np.ndarray) -> None:
+    if expected.shape != actual.shape:
+        raise ExportError(f"output '{name}': torch gives shape {expected.shape}, the exported file {actual.shape}")
+    if not np.isfinite(expected).all():
+        raise ExportError(
+            f"output '{name}': torch itself gives NaN or infinity on the task's data; nothing can be compared"
+        )
+    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
+    difference = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
+    allowed = _ATOL * scale + _RTOL * np.abs(expected)
+    if bool((difference > allowed).any()) or not np.isfinite(actual).all():
+        raise ExportError(
+            f"output '{name}': the exported file differs from torch by up to {float(difference.max()):.3g} "
+            f"(batch of {len(expected)}, allowed {_ATOL * scale:.1g}); the exporter has changed what the model computes"
+        )

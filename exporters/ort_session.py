@@ -1,0 +1,108 @@
+"""An ONNX file in ONNX Runtime's CPU provider. Needs numpy and onnxruntime only: the device runs this very file."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ..core.errors import ArtifactError, DataError
+from ..core.values import Arrays, TensorSpec
+
+_DTYPES: Mapping[str, str] = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int16)": "int16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntimeSession:
+    """One loaded file, at the highest graph optimization level.
+
+    Args:
+        path: ONNX file.
+        threads: of each operator; operators run one after the other.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load it.
+    """
+
+    def __init__(self, path: Path | str, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # its warnings are about its own optimizations
+        self._path = path
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class
+            first = str(error).strip().splitlines()[0]
+            raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {first}") from error
+        self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._outputs
+
+    def run(self, feed: Arrays) -> dict[str, np.ndarray]:
+        """See `core.values.Session`.
+
+        Raises:
+            DataError: an input is missing, or has another type or shape than the file says.
+        """
+        session = self._opened()
+        self._check(feed)
+        names = [spec.name for spec in self._outputs]
+        return dict(zip(names, session.run(names, {spec.name: feed[spec.name] for spec in self._inputs}), strict=True))
+
+    def bind(self, feed: Arrays) -> Callable[[], None]:
+        """A function that runs this feed with inputs and outputs bound once: what a timing loop calls."""
+        session = self._opened()
+        self._check(feed)
+        binding = session.io_binding()
+        for spec in self._inputs:
+            binding.bind_cpu_input(spec.name, np.ascontiguousarray(feed[spec.name]))
+        for spec in self._outputs:
+            binding.bind_output(spec.name)
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+
+        return run
+
+    def close(self) -> None:
+        self._session = None
+
+    def _opened(self) -> Any:
+        if self._session is None:
+            raise ArtifactError(f"{self._path}: the session is closed")
+        return self._session
+
+    def _check(self, feed: Arrays) -> None:
+        for spec in self._inputs:
+            if spec.name not in feed:
+                raise DataError(f"{self._path}: input '{spec.name}' is missing; given: {', '.join(feed) or 'nothing'}")
+            array = feed[spec.name]
+            sizes = zip(array.shape, spec.shape, strict=False)
+            fits = len(array.shape) == len(spec.shape) and all(isinstance(w, str) or g == w for g, w in sizes)
+            if str(array.dtype) != spec.dtype or not fits:
+                wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
+                raise DataError(f"{self._path}: input '{spec.name}' must be {wanted}, got {array.dtype} {array.shape}")
+
+
+def _spec(value: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in value.shape)
+    return TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type), shape=shape)

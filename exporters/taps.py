@@ -1,0 +1,53 @@
+"""Ranges of inner tensors: the float graph runs on real samples, and histograms watch."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx
+
+from ..calibration.histogram import Histogram
+from ..core.errors import DataError
+from ..core.values import Arrays
+from .onnx_file import save
+from .ort_session import OnnxRuntimeSession
+
+
+def observe(model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str]) -> dict[str, Histogram]:
+    """One pass over the data; memory is that of one batch and of one histogram per tensor.
+
+    Args:
+        model: a canonical float graph.
+        batches: input name -> array `(batch, ...)`.
+        tensors: names of inputs, inner tensors or outputs.
+
+    Raises:
+        DataError: a tensor with NaN or infinity (see `Histogram.update`), named.
+    """
+    histograms = {name: Histogram() for name in tensors}
+    inputs = {value.name for value in model.graph.input}
+    with tempfile.TemporaryDirectory(prefix="edgesmith-taps-") as folder:
+        path = Path(folder) / "tapped.onnx"
+        save(_tapped(model, [name for name in tensors if name not in inputs]), path)
+        session = OnnxRuntimeSession(path)
+        try:
+            for feed in batches:
+                values = session.run(feed) | dict(feed)
+                for name, histogram in histograms.items():
+                    try:
+                        histogram.update(values[name])
+                    except DataError as error:
+                        raise DataError(f"tensor '{name}': {error}") from error
+        finally:
+            session.close()
+    return histograms
+
+
+def _tapped(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    present = {value.name for value in model.graph.output}
+    for name in tensors:
+        if name not in present:
+            tapped.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return tapped

@@ -1,0 +1,60 @@
+"""The table of targets, and what every one of them can do."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+
+from ..core.values import Artifact, QuantParams, Session
+from .dialect import Dialect
+from .onnxruntime_cpu import OnnxRuntimeCpu
+from .tensorrt import TensorRT
+
+
+class Target(Protocol):
+    """One deployable runtime."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def channel_multiple(self) -> int:
+        """Widths that are multiples of this feed its kernels well."""
+        ...
+
+    def dialects(self) -> tuple[Dialect, ...]:
+        """INT8 forms worth trying on this machine, the likeliest first."""
+        ...
+
+    def unmeasurable(self) -> str | None:
+        """Why nothing can be run or timed here, or None."""
+        ...
+
+    def write(
+        self, model: onnx.ModelProto, params: Mapping[str, QuantParams] | None, dialect: Dialect | None, path: Path
+    ) -> Artifact:
+        """Write a canonical graph, in float without `params`; what was written has passed `lint`.
+
+        Raises:
+            QuantizationError: the target would refuse the file; says which rule and where.
+        """
+        ...
+
+    def lint(self, path: Path) -> tuple[str, ...]:
+        """What the target would refuse in a file; empty: nothing."""
+        ...
+
+    def open(self, artifact: Artifact, threads: int) -> Session:
+        """Load an artefact in the target's runtime.
+
+        Raises:
+            MeasurementError: the runtime is not here.
+        """
+        ...
+
+
+TARGETS: dict[str, Target] = {
+    "onnxruntime-cpu": OnnxRuntimeCpu(),
+    "tensorrt": TensorRT(),
+}

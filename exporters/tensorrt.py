@@ -1,0 +1,81 @@
+"""TensorRT: an ONNX file with explicit Q/DQ, from which an engine is built on the device."""
+
+import ctypes
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..core.errors import MeasurementError
+from ..core.values import Artifact, QuantParams, Session
+from . import onnx_file
+from .artifact_file import write_artifact
+from .dialect import Dialect
+
+_SYMMETRIC = Dialect(name="s8-symmetric", activations="s8", int32_bias=False, pair_after_last=())
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorRT:
+    """See `targets.Target`. Its rules: NVIDIA's TensorRT documentation, "Working with quantized types"."""
+
+    name: str = "tensorrt"
+    channel_multiple: int = (
+        32  # INT8 tensor cores take 32 channels at a time (TensorRT best practices, tensor core usage)
+    )
+
+    def dialects(self) -> tuple[Dialect, ...]:
+        """The only INT8 that TensorRT 10 and 11 both take: symmetric S8, zero point 0, float bias."""
+        return (_SYMMETRIC,)
+
+    def unmeasurable(self) -> str | None:
+        """Engines are neither built nor run by this release; without a device they could not be anyway."""
+        return "no CUDA device" if not _cuda_devices() else "engines are not built by this release"
+
+    def write(
+        self, model: onnx.ModelProto, params: Mapping[str, QuantParams] | None, dialect: Dialect | None, path: Path
+    ) -> Artifact:
+        """See `targets.Target`."""
+        return write_artifact(self.name, self.lint, model, params, dialect, path)
+
+    def lint(self, path: Path) -> tuple[str, ...]:
+        """Everything TensorRT's parser rejects, and unsigned types, which it takes with a warning and then clips at 127."""
+        model = onnx_file.load(path)
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        return tuple(problem for node in model.graph.node for problem in _problems(node, constants))
+
+    def open(self, artifact: Artifact, threads: int) -> Session:
+        """Refused: see `unmeasurable`."""
+        raise MeasurementError(f"{artifact.path}: not measured: {self.unmeasurable()}")
+
+
+def _problems(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> Iterator[str]:
+    if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return
+    where = f"{node.op_type} '{node.name}'"
+    if len(node.input) < 3 or not node.input[2]:
+        yield f"{where}: no zero point, which means UINT8; write an INT8 zero point of 0"
+        return
+    zero = constants.get(node.input[2])
+    if zero is None:
+        yield f"{where}: its zero point is not a constant"
+    elif zero.dtype != np.int8:
+        kind = "an INT32 bias" if zero.dtype == np.int32 else zero.dtype.name.upper()
+        yield f"{where}: works on {kind}; only symmetric INT8 is accepted"
+    elif bool(zero.any()):
+        yield f"{where}: zero point {int(zero.flatten()[np.flatnonzero(zero)[0]])}; it must be 0"
+
+
+def _cuda_devices() -> int:
+    """How many CUDA devices the driver sees; asked without loading torch."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

@@ -1,0 +1,90 @@
+"""A pruned model is a file without pickle: it reopens on the original class and gives the same bits."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgesmith.compressor.candidate import Candidate, check_finite
+from edgesmith.compressor.edit import Edit
+from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.stage import Context
+from edgesmith.core.errors import ArtifactError, DataError
+from edgesmith.core.task import Task
+
+
+def outputs(candidate: Candidate, task: Task) -> np.ndarray:
+    with torch.no_grad():
+        logits: np.ndarray = candidate.module()(torch.tensor(task.validation.batch(np.arange(32))[0]["image"])).numpy()
+    return logits
+
+
+def test_a_pruned_model_reopens_bit_equal(original: Candidate, context: Context, task: Task, tmp_path: Path) -> None:
+    pruned = Prune(id="p", macs_ratio=0.5).run(original, context)
+    pruned.save(tmp_path / "pruned.safetensors")
+    again = Candidate.load(tmp_path / "pruned.safetensors", original.factory, original.example)
+    assert again.edits == pruned.edits
+    assert again.digest() == pruned.digest()
+    np.testing.assert_array_equal(outputs(again, task), outputs(pruned, task))
+
+
+def test_a_reopened_model_prunes_further(original: Candidate, context: Context, tmp_path: Path) -> None:
+    once = Prune(id="p", macs_ratio=0.6, round_to=1).run(original, context)
+    once.save(tmp_path / "once.safetensors")
+    again = Candidate.load(tmp_path / "once.safetensors", original.factory, original.example)
+    twice = Prune(id="p", macs_ratio=0.6, round_to=1).run(again, context)
+    assert len(twice.edits) > len(once.edits)
+    assert twice.parameters() < once.parameters() < original.parameters()
+
+
+def test_changing_a_module_does_not_change_the_candidate(original: Candidate) -> None:
+    before = original.digest()
+    module = original.module()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    assert original.digest() == before
+
+
+def test_the_digest_sees_weights_and_edits(original: Candidate) -> None:
+    weights = dict(original.weights)
+    weights["head.bias"] = weights["head.bias"] + 1e-7
+    assert dataclasses.replace(original, weights=weights).digest() != original.digest()
+    assert dataclasses.replace(original, edits=(Edit(layer="stem", remove=(0,)),)).digest() != original.digest()
+
+
+def test_a_truncated_file_is_refused(original: Candidate, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    original.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: cannot read the candidate: "):
+        Candidate.load(path, original.factory, original.example)
+
+
+def test_a_file_of_another_format_is_refused(original: Candidate, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ArtifactError, match=r"not a candidate file: format is None, expected 'edgesmith\.candidate/1'"):
+        Candidate.load(path, original.factory, original.example)
+
+
+def test_edits_of_another_architecture_are_refused(original: Candidate) -> None:
+    other = dataclasses.replace(original, edits=(Edit(layer="stage7.conv", remove=(0,)),))
+    with pytest.raises(ArtifactError, match=r"edit of layer 'stage7\.conv': the architecture has no such layer"):
+        other.module()
+    wide = dataclasses.replace(original, edits=(Edit(layer="stem", remove=(99,)),))
+    with pytest.raises(ArtifactError, match="edit of layer 'stem': it has no channel 99"):
+        wide.module()
+
+
+def test_nan_weights_are_named() -> None:
+    module = nn.Linear(2, 2)
+    with torch.no_grad():
+        module.weight[0, 0] = float("nan")
+    with pytest.raises(DataError, match="the original: weight 'weight' holds NaN or infinity; train or load the model"):
+        check_finite(module.state_dict(), "the original")
