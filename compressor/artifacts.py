@@ -23,6 +23,7 @@ from .recipe import Measure
 from .stage import Graph
 
 MODEL = "model.onnx"
+_EXPORTED = "exported.onnx"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ def write(
     stays. Where the target's runtime is missing its first dialect is written.
 
     Returns:
-        The artefact, and the reason for its form.
+        The artefact; and why it has this form, or why that was not measured.
 
     Raises:
         ExportError, QuantizationError, MeasurementError: see the parts.
@@ -51,12 +52,13 @@ def write(
     graph = _graph(value, task, folder)
     model = canonicalise(onnx_file.load(graph.path))
     if graph.params is None:
+        (folder / _EXPORTED).unlink(missing_ok=True)
         return chosen.write(model, None, None, folder / MODEL), "float: the recipe does not quantize"
     missing = chosen.unmeasurable()
     dialects = chosen.dialects() if missing is None else chosen.dialects()[:1]
     forms, refused = _forms(chosen, model, graph.params, dialects, folder)
     if missing is not None:
-        return _keep(forms[0].artifact, forms, folder), f"the target's first dialect; not measured: {missing}"
+        return _keep(forms[0].artifact, forms, folder), missing
     float_form = Form(artifact=chosen.write(model, None, None, folder / "float.onnx"), speedup=1.0)
     timed = [float_form, *_timed(float_form, forms, task, measure, threads)]
     best = max(timed, key=lambda form: form.speedup or 0.0)
@@ -88,7 +90,7 @@ def open_session(artifact: Artifact, threads: int) -> Session:
 def _graph(value: Candidate | Graph, task: Task, folder: Path) -> Graph:
     if isinstance(value, Graph):
         return value
-    path = folder / "exported.onnx"
+    path = folder / _EXPORTED
     from_torch.export(value.module(), any_inputs(task), task.input_specs(), task.outputs, path)
     return Graph(path=path, digest="")
 
@@ -130,5 +132,4 @@ def _keep(artifact: Artifact, forms: Sequence[Form], folder: Path) -> Artifact:
     shutil.move(artifact.path, folder / MODEL)
     for form in forms:
         form.artifact.path.unlink(missing_ok=True)
-    (folder / "exported.onnx").unlink(missing_ok=True)
     return dataclasses.replace(artifact, path=folder / MODEL)

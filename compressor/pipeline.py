@@ -280,8 +280,8 @@ class _Run:
 
     def _artifact_result(self, artifact: Artifact, reason: str) -> ArtifactResult:
         measured = artifact.target == self._target and TARGETS[artifact.target].unmeasurable() is None
-        if artifact.target != self._target and "not measured" not in reason:
-            reason += "; not measured: only the first target is judged"
+        if not measured and TARGETS[artifact.target].unmeasurable() is None:
+            reason = "only the first target is judged"
         return ArtifactResult(
             target=artifact.target,
             dialect=artifact.dialect,

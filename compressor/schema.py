@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Hashable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pydantic
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @functools.cache
-def _adapter(cls: Hashable) -> pydantic.TypeAdapter[Any]:
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(cls)
 
 
@@ -43,9 +43,10 @@ def parse(cls: type[T], data: Any, where: str) -> T:
         raise RecipeError(
             f"{where}: only numbers, texts, booleans, lists and tables can stand here: {error}"
         ) from error
+    adapter = _adapter(cast(Hashable, cls))
     try:
         # JSON mode: strict about types, and a list is what becomes a tuple.
-        parsed: T = _adapter(cls).validate_json(text, strict=True)
+        parsed: T = adapter.validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         raise RecipeError("\n".join(_explain(problem, where) for problem in error.errors())) from error
     return parsed

@@ -117,11 +117,9 @@ def _import(path: Path) -> Any:
         raise TaskError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.parent))  # a task may import its neighbours
-    try:
-        _guarded(lambda: spec.loader.exec_module(module), str(path))  # type: ignore[union-attr]  # checked above
-    finally:
-        sys.path.remove(str(path.parent))
+    if str(path.parent) not in sys.path:  # as for a script: a task may import its neighbours, later too
+        sys.path.insert(0, str(path.parent))
+    _guarded(lambda: spec.loader.exec_module(module), str(path))  # type: ignore[union-attr]  # checked above
     return module
 
 
@@ -184,7 +182,7 @@ def _source(function: Callable[..., Any]) -> str:
         source = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:  # an instance of a callable class
         source = inspect.getsourcefile(type(function))
-    path = Path(source or "")
+    path = Path(source) if source else Path()
     if not path.is_file():  # typed into an interpreter: the compiled code stands for the source
         code = getattr(function, "__code__", None)
         return hashlib.sha256(repr(function).encode() if code is None else code.co_code).hexdigest()

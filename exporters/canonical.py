@@ -70,7 +70,7 @@ def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _pool_means(model: onnx.ModelProto) -> None:
-    """ReduceMean over all positions of `(N, C, ...)` -> GlobalAveragePool: runtimes have INT8 kernels for the latter."""
+    """ReduceMean over all positions of `(N, C, ...)` -> GlobalAveragePool: which has INT8 kernels."""
     graph = model.graph
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)

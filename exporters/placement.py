@@ -36,8 +36,8 @@ class Placement:
 def place(model: onnx.ModelProto) -> Placement:
     """Place INT8 on a canonical float graph.
 
-    A node is taken if all it computes on can be INT8: weights must be constants, a joining node's inputs activations. The
-    output of a node whose only reader is a Relu gets no pair of its own: runtimes fuse the two only without one between.
+    A node is taken if all it computes on can be INT8: weights must be constants, a joining node's inputs activations.
+    The output of a node whose only reader is a Relu gets no pair: runtimes fuse the two only without one between.
     """
     graph = _Graph(model)
     nodes: list[str] = []

@@ -46,7 +46,7 @@ def write_qdq(model: onnx.ModelProto, params: Mapping[str, QuantParams], dialect
         dialect: how a pair is written.
 
     Raises:
-        QuantizationError: parameters are missing, a scale is not positive, a bias does not fit in 32 bits; names the tensor.
+        QuantizationError: parameters are missing, a scale is not positive, a bias does not fit; names the tensor.
     """
     written = onnx.ModelProto()
     written.CopyFrom(model)

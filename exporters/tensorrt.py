@@ -42,7 +42,7 @@ class TensorRT:
         return write_artifact(self.name, self.lint, model, params, dialect, path)
 
     def lint(self, path: Path) -> tuple[str, ...]:
-        """Everything TensorRT's parser rejects, and unsigned types, which it takes with a warning and then clips at 127."""
+        """Everything TensorRT's parser rejects, and unsigned types, which it takes with a warning and clips at 127."""
         model = onnx_file.load(path)
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         return tuple(problem for node in model.graph.node for problem in _problems(node, constants))

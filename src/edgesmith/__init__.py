@@ -10,12 +10,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .compressor.pipeline import compress as compress
-    from .core.errors import EdgesmithError as EdgesmithError
-    from .core.errors import ExitCode as ExitCode
+    from .core.errors import EdgesmithError as EdgesmithError, ExitCode as ExitCode
     from .core.limits import Limits as Limits
-    from .core.task import ArraySplit as ArraySplit
-    from .core.task import Metric as Metric
-    from .core.task import Task as Task
+    from .core.task import ArraySplit as ArraySplit, Metric as Metric, Task as Task
 
 _PUBLIC = {
     "ArraySplit": "core.task",

@@ -45,10 +45,10 @@ def test_channel_ratio_counts_channels(original: Candidate, context: Context) ->
 def test_every_importance_and_allocation_gives_an_aligned_working_network(
     importance: str, allocation: str, original: Candidate, context: Context, accuracy: Callable[[Candidate], float]
 ) -> None:
-    pruned = Prune(id="p", macs_ratio=0.6, importance=importance, allocation=allocation).run(original, context)
+    pruned = Prune(id="p", macs_ratio=0.7, importance=importance, allocation=allocation, round_to=4).run(original, context)
     module = pruned.module()
-    assert all(layer.out_channels % 8 == 0 for layer in module.modules() if isinstance(layer, nn.Conv2d))
-    assert size(pruned).macs <= 0.6 * size(original).macs
+    assert all(layer.out_channels % 4 == 0 for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    assert size(pruned).macs <= 0.7 * size(original).macs
     assert accuracy(pruned) > 0.2  # chance is 0.1; what is left still knows something
 
 
@@ -67,7 +67,7 @@ def test_steps_prune_further_and_further(original: Candidate, context: Context) 
     pruned = Prune(id="p", macs_ratio=0.4, steps=3, round_to=1, importance="taylor").run(original, context)
     assert 0.35 < size(pruned).macs / size(original).macs <= 0.4
     layers = [edit.layer for edit in pruned.edits]
-    assert layers.count("stem") > 1  # pruned anew in a later step
+    assert len(layers) > len(set(layers))  # some were pruned anew in a later step
 
 
 def test_keep_and_only_are_obeyed(original: Candidate, context: Context) -> None:

@@ -122,7 +122,7 @@ def test_stages_that_do_not_chain_are_refused(stages: list[str], message: str) -
 
 def test_a_missing_file_and_bad_syntax_are_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    with pytest.raises(RecipeError, match="recipe.toml: cannot read the recipe: No such file or directory"):
+    with pytest.raises(RecipeError, match=r"recipe\.toml: cannot read the recipe: No such file or directory"):
         recipes.load(path)
     path.write_text("task = \n")
     with pytest.raises(RecipeError, match=r"recipe.toml: not valid TOML: Invalid value \(at line 1, column 8\)"):

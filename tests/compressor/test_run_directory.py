@@ -90,7 +90,7 @@ def test_a_kill_leaves_the_checkpoint_and_no_result(tmp_path: Path) -> None:
 
     with directory.open():
         assert directory.once("stages/01", {"a": 1}, resumed).facts == {"found": "kept", "leftovers": []}
-    assert not [path for path in (tmp_path / "run").rglob(".partial-*")]
+    assert not list((tmp_path / "run").rglob(".partial-*"))
 
 
 def test_someone_elses_directory_is_refused(tmp_path: Path) -> None:

@@ -128,9 +128,8 @@ def test_patience_stops_early(original: Candidate, context: Context) -> None:
 
 
 def test_a_diverged_loss_is_an_error(original: Candidate, context: Context) -> None:
-    inputs, labels = context.task.train.inputs, context.task.train.labels
-    poisoned = ArraySplit({"image": inputs["image"] * np.float32(1e30)}, labels)
-    changed = dataclasses.replace(context, task=dataclasses.replace(context.task, train=poisoned, augment=None))
+    task = dataclasses.replace(context.task, augment=lambda inputs, generator: {"image": inputs["image"] * float("nan")})
+    changed = dataclasses.replace(context, task=task)
     with pytest.raises(
         TrainingError, match=r"stages\[0\] 'stage': the loss became (nan|inf) at epoch 1, step \d+; lower learning_rate"
     ):
@@ -182,7 +181,7 @@ def test_a_teacher_with_other_outputs_is_refused(pruned: Candidate, context: Con
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"optimizer": "adamm"}, "w.optimizer: unknown 'adamm'; did you mean 'adamw'? known: adam, adamw, sgd"),
+        ({"optimizer": "adamm"}, "w.optimizer: unknown 'adamm'; did you mean 'adam'? known: adam, adamw, sgd"),
         ({"schedule": "cosin"}, "w.schedule: unknown 'cosin'; did you mean 'cosine'? known: constant, cosine, linear"),
     ],
 )
