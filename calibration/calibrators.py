@@ -4,14 +4,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..core.errors import DataError
 from .histogram import Histogram
 
-# (histogram, bits, symmetric) -> (low, high), low <= 0 <= high, low < high
+# (histogram, bits, symmetric) -> (low, high), low <= 0 <= high, low < high. Symmetric: (-m, m), or (0, m) where nothing
+# negative was seen; the scale is then m / (2 ** (bits - 1) - 1). Zero everywhere: (0, 1e-6). Nothing seen: DataError.
 Calibrator = Callable[[Histogram, int, bool], tuple[float, float]]
 
 _CANDIDATES, _NARROWEST = 160, 1 / 256  # clips tried: from everything down to this share of it, evenly in the logarithm
+_ROUNDS = 2  # of searching one end with the other fixed
 _PERCENTILE = 99.99
-_NOTHING = 1e-6  # half-range of a tensor that is zero everywhere: any range will do, but a scale must be positive
+_SMALLEST = 1e-30  # a range below this has no scale among normal float32 numbers
+_NOTHING = 1e-6  # range given to a tensor that is zero everywhere: any will do, but a scale must be positive
 
 
 def min_max(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]:
@@ -67,16 +71,25 @@ CALIBRATORS: dict[str, Calibrator] = {
 
 
 def _best(histogram: Histogram, symmetric: bool, loss: Callable[[float, float], float]) -> tuple[float, float]:
-    """The candidate clip of least loss; of equals the widest."""
-    low, high = histogram.low, histogram.high
+    """The candidate clip of least loss; of equals the widest.
+
+    Without symmetry the two ends are searched in turn, so that an outlier on one side does not move the other.
+    """
     shares = np.geomspace(1.0, _NARROWEST, _CANDIDATES).tolist()
-    bound = max(abs(low), abs(high))
+    low, high = _range(histogram.low, histogram.high, symmetric)
     if symmetric:
-        candidates = [_range(max(low, -bound * s), min(high, bound * s), True) for s in shares]
-    else:
-        candidates = [_range(low * s, high * s, False) for s in shares]
-    losses = [loss(*candidate) for candidate in candidates]
-    return candidates[int(np.argmin(losses))]
+        return _least([(low * share, high * share) for share in shares], loss)
+    lows, highs = [low * share for share in shares], [high * share for share in shares]
+    for _ in range(_ROUNDS):
+        low, high = _least([(low, candidate) for candidate in highs], loss)
+        low, high = _least([(candidate, high) for candidate in lows], loss)
+    return low, high
+
+
+def _least(candidates: list[tuple[float, float]], loss: Callable[[float, float], float]) -> tuple[float, float]:
+    distinct = list(dict.fromkeys(candidates))  # a side without values has but one
+    losses = [loss(*candidate) for candidate in distinct]
+    return distinct[int(np.argmin(losses))]
 
 
 def _squared_error(histogram: Histogram, low: float, high: float, bits: int, symmetric: bool) -> float:
@@ -114,9 +127,11 @@ def _divergence(histogram: Histogram, low: float, high: float, levels: int, symm
 
 
 def _range(low: float, high: float, symmetric: bool) -> tuple[float, float]:
+    if low == np.inf:
+        raise DataError("saw no values; no range can be found")
     low, high = min(low, 0.0), max(high, 0.0)
-    if high - low <= 0 or not np.isfinite(high - low):
-        return (-_NOTHING if symmetric and low < 0 else 0.0, _NOTHING)
+    if not low - high < -_SMALLEST or not np.isfinite(high - low):
+        return 0.0, _NOTHING
     if symmetric and low < 0:
         bound = max(-low, high)
         return -bound, bound

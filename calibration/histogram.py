@@ -7,6 +7,7 @@ import numpy as np
 from ..core.errors import DataError
 
 _FINEST = -1022  # exponent of the smallest normal float64: no bin is narrower
+_CHUNK = 1 << 16  # values looked at together: what is made of them stays in the cache
 
 
 class Histogram:
@@ -17,15 +18,23 @@ class Histogram:
     their order, not on how they were split into batches.
 
     Args:
-        limit: the most bins kept.
+        limit: the most bins kept; at least 2.
+
+    >>> histogram = Histogram(limit=4)
+    >>> histogram.update(np.array([0.1, 0.2, 0.7]))
+    >>> histogram.update(np.array([[1.6]]))
+    >>> histogram.edges.tolist(), histogram.counts.tolist()
+    ([0.0, 0.5, 1.0, 1.5, 2.0], [2, 1, 0, 1])
     """
 
     def __init__(self, limit: int = 4096) -> None:
+        if limit < 2:
+            raise ValueError(f"limit must be at least 2 (one bin for each sign), got {limit}")
         self._limit = limit
         self._exponent: int | None = None  # width = 2 ** exponent; None: nothing but zeros was seen
         self._first = 0  # index of the first bin: it begins at first * width
         self._counts = np.zeros(0, np.int64)
-        self._zeros = 0
+        self._zeros = 0  # counted apart: they say nothing about the width
         self.low = math.inf  # smallest value seen
         self.high = -math.inf  # largest value seen
 
@@ -43,7 +52,8 @@ class Histogram:
     def edges(self) -> np.ndarray:
         """Edges of the bins, float64 `(B + 1,)`; a bin holds `edge[i] <= x < edge[i + 1]`."""
         first, counts = self._dense()
-        return (first + np.arange(len(counts) + 1)) * self._width()
+        width = 1.0 if self._exponent is None else math.ldexp(1.0, self._exponent)
+        return (first + np.arange(len(counts) + 1)) * width
 
     def update(self, values: np.ndarray) -> None:
         """Add values of any shape.
@@ -51,71 +61,53 @@ class Histogram:
         Raises:
             DataError: NaN or infinity among them.
         """
-        flat = np.asarray(values, np.float64).reshape(-1)
+        flat = np.asarray(values).reshape(-1)
         if not flat.size:
             return
         if not bool(np.isfinite(flat).all()):
             raise DataError("holds NaN or infinity; no range can be found")
         self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        others = flat[flat != 0]
-        self._zeros += flat.size - others.size
+        for start in range(0, flat.size, _CHUNK):
+            self._add(flat[start : start + _CHUNK].astype(np.float64))
+
+    def _add(self, values: np.ndarray) -> None:
+        others = values[values != 0]
+        self._zeros += values.size - others.size
         if others.size:
-            self._fit(float(others.min()), float(others.max()))
-            indices = np.floor(np.ldexp(others, -self._power())).astype(np.int64) - self._first
-            self._counts += np.bincount(indices, minlength=len(self._counts))
+            indices = np.floor(others * math.ldexp(1.0, -self._fit()))
+            indices[(indices == 0) & (others < 0)] = -1  # scaling has lost a subnormal value
+            self._counts += np.bincount(indices.astype(np.int64) - self._first, minlength=len(self._counts))
 
     def merge(self, other: "Histogram") -> None:
         """Add everything another histogram has seen."""
         self._zeros += other._zeros
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        if other._exponent is None:
-            return
-        last = other._first + len(other._counts) - 1
-        self._fit(math.ldexp(other._first, other._exponent), math.ldexp(last, other._exponent), other._exponent)
-        indices = ((other._first + np.arange(len(other._counts))) >> (self._power() - other._exponent)) - self._first
-        np.add.at(self._counts, indices, other._counts)
+        if other._exponent is not None:
+            first, counts, exponent = other._first, other._counts.copy(), other._exponent
+            indices = ((first + np.arange(len(counts))) >> (self._fit(exponent) - exponent)) - self._first
+            np.add.at(self._counts, indices, counts)
 
-    def _fit(self, low: float, high: float, finest: int | None = None) -> None:
-        """Widen the bins until the bins of `low`, `high` and all seen before number at most `limit`."""
-        if self._exponent is None:
-            # Fine enough that no later range could have asked for less: zero is always inside.
-            extent = max(abs(low), abs(high))
-            self._exponent = max(_FINEST, math.frexp(extent)[1] - self._limit.bit_length(), finest or _FINEST)
-            self._first = math.floor(math.ldexp(low, -self._exponent))
-        elif finest is not None:
-            self._coarsen(finest)
-        while True:
-            first, last = (math.floor(math.ldexp(edge, -self._power())) for edge in (low, high))
-            if len(self._counts):
-                first, last = min(first, self._first), max(last, self._first + len(self._counts) - 1)
-            first, last = min(first, 0), max(last, 0)
-            if last - first < self._limit:
-                break
-            self._coarsen(self._power() + 1)
+    def _fit(self, finest: int = _FINEST) -> int:
+        """Make room for `low` to `high`, zero among them, in bins no narrower than `2 ** finest`.
+
+        Returns:
+            The exponent of the width: the smallest with which they number at most `limit`.
+        """
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        # With this width the larger side alone takes `limit` bins: never wider than what the loop would come to.
+        exponent = max(finest, math.frexp(max(-low, high))[1] - self._limit.bit_length())
+        if self._exponent is not None:
+            exponent = max(exponent, self._exponent)
+        first, last = _indices(low, high, exponent)
+        while last - first >= self._limit:
+            exponent += 1
+            first, last = _indices(low, high, exponent)
         grown = np.zeros(last - first + 1, np.int64)
-        grown[self._first - first : self._first - first + len(self._counts)] = self._counts
-        self._first, self._counts = first, grown
-
-    def _coarsen(self, exponent: int) -> None:
-        steps = exponent - self._power()
-        if steps <= 0:
-            return
-        if len(self._counts):
-            indices = (self._first + np.arange(len(self._counts))) >> steps
-            first = int(indices[0])
-            merged = np.zeros(int(indices[-1]) - first + 1, np.int64)
-            np.add.at(merged, indices - first, self._counts)
-            self._first, self._counts = first, merged
-        else:
-            self._first >>= steps
-        self._exponent = exponent
-
-    def _power(self) -> int:
-        assert self._exponent is not None
-        return self._exponent
-
-    def _width(self) -> float:
-        return 1.0 if self._exponent is None else math.ldexp(1.0, self._exponent)
+        if self._exponent is not None:
+            indices = (self._first + np.arange(len(self._counts))) >> (exponent - self._exponent)
+            np.add.at(grown, indices - first, self._counts)
+        self._exponent, self._first, self._counts = exponent, first, grown
+        return exponent
 
     def _dense(self) -> tuple[int, np.ndarray]:
         """First bin and counts, the zeros in theirs."""
@@ -124,3 +116,9 @@ class Histogram:
         counts = self._counts.copy()
         counts[-self._first] += self._zeros
         return self._first, counts
+
+
+def _indices(low: float, high: float, exponent: int) -> tuple[int, int]:
+    """Bins of `low <= 0` and `high >= 0` at width `2 ** exponent`."""
+    first = min(math.floor(math.ldexp(low, -exponent)), -1) if low < 0 else 0
+    return first, math.floor(math.ldexp(high, -exponent))

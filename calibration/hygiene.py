@@ -21,7 +21,7 @@ def check_samples(batches: Iterable[Mapping[str, np.ndarray]]) -> int:
     count = 0
     ranges: dict[str, tuple[float, float]] = {}
     for batch in batches:
-        size = len(next(iter(batch.values())))
+        size = len(next(iter(batch.values()), ()))
         for name, array in batch.items():
             if array.dtype.kind == "f" and array.size:
                 _check_finite(name, array, count)

@@ -48,7 +48,8 @@ def find(module: nn.Module, example: Example) -> list[CoupledChannels]:
         members = [member for item in group.items if (member := _member(graph, item, names)) is not None]
         if members and members[0].kind == "out":
             groups.append(CoupledChannels(root=members[0].layer, channels=len(group[0].idxs), members=tuple(members)))
-    return groups
+    order = list(names.values())
+    return sorted(groups, key=lambda group: order.index(group.root))
 
 
 def refuse(module: nn.Module, example: Example, groups: Sequence[CoupledChannels]) -> dict[str, str]:

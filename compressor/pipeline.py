@@ -118,8 +118,9 @@ class _Run:
         example = {n: torch.tensor(array) for n, array in any_inputs(self._task, 2).items()}
         where = f"task '{self._task.name}': {name} model"
 
+        self._progress.say(f"{name}: built and loaded with the task's own code")
+
         def make(folder: Path, work: Path) -> dict[str, Any]:
-            self._progress.say(f"{name}: building and loading it with the task's own code")
             set_seed(self._job.machine.seed)
             if not callable(model):
                 values.save(Graph(path=Path(model), digest=digest.of_file(Path(model))), folder)
@@ -152,9 +153,9 @@ class _Run:
             "format": _FORMAT,
         }
         value = self._values[previous]
+        self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
-            self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
             context = Context(
                 task=self._task,
                 machine=self._job.machine,
@@ -246,12 +247,12 @@ class _Run:
         }
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
-            self._progress.say("measuring original and final on the test split")
             costs = measuring.measure_final(
                 original, final, self._task, recipe.measure, recipe.limits, job.machine.threads, folder
             )
             return measuring.costs_to_json(costs)
 
+        self._progress.say("measuring original and final on the test split")
         done = self._once("measurements/final", key, make)
         shutil.copyfile(done.path / measuring.PREDICTIONS, job.out / measuring.PREDICTIONS)
         costs = measuring.costs_from_json(done.facts)

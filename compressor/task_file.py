@@ -19,6 +19,7 @@ from ..core.errors import DataError, EdgesmithError, TaskError
 from ..core.task import SPLITS, ArraySplit, Split, Task
 from .evaluation import task_metrics
 
+_PACKAGE = Path(__file__).parents[1]
 _SAMPLED = 256  # samples looked at where a split does not hold its arrays in memory
 
 
@@ -131,13 +132,15 @@ def _guarded(call: Callable[[], Any], where: str) -> Any:
         raise
     except Exception as error:  # anything may come out of a user's function
         frames = traceback.extract_tb(error.__traceback__)
-        own = [
-            frame
-            for frame in frames
-            if "edgesmith" not in Path(frame.filename).parts and not frame.filename.startswith("<")
-        ]
+        own = [frame for frame in frames if _is_users(Path(frame.filename))]
         place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
         raise TaskError(f"{where} raised {type(error).__name__}: {error}{place}") from error
+
+
+def _is_users(path: Path) -> bool:
+    """A file of the user's own: not this package, not an installed one, not generated code."""
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return path.is_file() and not installed and not path.is_relative_to(_PACKAGE)
 
 
 def run_user_code(call: Callable[[], Any], where: str) -> Any:
@@ -186,7 +189,8 @@ def _source(function: Callable[..., Any]) -> str:
     if not path.is_file():  # typed into an interpreter: the compiled code stands for the source
         code = getattr(function, "__code__", None)
         return hashlib.sha256(repr(function).encode() if code is None else code.co_code).hexdigest()
-    loaded = {Path(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)}
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    loaded = {Path(file) for file in files if file}
     beside = sorted(
         other for other in loaded if other.parent == path.parent and other.suffix == ".py" and other != path
     )

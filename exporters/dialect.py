@@ -11,7 +11,8 @@ class Dialect:
     Activations:
         `s8`              signed, zero point 0: what TensorRT takes.
         `u8`              unsigned; zero point 0 where a tensor is never negative, 128 elsewhere, scale as for `s8`:
-                          the same numbers as `s8` up to 127, and what x86 has kernels for.
+                          the same numbers as `s8` up to 127, and what x86 has kernels for. Behind a Clip from zero the
+                          scale is at most its bound / 255, else the Clip would stay and nothing be fused around it.
         `u8-asymmetric`   unsigned; scale and zero point from the tensor's own low and high.
     """
 

@@ -1,5 +1,7 @@
 """A torch module to an ONNX file with a dynamic batch axis, checked against torch before it is believed."""
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.errors import ExportError
+from ..core.errors import ArtifactError, DataError, ExportError, MeasurementError
 from ..core.files import atomic_path
 from ..core.values import Arrays, TensorSpec
 from . import onnx_file
@@ -38,8 +40,12 @@ def export(
     example = {spec.name: samples[spec.name][:2] for spec in inputs}
     with atomic_path(path) as partial:
         _write(module, example, inputs, outputs, partial)
-        _strip(partial)
-        _check(module, samples, inputs, outputs, partial)
+        try:
+            _strip(partial)
+            _check(module, samples, inputs, outputs, partial)
+        except (ArtifactError, DataError, MeasurementError) as error:  # of a file that never gets its name
+            cause = str(error).removeprefix(f"{partial}: ")
+            raise ExportError(f"the exported file cannot be used: {cause}") from error
 
 
 def _write(
@@ -49,10 +55,7 @@ def _write(
     batch = torch.export.Dim("batch")
     wrapped = _Positional(module, [spec.name for spec in inputs], outputs)
     try:
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            # The exporter warns about its own deprecated internals; nothing in it is about the model.
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        with _quiet(), torch.inference_mode(False), torch.no_grad():
             torch.onnx.export(
                 wrapped,
                 arguments,
@@ -71,6 +74,20 @@ def _write(
             f"the model cannot be exported to ONNX: {first.strip()[:300]}; "
             "replace data-dependent control flow in forward() with tensor operations, or start from an ONNX file"
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporter says on the way is about its own internals, or comes again in what it raises."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _strip(path: Path) -> None:
@@ -98,6 +115,12 @@ def _check(
     torch_session = TorchSession(module, inputs, outputs)
     onnx_session = OnnxRuntimeSession(path)
     try:
+        for spec in onnx_session.inputs:
+            if isinstance(spec.shape[0], int):
+                raise ExportError(
+                    f"the exported file takes batches of {spec.shape[0]} only: forward() fixes the batch size of input "
+                    f"'{spec.name}', as a reshape to a number does; write x.shape[0] or -1 there"
+                )
         for feed in _feeds(samples):
             expected, actual = torch_session.run(feed), onnx_session.run(feed)
             for name in outputs:

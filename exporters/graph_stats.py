@@ -53,11 +53,9 @@ def _shapes(model: onnx.ModelProto, batch: int) -> Shapes:
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     del fixed.graph.value_info[:]  # made for the dynamic batch
-    names = set()
     for value in fixed.graph.input:
         dimensions = value.type.tensor_type.shape.dim
         if dimensions and not dimensions[0].HasField("dim_value"):
-            names.add(dimensions[0].dim_param)
             dimensions[0].dim_value = batch
     for value in fixed.graph.output:
         for dimension in value.type.tensor_type.shape.dim:
@@ -76,11 +74,13 @@ def _parameters(model: onnx.ModelProto) -> int:
     quantizers = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     scales = {name for node in quantizers for name in node.input[1:]}
     biases = {node.input[0] for node in quantizers}  # an INT32 initializer is a bias only if it is dequantized
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
     return sum(
         math.prod(tensor.dims)
-        for tensor in model.graph.initializer
-        if tensor.name not in scales
-        and (
-            tensor.data_type in _WEIGHT_TYPES or (tensor.data_type == onnx.TensorProto.INT32 and tensor.name in biases)
-        )
+        for name, tensor in tensors.items()
+        if name not in scales
+        and (tensor.data_type in _WEIGHT_TYPES or (tensor.data_type == onnx.TensorProto.INT32 and name in biases))
     )

@@ -1,19 +1,22 @@
 """Reading and writing ONNX files, of which none is trusted before it has been looked at."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import numpy_helper
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
 from ..core.errors import ArtifactError
 from ..core.files import write_atomic
 from ..core.values import TensorSpec
 
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+# Where infinity cannot be meant; elsewhere it can: an attention mask is added as 0 and -infinity.
+_MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "BatchNormalization", "InstanceNormalization")
+_TOO_LARGE = "the model does not fit in one ONNX file of 2 GiB"
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -30,10 +33,7 @@ def load(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: not an ONNX file, or truncated; export it again") from error
     if not model.graph.output or model.ir_version == 0:
         raise ArtifactError(f"{path}: not an ONNX file, or truncated: it has no graph outputs; export it again")
-    for tensor in _tensors(model.graph):
-        if uses_external_data(tensor):
-            _check_external(tensor, path)
-    load_external_data_for_model(model, str(path.parent))
+    _read_external(model, path)
     _check(model, path)
     return model
 
@@ -46,8 +46,8 @@ def save(model: onnx.ModelProto, path: Path) -> None:
     """
     try:
         data = model.SerializeToString(deterministic=True)
-    except ValueError as error:  # protobuf's own limit
-        raise ArtifactError(f"{path}: the model does not fit in one ONNX file of 2 GiB: {error}") from error
+    except (EncodeError, ValueError) as error:  # protobuf's own limit: which of the two hangs on its version
+        raise ArtifactError(f"{path}: {_TOO_LARGE}: {error}") from error
     write_atomic(path, data)
 
 
@@ -58,6 +58,14 @@ def specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorS
     return inputs, tuple(_spec(value) for value in model.graph.output)
 
 
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs a node carries: the branches of an If, the body of a Loop."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
@@ -65,51 +73,103 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor in a graph: initializers, attributes of nodes, and those of subgraphs."""
-    yield from graph.initializer
-    for node in graph.node:
+def _tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every tensor of a file under the name it is read by: those of subgraphs, functions and training too."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for sparse in graph.sparse_initializer:
+        yield from _sparse_tensors(sparse.values.name, sparse)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for node in nodes:
+        name = next(iter(node.output), node.name)
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for subgraph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                yield from _tensors(subgraph)
+                yield name, attribute.t
+            yield from ((name, tensor) for tensor in attribute.tensors)
+            single = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for sparse in [*single, *attribute.sparse_tensors]:
+                yield from _sparse_tensors(name, sparse)
+        for graph in subgraphs(node):
+            yield from _graph_tensors(graph)
 
 
-def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
+def _sparse_tensors(name: str, sparse: onnx.SparseTensorProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    yield name, sparse.values
+    yield name, sparse.indices
+
+
+def _read_external(model: onnx.ModelProto, path: Path) -> None:
+    """Read weights kept beside the model, once all of them are known to lie there."""
+    external = [(name, tensor) for name, tensor in _tensors(model) if uses_external_data(tensor)]
+    folder = path.resolve().parent  # of the file itself: a link to it has no weights beside it
+    for name, tensor in external:
+        _check_external(name, tensor, folder, path)
+    for name, tensor in external:
+        try:
+            load_external_data_for_tensor(tensor, str(folder))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:  # onnx takes no links, even harmless ones
+            raise ArtifactError(f"{path}: tensor '{name}': its data cannot be read: {error}") from error
+
+
+def _check_external(name: str, tensor: onnx.TensorProto, folder: Path, path: Path) -> None:
     """Refuse weights that are not in a file beside the model, before anything is read from them."""
-    info = ExternalDataInfo(tensor)
-    folder = path.resolve().parent
-    data = (folder / info.location).resolve()
+    try:
+        info = ExternalDataInfo(tensor)
+        data = (folder / info.location).resolve()
+        needed = int(info.offset or 0) + int(info.length or 0)
+    except ValueError as error:  # a negative or unreadable number, a NUL in the name
+        raise ArtifactError(f"{path}: tensor '{name}': where its data lies cannot be read: {error}") from error
     if not info.location or Path(info.location).is_absolute() or not data.is_relative_to(folder):
         raise ArtifactError(
-            f"{path}: tensor '{tensor.name}' points outside the model's folder ('{info.location}'); "
+            f"{path}: tensor '{name}' points outside the model's folder ('{info.location}'); "
             "such a file is not opened: put its weights beside it, or export it as one file"
         )
     if not data.is_file():
-        raise ArtifactError(f"{path}: tensor '{tensor.name}': its data file '{info.location}' is missing")
-    needed = (info.offset or 0) + (info.length or 0)
+        raise ArtifactError(f"{path}: tensor '{name}': its data file '{info.location}' is missing")
     if data.stat().st_size < needed:
         raise ArtifactError(
-            f"{path}: tensor '{tensor.name}': its data file '{info.location}' holds {data.stat().st_size:,} bytes "
+            f"{path}: tensor '{name}': its data file '{info.location}' holds {data.stat().st_size:,} bytes "
             f"and {needed:,} are needed; it is truncated"
         )
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
-    for tensor in model.graph.initializer:
+    multiplied = _multiplied(model)
+    for name, tensor in _tensors(model):
         try:
             values = numpy_helper.to_array(tensor)
-        except ValueError as error:
-            raise ArtifactError(
-                f"{path}: tensor '{tensor.name}' cannot be read: {error}; the file is damaged"
-            ) from error
-        if tensor.data_type in _FLOATS and not bool(np.isfinite(values).all()):
-            raise ArtifactError(
-                f"{path}: weight '{tensor.name}' holds NaN or infinity; train or export the model again"
-            )
+        except (ValueError, TypeError, KeyError) as error:  # too few bytes, or a type that does not exist
+            raise ArtifactError(f"{path}: tensor '{name}' cannot be read: {error}; the file is damaged") from error
+        if tensor.data_type not in _FLOATS:
+            continue
+        if bool(np.isnan(values).any()) or (name in multiplied and bool(np.isinf(values).any())):
+            raise ArtifactError(f"{path}: weight '{name}' holds NaN or infinity; train or export the model again")
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise ArtifactError(f"{path}: not a valid ONNX model: {str(error).splitlines()[0]}") from error
+    except (EncodeError, ValueError) as error:
+        raise ArtifactError(f"{path}: {_TOO_LARGE}: {error}") from error
+
+
+def _multiplied(model: onnx.ModelProto) -> set[str]:
+    """What a multiplying operator reads, in any graph of the file."""
+    found: set[str] = set()
+    waiting: list[onnx.NodeProto] = [*model.graph.node, *(node for f in model.functions for node in f.node)]
+    while waiting:
+        node = waiting.pop()
+        if node.op_type in _MULTIPLYING:
+            found.update(node.input)
+        waiting += [inner for graph in subgraphs(node) for inner in graph.node]
+    return found

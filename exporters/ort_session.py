@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..core.errors import ArtifactError, DataError
+from ..core.errors import ArtifactError, DataError, MeasurementError
 from ..core.values import Arrays, TensorSpec
 
 _DTYPES: Mapping[str, str] = {
@@ -44,8 +44,7 @@ class OnnxRuntimeSession:
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class
-            first = str(error).strip().splitlines()[0]
-            raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {first}") from error
+            raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
@@ -62,11 +61,16 @@ class OnnxRuntimeSession:
 
         Raises:
             DataError: an input is missing, or has another type or shape than the file says.
+            MeasurementError: ONNX Runtime fails on it, as where the graph itself fixes a batch size.
         """
         session = self._opened()
         self._check(feed)
         names = [spec.name for spec in self._outputs]
-        return dict(zip(names, session.run(names, {spec.name: feed[spec.name] for spec in self._inputs}), strict=True))
+        try:
+            values = session.run(names, {spec.name: feed[spec.name] for spec in self._inputs})
+        except Exception as error:  # its exceptions share no base class
+            raise MeasurementError(f"{self._path}: ONNX Runtime cannot run it: {_first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
 
     def bind(self, feed: Arrays) -> Callable[[], None]:
         """A function that runs this feed with inputs and outputs bound once: what a timing loop calls."""
@@ -79,7 +83,10 @@ class OnnxRuntimeSession:
             binding.bind_output(spec.name)
 
         def run() -> None:
-            session.run_with_iobinding(binding)
+            try:
+                session.run_with_iobinding(binding)
+            except Exception as error:  # its exceptions share no base class
+                raise MeasurementError(f"{self._path}: ONNX Runtime cannot run it: {_first_line(error)}") from error
 
         return run
 
@@ -101,6 +108,10 @@ class OnnxRuntimeSession:
             if str(array.dtype) != spec.dtype or not fits:
                 wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
                 raise DataError(f"{self._path}: input '{spec.name}' must be {wanted}, got {array.dtype} {array.shape}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _spec(value: Any) -> TensorSpec:

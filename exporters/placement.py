@@ -1,10 +1,13 @@
 """Which nodes run in INT8, and which tensors get a Q/DQ pair. One pass, the same for every target."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import onnx
 from onnx import numpy_helper
+
+from .onnx_file import subgraphs
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _JOINING = ("Add", "Concat")  # every input of theirs has to be INT8
@@ -31,20 +34,22 @@ class Placement:
     weights: Mapping[str, int]  # initializer -> axis of its output channels
     source: Mapping[str, str]  # activation -> the tensor whose parameters it has (itself, or what passed through to it)
     never_negative: frozenset[str]  # activations that cannot be below zero
+    upper: Mapping[str, float]  # activation -> what a Clip from zero keeps it under
 
 
 def place(model: onnx.ModelProto) -> Placement:
     """Place INT8 on a canonical float graph.
 
-    A node is taken if all it computes on can be INT8: weights must be constants, a joining node's inputs activations.
-    The output of a node whose only reader is a Relu gets no pair: runtimes fuse the two only without one between.
+    A node is taken if all it computes on can be INT8: weights must be constants, a joining node's inputs activations;
+    what only moves, adds or averages values is taken where one of them is INT8 already. The output of a node whose only
+    reader is a Relu gets no pair of its own: runtimes fuse the two only without one between.
     """
     graph = _Graph(model)
     nodes: list[str] = []
     weights: dict[str, int] = {}
     wanted: dict[str, None] = {}
     for node in model.graph.node:
-        if not graph.can_be_int8(node, wanted):
+        if not graph.can_be_int8(node, wanted, weights):
             continue
         nodes.append(node.name)
         if node.op_type in _WEIGHTED:
@@ -53,14 +58,16 @@ def place(model: onnx.ModelProto) -> Placement:
         wanted |= dict.fromkeys([*inputs, graph.end_of(node)])
     order = [*(value.name for value in model.graph.input), *(name for node in model.graph.node for name in node.output)]
     activations = tuple(name for name in order if name in wanted)
-    source = graph.sources(wanted)
-    negative_free = graph.never_negative()
+    found = graph.sources(wanted)
+    source = {name: found.get(name, name) for name in activations}
+    negative_free, caps = graph.never_negative(), graph.caps()
     return Placement(
         nodes=tuple(nodes),
         activations=activations,
         weights=weights,
-        source={name: source.get(name, name) for name in activations},
+        source=source,
         never_negative=frozenset(name for name in activations if name in negative_free),
+        upper={name: caps[source[name]] for name in activations if source[name] in caps},
     )
 
 
@@ -73,11 +80,13 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._nodes = list(model.graph.node)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._outputs = {value.name for value in model.graph.output}
+        self._elsewhere = {value.name for value in model.graph.output}  # read by more than the graph's own nodes
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._nodes:
             for name in node.input:
                 self._readers.setdefault(name, []).append(node)
+            for graph in subgraphs(node):
+                self._elsewhere |= names_read(graph)
         self._floats = {
             value.name
             for value in [
@@ -88,40 +97,59 @@ class _Graph:
             if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         }
 
-    def can_be_int8(self, node: onnx.NodeProto, wanted: Mapping[str, None]) -> bool:
+    def can_be_int8(self, node: onnx.NodeProto, wanted: Mapping[str, None], weights: Mapping[str, int]) -> bool:
         if node.output[0] not in self._floats:
             return False
         if node.op_type in _WEIGHTED:
-            bias = node.input[2:3]
             plain = node.op_type != "Gemm" or all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
-            known = self._is_weight(node) and all(name in self.constants for name in bias)
-            return plain and known and not _attribute(node, "transA", 0)
+            # Tied weights have one axis of scales; who needs the other one stays in float.
+            same_axis = weights.get(node.input[1], _channel_axis(node)) == _channel_axis(node)
+            return plain and same_axis and not _attribute(node, "transA", 0) and self._is_constant(node)
         if node.op_type in _JOINING:
-            return all(name in self._floats and name not in self.constants for name in node.input)
-        if node.op_type in _PASSING:
-            return node.input[0] in wanted  # not worth a pair of its own
-        return node.op_type in _POOLING
+            activations = all(name in self._floats and name not in self.constants for name in node.input)
+            return activations and any(name in wanted for name in node.input)
+        return node.op_type in (*_PASSING, *_POOLING) and node.input[0] in wanted  # not worth a pair of its own
 
-    def _is_weight(self, node: onnx.NodeProto) -> bool:
-        tensor = self.constants.get(node.input[1])
-        if tensor is None or tensor.data_type != onnx.TensorProto.FLOAT:
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        """Weight and bias are float constants, and the bias has one number per output channel."""
+        weight = self.constants.get(node.input[1])
+        if weight is None or weight.data_type != onnx.TensorProto.FLOAT:
             return False
-        return len(tensor.dims) >= 3 if node.op_type == "Conv" else len(tensor.dims) == 2
+        if (len(weight.dims) < 3) if node.op_type == "Conv" else (len(weight.dims) != 2):
+            return False
+        if len(node.input) < 3 or not node.input[2]:
+            return True
+        bias = self.constants.get(node.input[2])
+        if bias is None or bias.data_type != onnx.TensorProto.FLOAT:
+            return False
+        channels = weight.dims[_channel_axis(node)]
+        return math.prod(bias.dims) == channels and tuple(bias.dims[-1:]) == (channels,)
 
     def end_of(self, node: onnx.NodeProto) -> str:
         """The tensor that carries a node's result: its output, or that of the activation fused to it."""
-        output = node.output[0]
+        output: str = node.output[0]
         readers = self._readers.get(output, [])
-        fusable = len(readers) == 1 and readers[0].op_type in _FUSED and output not in self._outputs
+        fusable = len(readers) == 1 and readers[0].op_type in _FUSED and output not in self._elsewhere
         if fusable and (node.op_type in _WEIGHTED or node.op_type == "Add") and self._clips_at_zero(readers[0]):
-            return readers[0].output[0]
+            output = readers[0].output[0]
         return output
 
     def _clips_at_zero(self, node: onnx.NodeProto) -> bool:
-        if node.op_type == "Relu":
-            return True
-        low = self.constants.get(node.input[1]) if len(node.input) > 1 else None
-        return low is not None and float(numpy_helper.to_array(low)) == 0.0
+        return node.op_type == "Relu" or self._bound(node, 1) == 0.0
+
+    def _bound(self, node: onnx.NodeProto, index: int) -> float | None:
+        """A Clip's lower (1) or upper (2) bound, where it is a constant."""
+        tensor = self.constants.get(node.input[index]) if len(node.input) > index else None
+        return None if tensor is None else float(numpy_helper.to_array(tensor).item())
+
+    def caps(self) -> dict[str, float]:
+        """Outputs of a Clip from zero, and its upper bound."""
+        found = {}
+        for node in self._nodes:
+            upper = self._bound(node, 2) if node.op_type == "Clip" and self._clips_at_zero(node) else None
+            if upper is not None and 0 < upper < math.inf:
+                found[node.output[0]] = upper
+        return found
 
     def sources(self, wanted: Mapping[str, None]) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -139,6 +167,15 @@ class _Graph:
             if through or node.op_type in _NEVER_NEGATIVE or (node.op_type == "Clip" and self._clips_at_zero(node)):
                 found.add(node.output[0])
         return found
+
+
+def names_read(graph: onnx.GraphProto) -> set[str]:
+    """Every name that the nodes and outputs of a graph read, those of graphs inside it too."""
+    found = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in graph.node:
+        for inner in subgraphs(node):
+            found |= names_read(inner)
+    return found
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

@@ -1,5 +1,6 @@
 """Float graph + QuantParams -> explicit Q/DQ, in any dialect. The only writer there is."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,10 +9,11 @@ from onnx import helper, numpy_helper
 
 from ..core.errors import QuantizationError
 from ..core.values import QuantParams
+from .canonical import unused
 from .dialect import Dialect
-from .placement import Placement, place
+from .placement import Placement, names_read, place
 
-_INT32 = 2**31 - 1
+_TINY = float(np.finfo(np.float32).tiny)  # the smallest scale that a float32 holds in full
 
 
 def weight_params(model: onnx.ModelProto, placement: Placement) -> dict[str, QuantParams]:
@@ -34,6 +36,8 @@ def weight_params(model: onnx.ModelProto, placement: Placement) -> dict[str, Qua
 def activation_params(low: float, high: float, origin: str) -> QuantParams:
     """Symmetric per-tensor parameters for values in `[low, high]`, 8 bits."""
     bound = max(abs(low), abs(high))
+    if bound == 0:  # nothing but zeros was seen, as behind a dead Relu: any scale will do
+        high = bound = 1.0
     return QuantParams(low=low, high=high, scale=np.float32(bound / 127), origin=origin)  # type: ignore[arg-type]  # 0-d
 
 
@@ -46,13 +50,22 @@ def write_qdq(model: onnx.ModelProto, params: Mapping[str, QuantParams], dialect
         dialect: how a pair is written.
 
     Raises:
-        QuantizationError: parameters are missing, a scale is not positive, a bias does not fit; names the tensor.
+        QuantizationError: parameters are missing, a scale is not positive; names the tensor.
     """
     written = onnx.ModelProto()
     written.CopyFrom(model)
     _Writer(written, place(model), params, dialect).write()
     onnx.checker.check_model(written)
     return written
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """A Q/DQ pair: whoever made the tensor writes `start`, whoever reads it reads `end`."""
+
+    start: str
+    end: str
+    nodes: tuple[onnx.NodeProto, ...]
 
 
 class _Writer:
@@ -63,105 +76,126 @@ class _Writer:
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._outputs = {value.name for value in model.graph.output}
         self._producers = {name: node.op_type for node in model.graph.node for name in node.output}
-        self._scales: dict[str, np.ndarray] = {}  # tensor -> scale as written
+        chosen = set(placement.nodes)
+        self._chosen = [node for node in model.graph.node if node.name in chosen]
+        self._weighted = [node for node in self._chosen if node.input[1:2] and node.input[1] in placement.weights]
+        self._scales: dict[str, float] = {}  # activation -> scale as written
         self._before: list[onnx.NodeProto] = []  # nodes that turn constants back into floats
+        self._taken = names_read(model.graph) | set(self._producers) | {node.name for node in model.graph.node}
 
     def write(self) -> None:
         graph = self._graph
-        pairs = {name: self._pair(name) for name in self._placement.activations if self._has_pair(name)}
-        chosen = set(self._placement.nodes)
-        nodes: list[onnx.NodeProto] = [*(n for v in graph.input for n in pairs.get(v.name, ()))]
+        read = {name for node in self._chosen for name in node.input}
+        pairs = {name: self._pair(name) for name in self._placement.activations if self._has_pair(name, read)}
+        self._quantize_constants()
+        nodes = [part for value in graph.input if value.name in pairs for part in pairs[value.name].nodes]
         for node in graph.node:
-            if node.name in chosen:
-                self._quantize_constants(node)
+            behind = [part for name in node.output if name in pairs for part in pairs[name].nodes]
             for index, name in enumerate(node.input):
-                if name in pairs and name not in self._outputs:
-                    node.input[index] = pairs[name][1].output[0]
+                node.input[index] = pairs[name].end if name in pairs else name
             for index, name in enumerate(node.output):
-                if name in pairs and name in self._outputs:
-                    node.output[index] = pairs[name][0].input[0]
-            nodes.append(node)
-            nodes += [
-                pair
-                for name in self._placement.activations
-                if name in pairs and _writes(node, pairs[name])
-                for pair in pairs[name]
-            ]
-        copied = [*self._before, *nodes]
-        replaced = [onnx.NodeProto.FromString(node.SerializeToString()) for node in copied]
+                node.output[index] = pairs[name].start if name in pairs else name
+            nodes += [node, *behind]
+        copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in [*self._before, *nodes]]
         del graph.node[:]
-        graph.node.extend(replaced)
-        used = {name for node in graph.node for name in node.input}
+        graph.node.extend(copied)
+        used = names_read(graph)
         kept = [tensor for tensor in graph.initializer if tensor.name in used]
         del graph.initializer[:]
         graph.initializer.extend(kept)
         del graph.value_info[:]
 
-    def _has_pair(self, name: str) -> bool:
-        return name not in self._outputs or self._producers.get(name) in self._dialect.pair_after_last
+    def _has_pair(self, name: str, read: set[str]) -> bool:
+        """A graph output has one where the dialect wants it, or where an INT8 node reads it as well."""
+        return name not in self._outputs or name in read or self._ends_in_pair(name)
 
-    def _pair(self, name: str) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    def _ends_in_pair(self, name: str) -> bool:
+        return name in self._outputs and self._producers.get(name) in self._dialect.pair_after_last
+
+    def _pair(self, name: str) -> _Pair:
         scale, zero = self._activation(name)
-        self._scales[name] = scale
-        self._constant(f"{name}_scale", scale)
-        self._constant(f"{name}_zero_point", zero)
-        is_output = name in self._outputs
-        start, end = (f"{name}_float", name) if is_output else (name, f"{name}_dequantized")
-        parameters = [f"{name}_scale", f"{name}_zero_point"]
-        return (
-            helper.make_node("QuantizeLinear", [start, *parameters], [f"{name}_quantized"], name=f"{name}_Q"),
-            helper.make_node("DequantizeLinear", [f"{name}_quantized", *parameters], [end], name=f"{name}_DQ"),
+        self._scales[name] = float(scale)
+        parameters = [self._constant(f"{name}_scale", scale), self._constant(f"{name}_zero_point", zero)]
+        quantized = self._unused(f"{name}_quantized")
+        if self._ends_in_pair(name):
+            start, end = self._unused(f"{name}_float"), name
+        else:
+            start, end = name, self._unused(f"{name}_dequantized")
+        return _Pair(
+            start=start,
+            end=end,
+            nodes=(
+                helper.make_node("QuantizeLinear", [start, *parameters], [quantized], name=self._unused(f"{name}_Q")),
+                helper.make_node("DequantizeLinear", [quantized, *parameters], [end], name=self._unused(f"{name}_DQ")),
+            ),
         )
 
     def _activation(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and zero point of an activation, as the dialect writes them."""
+        """Scale and zero point of an activation, as the dialect writes them; both 0-d."""
         found = self._of(self._placement.source[name])
         if self._dialect.activations == "s8":
-            return np.float32(found.scale), np.int8(0)  # type: ignore[return-value]  # 0-d
+            return np.asarray(found.scale, np.float32), np.asarray(0, np.int8)
         if self._dialect.activations == "u8":
-            return np.float32(found.scale), np.uint8(0 if name in self._placement.never_negative else 128)  # type: ignore[return-value]
-        low, high = min(found.low, 0.0), max(found.high, 0.0)
-        scale = np.float32(max(high - low, 1e-12) / 255)
-        return scale, np.uint8(np.clip(round(-low / float(scale)), 0, 255))  # type: ignore[return-value]
+            scale, zero = float(found.scale), 0 if name in self._placement.never_negative else 128
+        else:
+            low, high = min(found.low, 0.0), max(found.high, 0.0)
+            scale = max(high - low, 1e-12) / 255
+            zero = int(np.clip(round(-low / scale), 0, 255))
+        if zero == 0 and name in self._placement.upper:
+            scale = min(scale, _widest(self._placement.upper[name]))
+        return np.asarray(scale, np.float32), np.asarray(zero, np.uint8)
 
-    def _quantize_constants(self, node: onnx.NodeProto) -> None:
-        weight = next((name for name in node.input[1:2] if name in self._placement.weights), None)
-        if weight is None:
-            return
-        bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
-        scale = self._weight_scale(weight, node.input[0], bias)
-        values = numpy_helper.to_array(self._constants[weight])
-        axis = self._placement.weights[weight]
+    def _quantize_constants(self) -> None:
+        scales = self._weight_scales()
+        written = {name: self._weight(name, scale) for name, scale in scales.items()}
+        for node in self._weighted:
+            weight, data = node.input[1], node.input[0]
+            node.input[1] = written[weight]
+            if self._dialect.int32_bias and self._has_bias(node):
+                node.input[2] = self._bias(node.input[2], (scales[weight] * self._scales[data]).astype(np.float32))
+
+    def _weight_scales(self) -> dict[str, np.ndarray]:
+        """Per channel; coarser where a weight next to nothing would leave its INT32 bias no room."""
+        narrower = 127 / (2 ** (self._dialect.weight_bits - 1) - 1)
+        found: dict[str, np.ndarray] = {}
+        for node in self._weighted:
+            name, data = node.input[1], node.input[0]
+            scale = found.get(name, np.asarray(self._of(name).scale, np.float64) * narrower)
+            if self._dialect.int32_bias and self._has_bias(node):
+                least = np.maximum(np.abs(self._values(node.input[2])).reshape(-1) / 2**30, _TINY)
+                scale = np.maximum(scale, least / self._scales[data])
+            found[name] = scale
+        return {name: scale.astype(np.float32) for name, scale in found.items()}
+
+    def _weight(self, name: str, scale: np.ndarray) -> str:
+        """Written once, however many nodes read it."""
+        values, axis = self._values(name), self._placement.weights[name]
         limit = 2 ** (self._dialect.weight_bits - 1) - 1
         shape = [-1 if index == axis else 1 for index in range(values.ndim)]
         integers = np.clip(np.rint(values / scale.reshape(shape)), -limit, limit).astype(np.int8)
-        node.input[1] = self._dequantized(f"{node.name}_weight", integers, scale, np.zeros(scale.shape, np.int8), axis)
-        if bias is not None and self._dialect.int32_bias:
-            bias_scale = (scale * self._scales[node.input[0]]).astype(np.float32)
-            numbers = np.rint(numpy_helper.to_array(self._constants[bias]) / bias_scale.astype(np.float64))
-            if not bool((np.abs(numbers) <= _INT32).all()):
-                raise QuantizationError(
-                    f"layer '{node.name}': its bias does not fit in 32 bits at scale {bias_scale.min():.3g}"
-                )
-            zero = np.zeros(bias_scale.shape, np.int32)
-            node.input[2] = self._dequantized(f"{node.name}_bias", numbers.astype(np.int32), bias_scale, zero, 0)
+        return self._dequantized(name, integers, scale, axis)
 
-    def _weight_scale(self, weight: str, data: str, bias: str | None) -> np.ndarray:
-        """Per channel; coarser where a weight next to nothing would leave its INT32 bias no room."""
-        scale: np.ndarray = (
-            np.asarray(self._of(weight).scale, np.float64) * 127 / (2 ** (self._dialect.weight_bits - 1) - 1)
-        )
-        if bias is not None and self._dialect.int32_bias:
-            values = np.abs(numpy_helper.to_array(self._constants[bias]).astype(np.float64))
-            scale = np.maximum(scale, values / (float(self._scales[data]) * 2**30))
-        return scale.astype(np.float32)
+    def _bias(self, name: str, scale: np.ndarray) -> str:
+        """Written for every node, as its scale is that of the node's products."""
+        integers = np.rint(self._values(name).reshape(-1) / scale).astype(np.int32)  # fits: see `_weight_scales`
+        return self._dequantized(name, integers, scale, 0)
 
-    def _dequantized(self, name: str, integers: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int) -> str:
-        for suffix, array in (("quantized", integers), ("scale", scale), ("zero_point", zero)):
-            self._constant(f"{name}_{suffix}", array)
-        inputs = [f"{name}_{suffix}" for suffix in ("quantized", "scale", "zero_point")]
-        self._before.append(helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}_DQ", axis=axis))
-        return name
+    def _dequantized(self, name: str, integers: np.ndarray, scale: np.ndarray, axis: int) -> str:
+        inputs = [
+            self._constant(f"{name}_quantized", integers),
+            self._constant(f"{name}_scale", scale),
+            self._constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
+        ]
+        output = self._unused(f"{name}_dequantized")
+        node = helper.make_node("DequantizeLinear", inputs, [output], name=self._unused(f"{name}_DQ"), axis=axis)
+        self._before.append(node)
+        return output
+
+    def _has_bias(self, node: onnx.NodeProto) -> bool:
+        return len(node.input) > 2 and bool(node.input[2])
+
+    def _values(self, name: str) -> np.ndarray:
+        return numpy_helper.to_array(self._constants[name]).astype(np.float64)
 
     def _of(self, name: str) -> QuantParams:
         if name not in self._params:
@@ -169,11 +203,23 @@ class _Writer:
         found = self._params[name]
         if not bool(np.all(np.isfinite(found.scale)) and np.all(np.asarray(found.scale) > 0)):
             raise QuantizationError(f"tensor '{name}': its scale must be positive and finite, got {found.scale}")
+        if not (np.isfinite(found.low) and np.isfinite(found.high)):
+            raise QuantizationError(f"tensor '{name}': its range must be finite, got {found.low} to {found.high}")
         return found
 
-    def _constant(self, name: str, array: np.ndarray) -> None:
-        self._graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    def _constant(self, name: str, array: np.ndarray) -> str:
+        name = self._unused(name)
+        self._graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def _unused(self, name: str) -> str:
+        return unused(name, self._taken)
 
 
-def _writes(node: onnx.NodeProto, pair: tuple[onnx.NodeProto, onnx.NodeProto]) -> bool:
-    return pair[0].input[0] in node.output
+def _widest(upper: float) -> float:
+    """The scale at which 255 steps from zero just do not pass `upper`.
+
+    ONNX Runtime drops a Clip, and so fuses what stands before it, only where the integers end at or below its bound.
+    """
+    scale = np.float32(upper / 255)
+    return float(scale if np.float32(255) * scale <= upper else np.nextafter(scale, np.float32(0)))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..core.errors import MeasurementError
+from ..core.errors import ArtifactError, MeasurementError
 from ..core.values import Artifact, QuantParams, Session
 from . import onnx_file
 from .artifact_file import write_artifact
@@ -43,8 +43,14 @@ class TensorRT:
 
     def lint(self, path: Path) -> tuple[str, ...]:
         """Everything TensorRT's parser rejects, and unsigned types, which it takes with a warning and clips at 127."""
-        model = onnx_file.load(path)
+        try:
+            model = onnx_file.load(path)
+        except ArtifactError as error:
+            return (str(error),)
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         return tuple(problem for node in model.graph.node for problem in _problems(node, constants))
 
     def open(self, artifact: Artifact, threads: int) -> Session:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core.errors import TaskError
+from ..core.errors import DataError, TaskError
 from ..core.values import Arrays, TensorSpec
 
 Tensors = Mapping[str, torch.Tensor]
@@ -28,6 +28,10 @@ def forward(module: nn.Module, inputs: Tensors, outputs: Sequence[str]) -> dict[
         missing = [name for name in outputs if name not in result]
         if missing:
             raise TaskError(f"the model returns {sorted(map(str, result))}, but the task's outputs also name {missing}")
+        for name in outputs:
+            if not isinstance(result[name], torch.Tensor):
+                kind = type(result[name]).__name__
+                raise TaskError(f"the model returns a {kind} as its output '{name}'; an output is a tensor")
         return {name: result[name] for name in outputs}
     tensors = list(result) if isinstance(result, (tuple, list)) else [result]
     if len(tensors) != len(outputs) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
@@ -63,6 +67,15 @@ class TorchSession:
         return tuple(TensorSpec(name=name, dtype="float32", shape=("batch",)) for name in self._names)
 
     def run(self, feed: Arrays) -> dict[str, np.ndarray]:
+        """See `core.values.Session`.
+
+        Raises:
+            DataError: an input is missing.
+            TaskError: see `forward`.
+        """
+        for spec in self._inputs:
+            if spec.name not in feed:
+                raise DataError(f"the model's input '{spec.name}' is missing; given: {', '.join(feed) or 'nothing'}")
         ordered = {spec.name: feed[spec.name] for spec in self._inputs}
         with torch.inference_mode():
             results = forward(self._module, to_tensors(ordered, self._device), self._names)

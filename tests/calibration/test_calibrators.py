@@ -1,0 +1,152 @@
+"""Calibrators against optima found another way: brute force on the samples, closed forms, numpy, the pseudo-code."""
+
+import math
+
+import numpy as np
+import pytest
+
+from edgesmith.calibration.calibrators import CALIBRATORS, entropy, min_max, mse, percentile
+from edgesmith.calibration.histogram import Histogram
+from edgesmith.core.errors import DataError
+
+N = 200_000
+
+
+def samples(name: str) -> np.ndarray:
+    """Float32, as activations are; seeded."""
+    rng = np.random.default_rng(0)
+    drawn = {
+        "gauss": lambda: rng.standard_normal(N),
+        "laplace": lambda: rng.laplace(size=N),
+        "uniform": lambda: rng.uniform(-1, 1, N),
+        "relu": lambda: np.maximum(rng.standard_normal(N), 0),
+        "relu-laplace": lambda: np.maximum(rng.laplace(size=N), 0),
+        "shifted": lambda: 2 + 0.3 * rng.standard_normal(N),
+        "outlier": lambda: np.append(rng.standard_normal(N), 100.0),
+    }
+    return drawn[name]().astype(np.float32)
+
+
+def observed(values: np.ndarray) -> Histogram:
+    found = Histogram()
+    for batch in np.array_split(values, 7):
+        found.update(batch)
+    return found
+
+
+def squared_error(values: np.ndarray, low: float, high: float, bits: int, symmetric: bool) -> float:
+    """Mean squared error of really quantizing the samples."""
+    if symmetric:
+        top = 2 ** (bits - 1) - 1
+        scale = max(-low, high) / top
+        back = np.clip(np.rint(values / scale), -top, top) * scale
+    else:
+        scale = (high - low) / (2**bits - 1)
+        zero = np.rint(-low / scale)
+        back = (np.clip(np.rint(values / scale) + zero, 0, 2**bits - 1) - zero) * scale
+    return float(np.mean((values - back) ** 2))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("name", ["gauss", "laplace", "uniform", "relu", "relu-laplace", "shifted", "outlier"])
+def test_mse_is_the_best_symmetric_clip_there_is(name: str, bits: int) -> None:
+    values = samples(name)
+    bounds = np.abs(values).max() * np.geomspace(1, 1 / 128, 100)
+    sides = -1.0 if values.min() < 0 else 0.0
+    best = min(squared_error(values, sides * bound, bound, bits, True) for bound in bounds)
+    assert squared_error(values, *mse(observed(values), bits, True), bits, True) <= 1.02 * best
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("name", ["gauss", "laplace", "relu", "shifted"])
+def test_mse_is_the_best_asymmetric_clip_there_is(name: str, bits: int) -> None:
+    values = samples(name)
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    shares = np.geomspace(1, 1 / 16, 16)
+    pairs = {(low * one, high * other) for one in shares for other in shares}
+    best = min(squared_error(values, *pair, bits, False) for pair in pairs)
+    assert squared_error(values, *mse(observed(values), bits, False), bits, False) <= 1.02 * best
+
+
+# The clip `a` with the least 2 E[(x - a)^2; x > a] + (a / q)^2 / 12, q = 2^(bits - 1) - 1 steps per side: clipping and
+# rounding of Banner et al. 2019, section 3.1. Where its derivative is zero is checked here, in units of the scale.
+@pytest.mark.parametrize(
+    ("name", "bits", "clip"), [("laplace", 8, 9.877), ("laplace", 4, 4.806), ("gauss", 8, 3.921), ("gauss", 4, 2.481)]
+)
+def test_mse_finds_the_published_optima(name: str, bits: int, clip: float) -> None:
+    beyond = {
+        "laplace": math.exp(-clip) / 2,  # E[x - a; x > a]
+        "gauss": math.exp(-(clip**2) / 2) / math.sqrt(2 * math.pi) - clip * math.erfc(clip / math.sqrt(2)) / 2,
+    }
+    assert 4 * beyond[name] == pytest.approx(clip / (6 * (2 ** (bits - 1) - 1) ** 2), rel=0.01)
+    low, high = mse(observed(samples(name)), bits, True)
+    assert low == -high
+    assert high == pytest.approx(clip, rel=0.04)  # candidates are 3.5 % apart
+
+
+def test_an_outlier_on_one_side_does_not_move_the_other() -> None:
+    values = samples("outlier")
+    low, high = mse(observed(values), 4, False)
+    assert (low, high) == (pytest.approx(-2.5, abs=0.4), pytest.approx(2.7, abs=0.4))
+    assert squared_error(values, low, high, 4, False) < 0.5 * squared_error(values, -4.997, 100.0, 4, False)
+
+
+@pytest.mark.parametrize("name", ["gauss", "laplace", "relu", "shifted", "outlier"])
+def test_percentile_is_numpys_within_a_bin(name: str) -> None:
+    values = samples(name)[-199_990:]  # so that no percentile falls on a whole rank, where rounding would decide
+    histogram = observed(values)
+    width = float(histogram.edges[1] - histogram.edges[0])
+    _, bound = percentile(histogram, 8, True)
+    assert bound == pytest.approx(np.percentile(np.abs(values), 99.99, method="inverted_cdf"), abs=width)
+    low, high = percentile(histogram, 8, False)
+    tails = np.percentile(values, [0.005, 99.995], method="inverted_cdf")
+    assert (low, high) == (pytest.approx(min(tails[0], 0.0), abs=width), pytest.approx(tails[1], abs=width))
+
+
+@pytest.mark.parametrize("name", ["gauss", "relu", "shifted"])
+def test_min_max_is_exact(name: str) -> None:
+    values = samples(name)
+    low, high = float(values.min()), float(values.max())
+    assert min_max(observed(values), 8, False) == (min(low, 0.0), high)
+    bound = max(-low, high)
+    assert min_max(observed(values), 8, True) == (-bound if low < 0 else 0.0, bound)
+
+
+def divergence_as_published(counts: np.ndarray, size: int, levels: int = 128) -> float:
+    """The pseudo-code of Migacz (GTC 2017, "8-bit inference with TensorRT", slides 38-39), for the first `size` bins."""
+    reference = counts[:size].astype(float)
+    reference[-1] += counts[size:].sum()
+    expanded = np.zeros(size)
+    for chunk in np.array_split(np.arange(size), levels):
+        filled = chunk[counts[chunk] > 0]
+        expanded[filled] = counts[chunk].sum() / max(len(filled), 1)
+    p, q = reference / reference.sum(), expanded / expanded.sum()
+    mask = p > 0
+    return float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-12))).sum())
+
+
+@pytest.mark.parametrize("name", ["gauss", "laplace", "relu", "relu-laplace", "outlier"])
+def test_entropy_loses_no_more_information_than_the_published_search(name: str) -> None:
+    histogram = observed(samples(name))
+    zero = int(np.searchsorted(histogram.edges, 0.0))
+    positive, negative = histogram.counts[zero:].copy(), histogram.counts[:zero][::-1]
+    size = max(len(positive), len(negative))
+    counts = np.pad(positive, (0, size - len(positive))) + np.pad(negative, (0, size - len(negative)))
+    counts[0] = counts[1]
+    best = min(divergence_as_published(counts, i) for i in range(128, size + 1, 16))
+    width = float(histogram.edges[1] - histogram.edges[0])
+    chosen = int(entropy(histogram, 8, True)[1] / width + 0.5)
+    assert divergence_as_published(counts, chosen) <= 1.05 * best + 1e-5
+
+
+def test_entropy_keeps_a_uniform_range_and_clips_an_outlier() -> None:
+    assert entropy(observed(samples("uniform")), 8, True)[1] > 0.99
+    assert 3.0 < entropy(observed(samples("outlier")), 8, True)[1] < 6.0
+    assert 3.0 < entropy(observed(samples("outlier")), 8, False)[1] < 6.0
+
+
+@pytest.mark.parametrize("name", sorted(CALIBRATORS))
+def test_a_histogram_that_saw_nothing_gives_no_range(name: str) -> None:
+    for symmetric in (True, False):
+        with pytest.raises(DataError, match=r"^saw no values; no range can be found$"):
+            CALIBRATORS[name](Histogram(), 8, symmetric)

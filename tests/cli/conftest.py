@@ -1,0 +1,132 @@
+"""A task small enough to run a whole recipe in seconds: digits, a narrow network, a short training."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TASK = """
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import edgesmith
+
+images, labels = load_digits(return_X_y=True)
+images = (images.reshape(-1, 1, 8, 8) / 16).astype(np.float32)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 32, 3, 2, padding=1)
+        self.norm2 = nn.BatchNorm2d(32)
+        self.conv3 = nn.Conv2d(32, 32, 3, padding=1)
+        self.norm3 = nn.BatchNorm2d(32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.norm1(self.conv1(x)).relu()
+        x = self.norm2(self.conv2(x)).relu()
+        x = (self.norm3(self.conv3(x)) + x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def load(model):
+    with open("trained.log", "a") as log:
+        log.write("once\\n")
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    x, y = torch.tensor(images[:1000]), torch.tensor(labels[:1000])
+    model.train()
+    for step in range(60):
+        chosen = torch.arange(step * 64, step * 64 + 64) % 1000
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[chosen]), y[chosen]).backward()
+        optimizer.step()
+
+
+def part(start, stop):
+    return edgesmith.ArraySplit({"image": images[start:stop]}, labels[start:stop])
+
+
+def task():
+    return edgesmith.Task(
+        name="small",
+        model=Net,
+        load_weights=load,
+        train=part(0, 1000),
+        validation=part(1000, 1300),
+        test=part(1300, 1797),
+        outputs=("logits",),
+    )
+"""
+
+RECIPE = """
+task = "task.py"
+targets = ["onnxruntime-cpu", "tensorrt"]
+
+[[stages]]
+use = "prune"
+macs_ratio = 0.6
+
+[[stages]]
+use = "distill"
+epochs = 3
+
+[[stages]]
+use = "export"
+
+[[stages]]
+use = "quantize"
+samples = 128
+
+[measure]
+batch_sizes = [1, 8]
+seconds = 0.2
+
+[limits]
+drop = 0.05
+file_ratio = 0.9
+"""
+
+
+def write_project(folder: Path) -> None:
+    """Task and recipe."""
+    folder.mkdir()
+    (folder / "task.py").write_text(TASK)
+    (folder / "recipe.toml").write_text(RECIPE)
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose recipe was run, once for all tests."""
+    folder = tmp_path_factory.mktemp("finished") / "my project"
+    write_project(folder)
+    command = [sys.executable, "-m", "edgesmith", "compress", "recipe.toml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    (folder / "stdout.txt").write_text(done.stdout)
+    (folder / "stderr.txt").write_text(done.stderr)
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it to change, which is the current folder."""
+    folder = tmp_path / "my project"
+    shutil.copytree(finished_once, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a task and a recipe, which is the current one; its name has a space."""
+    folder = tmp_path / "my project"
+    write_project(folder)
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,183 @@
+"""`edgesmith compress` as a user runs it: what it leaves, what it says, and what a kill or a change does to it."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgesmith
+from edgesmith.benches.report import to_json
+from edgesmith.cli import main
+from edgesmith.core.errors import ExitCode
+
+COMMAND = [sys.executable, "-W", "error::UserWarning", "-m", "edgesmith", "compress", "recipe.toml"]
+
+
+def compress(*options: str, code: int = ExitCode.PASS) -> dict[str, Any]:
+    assert main(["compress", "recipe.toml", *options]) == code
+    report: dict[str, Any] = json.loads(Path("runs/small/report.json").read_text())
+    return report
+
+
+def digests(report: dict[str, Any]) -> list[str]:
+    return [stage["digest"] for stage in report["stages"]]
+
+
+def result() -> dict[str, Any]:
+    """The report of the finished run."""
+    report: dict[str, Any] = json.loads(Path("runs/small/report.json").read_text())
+    return report
+
+
+def stage_times() -> dict[str, int]:
+    return {path.name: (path / "done.json").stat().st_mtime_ns for path in Path("runs/small/stages").iterdir()}
+
+
+def test_the_report(finished: Path) -> None:
+    report = result()
+    assert report["schema"] == "edgesmith.report/1"
+    assert report["target"] == "onnxruntime-cpu"
+    assert report["verdict"] == "pass"
+    assert [limit["name"] for limit in report["limits"]] == ["drop", "file_ratio"]
+    assert [(stage["id"], stage["name"]) for stage in report["stages"]] == [
+        ("original", "original"), ("prune", "prune"), ("distill", "distill"), ("export", "export"), ("quantize", "quantize"),
+    ]  # fmt: skip
+    original, final = report["original"], report["final"]
+    assert original["accuracy"] == original["metrics"]["accuracy"]["value"] > 0.8
+    assert final["macs"] <= 0.6 * original["macs"]
+    assert final["file_bytes"] < 0.6 * original["file_bytes"]
+    assert final["peak_memory_bytes"] > 0
+    assert final["latency_ms"]["p50"] <= final["latency_ms"]["p90"] <= final["latency_ms"]["p99"]
+    assert report["speedup"]["low"] <= report["speedup"]["median"] <= report["speedup"]["high"]
+    assert [entry["batch"] for entry in report["latency"]] == [1, 8]
+    measured, unmeasured = report["artifacts"]
+    assert (measured["target"], measured["measured"]) == ("onnxruntime-cpu", True)
+    assert (unmeasured["target"], unmeasured["measured"], unmeasured["dialect"]) == ("tensorrt", False, "s8-symmetric")
+    assert unmeasured["reason"] == "no CUDA device"
+    for artifact in report["artifacts"]:
+        assert (Path("runs/small") / artifact["path"]).stat().st_size == artifact["file_bytes"]
+
+
+def test_the_run_directory(finished: Path, finished_once: Path) -> None:
+    run, final = Path("runs/small"), result()["final"]
+    with np.load(run / "predictions.npz", allow_pickle=False) as predictions:
+        assert predictions["final/logits"].shape == predictions["original/logits"].shape == (497, 10)
+        right = predictions["final/logits"].argmax(1) == predictions["labels"]
+    assert final["accuracy"] == pytest.approx(right.mean())
+    html = (run / "report.html").read_text()
+    assert "http" not in html.replace("http://www.w3.org", "")
+    assert tomllib.loads((run / "recipe.toml").read_text())["stages"][0]["importance"] == "magnitude-l2"
+    assert "verdict: pass" in (run / "log.txt").read_text()
+    assert not list(run.rglob(".partial-*"))
+    for path in run.rglob("*.onnx"):
+        assert str(finished_once.parent).encode() not in path.read_bytes(), "a path of this machine in an artefact"
+
+
+def test_a_pipe_gets_plain_text(finished: Path) -> None:
+    out, progress = Path("stdout.txt").read_text(), Path("stderr.txt").read_text()
+    assert "\x1b" not in out + progress
+    assert [line.split()[0] for line in progress.splitlines() if not line.startswith(" ")] == [
+        "original:", "prune", "distill", "export", "quantize", "measuring",
+    ]  # fmt: skip
+    assert "VERDICT: pass" in out
+    assert "report: runs/small/report.html" in out
+
+
+def test_a_second_run_does_nothing_again(finished: Path) -> None:
+    first, times = result(), stage_times()
+    assert compress() == first
+    assert stage_times() == times
+    assert (finished / "trained.log").read_text() == "once\n"
+
+
+def test_json_on_standard_output_and_nothing_else(finished: Path) -> None:
+    done = subprocess.run([*COMMAND, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["verdict"] == "pass"
+    assert done.stderr == ""
+
+
+def test_a_changed_recipe_redoes_from_the_first_changed_stage(finished: Path) -> None:
+    before, times = result(), stage_times()
+    after = compress("--set", "quantize.calibrator=min-max")
+    now = stage_times()
+    assert [name for name in sorted(now) if now[name] != times[name]] == ["04-quantize"]
+    assert digests(after)[:4] == digests(before)[:4]
+    assert digests(after)[4] != digests(before)[4]
+    compress("--set", "quantize.calibrator=min-max", "--set", "limits.drop=0.06")
+    assert stage_times() == now  # limits change no model
+
+
+def test_python_gives_the_same_result(finished: Path) -> None:
+    by_command, times = result(), stage_times()
+    by_python = edgesmith.compress(None, "recipe.toml", out="runs/small")
+    assert json.loads(to_json(by_python)) == by_command
+    assert stage_times() == times  # the same keys: what the command finished is what Python asks for
+
+
+def test_a_limit_missed_and_one_that_cannot_be_proven(finished: Path) -> None:
+    assert compress("--set", "limits.file_ratio=0.01", code=ExitCode.LIMIT_MISSED)["verdict"] == "fail"
+    report = compress("--set", "limits.drop=0.0001", code=ExitCode.UNPROVEN)
+    assert report["verdict"] == "unproven"
+    assert report["limits"][0]["status"] == "unproven"
+    assert "test samples" in report["limits"][0]["note"]
+
+
+def test_a_target_that_is_not_here_is_unproven(finished: Path) -> None:
+    recipe = finished / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('["onnxruntime-cpu", "tensorrt"]', '["tensorrt"]'))
+    report = compress("--set", "prune.round_to=8", code=ExitCode.UNPROVEN)
+    drop, size = report["limits"]
+    assert (drop["status"], drop["note"]) == ("unproven", "not measured: no CUDA device")
+    assert size["status"] == "pass"
+    assert report["speedup"] is None
+    assert report["stages"][-1]["latency_ms"] is None
+
+
+def test_a_dry_run_plans_and_does_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", "recipe.toml", "--dry-run"]) == ExitCode.PASS
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "task 'small', judged on onnxruntime-cpu, results in runs/small"
+    assert [line.split()[1] for line in lines[1:-1]] == ["prune", "distill", "export", "quantize", "measure"]
+    assert lines[-1].endswith("nothing was done")
+    assert not (project / "runs").exists()
+    assert main(["compress", "recipe.toml", "--dry-run", "--json"]) == ExitCode.PASS
+    assert [step["id"] for step in json.loads(capsys.readouterr().out)["steps"]][-1] == "measure"
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_ctrl_c_is_survived(project: Path) -> None:
+    with subprocess.Popen(COMMAND, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
+        assert first.stderr is not None
+        first.stderr.readline()  # it has the directory now
+        second = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+        first.send_signal(signal.SIGINT)
+        rest = first.stderr.read()
+    assert second.returncode == ExitCode.USAGE
+    assert second.stderr.strip() == (
+        "RunDirectoryError: runs/small: another run is writing here; wait for it, or choose another directory with --out"
+    )
+    assert first.returncode == ExitCode.INTERRUPTED
+    assert rest.strip().splitlines()[-1] == "interrupted; the same command goes on where it stopped"
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_like_one_never_killed(project: Path, finished_once: Path) -> None:
+    """SIGKILL at random moments, each a little later: the same stages, digest for digest."""
+    moments = random.Random(0)
+    for attempt in range(4):
+        with subprocess.Popen([*COMMAND, "--json"], stdout=subprocess.DEVNULL) as run:
+            try:
+                run.wait(timeout=3.0 + 3.0 * attempt + 3.0 * moments.random())
+            except subprocess.TimeoutExpired:
+                run.kill()
+    report = compress()
+    whole = json.loads((finished_once / "runs" / "small" / "report.json").read_text())
+    assert digests(report) == digests(whole)
+    assert report["final"]["accuracy"] == whole["final"]["accuracy"]
+    assert not list(Path("runs").rglob(".partial-*"))
