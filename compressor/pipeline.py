@@ -18,6 +18,7 @@ from ..core.files import storage_errors, write_atomic
 from ..core.ledger import Ledger, LedgerEntry
 from ..core.task import Task
 from ..core.values import Artifact
+from ..exporters import onnx_file
 from ..exporters.targets import TARGETS
 from . import artifacts, measuring, task_file, values
 from .candidate import Candidate, check_finite, state_of
@@ -123,7 +124,8 @@ class _Run:
         def make(folder: Path, work: Path) -> dict[str, Any]:
             set_seed(self._job.machine.seed)
             if not callable(model):
-                values.save(Graph(path=Path(model), digest=digest.of_file(Path(model))), folder)
+                onnx_file.save(onnx_file.load(Path(model)), work / "model.onnx")  # one file, its weights inside
+                values.save(Graph(path=work / "model.onnx", digest=""), folder)
                 return {}
             module = task_file.run_user_code(model, where)
             if load_weights is not None:

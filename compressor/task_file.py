@@ -17,6 +17,7 @@ from ..benches.accuracy import labels_of
 from ..core import digest
 from ..core.errors import DataError, EdgesmithError, TaskError
 from ..core.task import SPLITS, ArraySplit, Split, Task
+from ..exporters import onnx_file
 from .evaluation import task_metrics
 
 _PACKAGE = Path(__file__).parents[1]
@@ -170,7 +171,9 @@ def _split_identity(split: Split) -> str:
 
 
 def _model_identity(model: Any) -> str:
-    return digest.of_file(Path(model)) if isinstance(model, (str, Path)) else _source(model)
+    if isinstance(model, (str, Path)):
+        return digest.of_bytes(onnx_file.load(Path(model)).SerializeToString(deterministic=True))
+    return _source(model)
 
 
 def _name(choice: Any) -> str:

@@ -91,6 +91,18 @@ def test_an_outlier_on_one_side_does_not_move_the_other() -> None:
     assert squared_error(values, low, high, 4, False) < 0.5 * squared_error(values, -4.997, 100.0, 4, False)
 
 
+def test_mse_knows_of_rounding_inside_bins_that_are_wider_than_a_step() -> None:
+    histogram, values, outlier = Histogram(), samples("gauss"), 400.0
+    for _ in range(50):
+        histogram.update(values)
+    histogram.update(np.array([outlier]))
+    # No Gaussian value reaches this far, so that rounding a / (6 q^2) stands against 2 (outlier - a) / n alone.
+    share = 12 * 127**2 / histogram.count
+    clip = outlier * share / (1 + share)
+    assert float(histogram.edges[1] - histogram.edges[0]) > clip / 127  # no bin shows its rounding
+    assert mse(histogram, 8, True)[1] == pytest.approx(clip, rel=0.04)
+
+
 @pytest.mark.parametrize("name", ["gauss", "laplace", "relu", "shifted", "outlier"])
 def test_percentile_is_numpys_within_a_bin(name: str) -> None:
     values = samples(name)[-199_990:]  # so that no percentile falls on a whole rank, where rounding would decide
@@ -112,7 +124,7 @@ def test_min_max_is_exact(name: str) -> None:
     assert min_max(observed(values), 8, True) == (-bound if low < 0 else 0.0, bound)
 
 
-def divergence_as_published(counts: np.ndarray, size: int, levels: int = 128) -> float:
+def divergence_as_published(counts: np.ndarray, size: int, levels: int) -> float:
     """The pseudo-code of Migacz (GTC 2017, "8-bit inference with TensorRT", slides 38-39), for the first `size` bins."""
     reference = counts[:size].astype(float)
     reference[-1] += counts[size:].sum()
@@ -125,18 +137,24 @@ def divergence_as_published(counts: np.ndarray, size: int, levels: int = 128) ->
     return float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-12))).sum())
 
 
-@pytest.mark.parametrize("name", ["gauss", "laplace", "relu", "relu-laplace", "outlier"])
-def test_entropy_loses_no_more_information_than_the_published_search(name: str) -> None:
+# Asymmetric where nothing is negative: the same search with twice the levels.
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("name", "symmetric"),
+    [*((name, True) for name in ("gauss", "laplace", "relu", "relu-laplace", "outlier")), ("relu-laplace", False)],
+)
+def test_entropy_loses_no_more_information_than_the_published_search(name: str, symmetric: bool, bits: int) -> None:
     histogram = observed(samples(name))
     zero = int(np.searchsorted(histogram.edges, 0.0))
     positive, negative = histogram.counts[zero:].copy(), histogram.counts[:zero][::-1]
     size = max(len(positive), len(negative))
     counts = np.pad(positive, (0, size - len(positive))) + np.pad(negative, (0, size - len(negative)))
     counts[0] = counts[1]
-    best = min(divergence_as_published(counts, i) for i in range(128, size + 1, 16))
+    levels = 2 ** (bits - 1) if symmetric else 2**bits
+    best = min(divergence_as_published(counts, i, levels) for i in range(256, size + 1, 16))
     width = float(histogram.edges[1] - histogram.edges[0])
-    chosen = int(entropy(histogram, 8, True)[1] / width + 0.5)
-    assert divergence_as_published(counts, chosen) <= 1.05 * best + 1e-5
+    chosen = int(entropy(histogram, bits, symmetric)[1] / width + 0.5)
+    assert divergence_as_published(counts, chosen, levels) <= 1.15 * best + 1e-5  # fewer, wider-spaced candidates
 
 
 def test_entropy_keeps_a_uniform_range_and_clips_an_outlier() -> None:

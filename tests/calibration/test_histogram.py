@@ -98,6 +98,16 @@ def test_a_channel_that_is_zero_for_a_while_leaves_the_bins_alone() -> None:
     assert with_zeros.counts[at_zero] - seen(values).counts[at_zero] == 1000
 
 
+def test_merging_a_coarser_histogram_takes_its_width() -> None:
+    values = np.random.default_rng(3).uniform(-1, 1, 1000)
+    for into in (Histogram(4096), seen(values)):
+        before = into.count
+        into.merge(seen(values, limit=16))
+        assert float(np.diff(into.edges)[0]) == 0.125
+        assert (into.count, len(into.counts)) == (before + 1000, 16)
+        np.testing.assert_array_equal(into.counts, np.histogram(values, into.edges)[0] * (1 + before // 1000))
+
+
 def test_zeros_alone_and_nothing_at_all() -> None:
     zeros = seen(np.zeros((4, 3)))
     assert (zeros.low, zeros.high, zeros.count, zeros.counts.tolist()) == (0.0, 0.0, 12, [12])

@@ -45,7 +45,9 @@ def test_channel_ratio_counts_channels(original: Candidate, context: Context) ->
 def test_every_importance_and_allocation_gives_an_aligned_working_network(
     importance: str, allocation: str, original: Candidate, context: Context, accuracy: Callable[[Candidate], float]
 ) -> None:
-    pruned = Prune(id="p", macs_ratio=0.7, importance=importance, allocation=allocation, round_to=4).run(original, context)
+    pruned = Prune(id="p", macs_ratio=0.7, importance=importance, allocation=allocation, round_to=4).run(
+        original, context
+    )
     module = pruned.module()
     assert all(layer.out_channels % 4 == 0 for layer in module.modules() if isinstance(layer, nn.Conv2d))
     assert size(pruned).macs <= 0.7 * size(original).macs

@@ -12,6 +12,7 @@ from torch import nn
 from edgesmith.compressor import training
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.distill import Distill
+from edgesmith.compressor.export import Export
 from edgesmith.compressor.finetune import Finetune
 from edgesmith.compressor.prune import Prune
 from edgesmith.compressor.stage import Context
@@ -128,7 +129,9 @@ def test_patience_stops_early(original: Candidate, context: Context) -> None:
 
 
 def test_a_diverged_loss_is_an_error(original: Candidate, context: Context) -> None:
-    task = dataclasses.replace(context.task, augment=lambda inputs, generator: {"image": inputs["image"] * float("nan")})
+    task = dataclasses.replace(
+        context.task, augment=lambda inputs, generator: {"image": inputs["image"] * float("nan")}
+    )
     changed = dataclasses.replace(context, task=task)
     with pytest.raises(
         TrainingError, match=r"stages\[0\] 'stage': the loss became (nan|inf) at epoch 1, step \d+; lower learning_rate"
@@ -160,6 +163,57 @@ def test_labelled_samples_come_first() -> None:
     assert labels is not None
     assert labels.tolist() == [1, 3]
     assert labelled == 2
+
+
+def test_an_onnx_file_teaches(pruned: Candidate, original: Candidate, context: Context) -> None:
+    """A teacher that is only a file gives the same lesson as the module it was exported from."""
+    graph = Export(id="e").run(original, context)
+    by_module = Distill(**FAST).run(pruned, dataclasses.replace(context, work=fresh(context, "module")))
+    changed = dataclasses.replace(context, work=fresh(context, "file"), named=lambda name: graph)
+    by_file = Distill(**FAST).run(pruned, changed)
+    for name, tensor in by_module.weights.items():
+        torch.testing.assert_close(by_file.weights[name], tensor, rtol=0.02, atol=0.02)
+
+
+def test_another_student_is_taught_in_place_of_the_input(original: Candidate, context: Context) -> None:
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layers(x)
+
+    student = Candidate(factory=Tiny, example=original.example, edits=(), weights=state_of(Tiny()))
+    named = {"original": original, "tiny": student}.__getitem__
+    taught = Distill(**FAST, student="tiny").run(original, dataclasses.replace(context, named=named))
+    assert taught.factory is Tiny
+    assert taught.digest() != student.digest()
+
+
+def test_everything_is_on_the_device_that_was_asked_for(
+    pruned: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device any tensor left on the CPU is an error, as it would be on CUDA."""
+    lessons: list[tuple[nn.Module, TrainingData, training.Objective]] = []
+
+    def capture(module: nn.Module, data: TrainingData, objective: training.Objective, *rest: Any) -> training.Trained:
+        lessons.append((module, data, objective))
+        return training.Trained(best_epoch=0, score=0.0, epochs=0)
+
+    for name in ("distill", "finetune"):
+        monkeypatch.setattr(f"edgesmith.compressor.{name}.train", capture)
+    elsewhere = dataclasses.replace(context, machine=dataclasses.replace(context.machine, device="meta"))
+    device = torch.device("meta")
+    for stage in (Distill(**FAST), Finetune(**FAST)):
+        stage.run(pruned, elsewhere)
+        module, data, objective = lessons.pop()
+        inputs, labels, labelled = data.batch(np.arange(8), context.task.augment, 0, device)
+        loss = objective(module.to(device), inputs, labels, labelled)
+        assert loss.device == device
+        cpu_inputs, _, _ = data.batch(np.arange(8), None, 0, torch.device("cpu"))
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            objective(module, cpu_inputs, labels, labelled)
 
 
 def test_a_teacher_with_other_outputs_is_refused(pruned: Candidate, context: Context) -> None:

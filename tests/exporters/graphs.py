@@ -42,7 +42,7 @@ def graph(
     opset: int = 17,
     domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """A model with float inputs and outputs; nodes without a name get their output's."""
+    """A model with float inputs and outputs; nodes without a name get their output's, outputs without a shape their own."""
     for node in nodes:
         node.name = node.name or f"n_{node.output[0]}"
     made = helper.make_graph(
@@ -53,7 +53,8 @@ def graph(
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(made, opset_imports=imports, ir_version=8)
+    model = helper.make_model(made, opset_imports=imports, ir_version=8)
+    return onnx.shape_inference.infer_shapes(model) if None in outputs.values() else model
 
 
 def node(kind: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:

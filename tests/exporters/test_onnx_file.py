@@ -130,9 +130,7 @@ def test_no_cut_of_an_exported_network_gets_through(
 
 @settings(max_examples=400, deadline=None)
 @given(position=st.integers(0), mask=st.integers(1, 255))
-def test_a_damaged_byte_is_no_other_error(
-    tmp_path_factory: pytest.TempPathFactory, position: int, mask: int
-) -> None:
+def test_a_damaged_byte_is_no_other_error(tmp_path_factory: pytest.TempPathFactory, position: int, mask: int) -> None:
     data = bytearray(linear().SerializeToString())
     data[position % len(data)] ^= mask
     path = tmp_path_factory.getbasetemp() / "damaged.onnx"

@@ -1,0 +1,54 @@
+"""Starting points other than a torch model with labels: an ONNX file, a student of another architecture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgesmith.cli import main
+from edgesmith.core.errors import ExitCode
+
+FAST = ["--set", "measure.seconds=0.1", "--set", "measure.batch_sizes=[4]"]
+
+
+def compress(*options: str) -> dict[str, Any]:
+    assert main(["compress", "recipe.toml", *FAST, *options]) == ExitCode.PASS
+    report: dict[str, Any] = json.loads(next(Path("runs").glob("*/report.json")).read_text())
+    return report
+
+
+def test_an_onnx_file_is_quantized(finished: Path) -> None:
+    """The exported original of a finished run, taken as a model of its own: no torch model is asked for."""
+    Path("runs/small/measurements/00-original/model.onnx").rename("model.onnx")
+    Path("runs").rename("old")
+    text = Path("task.py").read_text()
+    Path("task.py").write_text(text.replace("model=Net,\n        load_weights=load,", 'model="model.onnx",'))
+    recipe = '[[stages]]\nuse = "quantize"\nsamples = 128\n[limits]\ndrop = 0.05\nfile_ratio = 0.5\n'
+    Path("recipe.toml").write_text('task = "task.py"\n' + recipe)
+    report = compress()
+    assert [stage["name"] for stage in report["stages"]] == ["original", "quantize"]
+    assert report["artifacts"][0]["precision"] == "int8"
+    assert report["original"]["accuracy"] > 0.8
+
+
+def test_a_student_of_another_architecture(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`task.models` names a student; it takes the pruned network's place and is pruned and saved like any other."""
+    Path("runs").rename("old")
+    text = Path("task.py").read_text()
+    Path("task.py").write_text(
+        text.replace(
+            "        model=Net,",
+            '        models={"mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))},\n'
+            "        model=Net,",
+        )
+    )
+    Path("recipe.toml").write_text(
+        'task = "task.py"\n[[stages]]\nuse = "distill"\nstudent = "mlp"\nepochs = 15\nlearning_rate = 5e-3\n'
+        '[[stages]]\nuse = "prune"\nchannel_ratio = 0.75\n[[stages]]\nuse = "export"\n[limits]\nmacs_ratio = 0.1\n'
+    )
+    report = compress()
+    student, pruned = report["stages"][1], report["stages"][2]
+    assert student["accuracy"] > 0.8
+    assert student["macs"] == 64 * 48 + 48 * 10
+    assert pruned["macs"] == 64 * 32 + 32 * 10  # 36 of 48 channels, at the nearest multiple of 8 below

@@ -1,0 +1,451 @@
+"""The one writer, in every dialect: what stands in the file, and how close the file computes to the float graph."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings, strategies as st
+from onnx import numpy_helper
+
+from edgesmith.core.errors import QuantizationError
+from edgesmith.core.values import QuantParams
+from edgesmith.exporters.dialect import Dialect
+from edgesmith.exporters.placement import place
+from edgesmith.exporters.qdq import activation_params, weight_params, write_qdq
+
+from .conftest import Network
+from .graphs import (
+    ASYMMETRIC,
+    DIALECTS,
+    S8,
+    S8_BIAS,
+    U8,
+    U8_7,
+    calibrate,
+    decibels,
+    graph,
+    initializer,
+    kinds,
+    node,
+    random,
+    run,
+)
+
+EVERY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+
+
+def quantized(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], dialect: Dialect) -> onnx.ModelProto:
+    return write_qdq(model, calibrate(model, feed), dialect)
+
+
+def dequantized(model: onnx.ModelProto, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A weight as the file stands for it, and half a step of its scale."""
+    (made,) = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] == f"{name}_quantized"]
+    (axis,) = [attribute.i for attribute in made.attribute if attribute.name == "axis"]
+    integers, scale = initializer(model, made.input[0]), initializer(model, made.input[1])
+    assert not initializer(model, made.input[2]).any()
+    shape = [-1 if index == axis else 1 for index in range(integers.ndim)]
+    return integers * scale.astype(np.float64).reshape(shape), scale.reshape(shape) / 2
+
+
+# --- weights
+
+
+@EVERY_DIALECT
+def test_weights_come_back_within_half_a_step(network: Network, dialect: Dialect) -> None:
+    written = write_qdq(network.model, network.params, dialect)
+    weights = place(network.model).weights
+    assert weights
+    for name in weights:
+        original = initializer(network.model, name)
+        restored, half = dequantized(written, name)
+        assert (np.abs(restored - original) <= half * (1 + 1e-5)).all()
+        assert name not in {tensor.name for tensor in written.graph.initializer}, "the float weight is gone"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "axis", "attributes"),
+    [
+        ("Conv", (5, 3, 2, 2), 0, {}),
+        ("Gemm", (3, 5), 1, {}),
+        ("Gemm", (5, 3), 0, {"transB": 1}),
+        ("MatMul", (3, 5), 1, {}),
+    ],
+)
+@EVERY_DIALECT
+def test_one_scale_per_output_channel(
+    kind: str, shape: tuple[int, ...], axis: int, attributes: dict[str, int], dialect: Dialect
+) -> None:
+    sizes = np.array([100, 1e-3, 1, 7, 0.5], np.float32)  # channels that no common scale could hold
+    weight = random(*shape) * sizes.reshape([-1 if index == axis else 1 for index in range(len(shape))])
+    data = (4, 3, 4, 4) if kind == "Conv" else (4, 3)
+    model = graph([node(kind, "x w", "y", **attributes)], {"w": weight}, {"x": ["n", *data[1:]]}, {"y": None})
+    feed = {"x": random(*data)}
+    written = quantized(model, feed, dialect)
+    limit = 2 ** (dialect.weight_bits - 1) - 1
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    np.testing.assert_allclose(initializer(written, "w_scale"), np.abs(weight).max(others) / limit, rtol=1e-6)
+    assert (np.abs(initializer(written, "w_quantized")).max(others) == limit).all()
+    expected, actual = run(model, feed)["y"], run(written, feed)["y"]
+    floor = 30 if dialect.weight_bits == 8 else 25
+    assert decibels(expected[:, 0], actual[:, 0]) > floor
+
+
+def test_seven_bits_never_exceed_63(network: Network) -> None:
+    written = write_qdq(network.model, network.params, U8_7)
+    for name in place(network.model).weights:
+        assert np.abs(initializer(written, f"{name}_quantized")).max() == 63
+
+
+def test_a_channel_of_zeros_stays_zero() -> None:
+    weight = random(5, 3)
+    weight[2] = 0
+    model = graph([node("Gemm", "x w", "y", transB=1)], {"w": weight}, {"x": ["n", 3]}, {"y": None})
+    params = weight_params(model, place(model))["w"]
+    assert params.axis == 0 and params.scale.shape == (5,) and params.scale[2] == 1.0
+    assert not run(quantized(model, {"x": random(8, 3)}, U8), {"x": random(8, 3)})["y"][:, 2].any()
+
+
+def test_weight_params_are_of_the_largest_weight() -> None:
+    model = graph([node("MatMul", "x w", "y")], {"w": np.array([[1, -254.0], [-127, 2]], np.float32)}, {"x": ["n", 2]}, {"y": None})
+    params = weight_params(model, place(model))["w"]
+    np.testing.assert_array_equal(params.scale, np.array([1, 2], np.float32))
+    assert (params.low, params.high, params.axis, params.bits) == (-254, 254, 1, 8)
+
+
+# --- activations
+
+
+def test_activation_params() -> None:
+    params = activation_params(-2.0, 6.35, "entropy")
+    assert float(params.scale) == np.float32(0.05) and params.origin == "entropy"
+    assert (params.low, params.high, params.zero_point, params.axis) == (-2.0, 6.35, 0, None)
+    dead = activation_params(0.0, 0.0, "mse")
+    assert float(dead.scale) == np.float32(1 / 127) and (dead.low, dead.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "dtype", "signed", "positive"),
+    [(S8, np.int8, 0, 0), (S8_BIAS, np.int8, 0, 0), (U8, np.uint8, 128, 0), (U8_7, np.uint8, 128, 0)],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_zero_points_are_the_dialects_and_scales_are_everybodys(
+    digits: Network, dialect: Dialect, dtype: type, signed: int, positive: int
+) -> None:
+    written = write_qdq(digits.model, digits.params, dialect)
+    placed = place(digits.model)
+    outputs = {value.name for value in digits.model.graph.output}
+    for name in placed.activations:
+        if name in outputs:
+            continue
+        zero = initializer(written, f"{name}_zero_point")
+        assert zero.dtype == dtype and zero.shape == ()
+        assert int(zero) == (positive if name in placed.never_negative else signed)
+        assert initializer(written, f"{name}_scale") == digits.params[placed.source[name]].scale
+
+
+def test_asymmetric_covers_exactly_what_was_seen(digits: Network) -> None:
+    written = write_qdq(digits.model, digits.params, ASYMMETRIC)
+    placed = place(digits.model)
+    for name in set(placed.activations) - {"logits"}:
+        scale = float(initializer(written, f"{name}_scale"))
+        zero = int(initializer(written, f"{name}_zero_point"))
+        found = digits.params[placed.source[name]]
+        low, high = -zero * scale, (255 - zero) * scale
+        assert abs(low - min(found.low, 0)) <= scale / 2 * 1.001 and abs(high - found.high) <= scale / 2 * 1.001
+        assert zero == 0 or found.low < 0
+
+
+@pytest.mark.parametrize("dialect", [U8, ASYMMETRIC], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("bound", [6.0, 1.0, 0.3, 20.7])
+def test_behind_a_clip_the_integers_end_at_its_bound(dialect: Dialect, bound: float) -> None:
+    weights = {"w": random(4, 3), "zero": np.zeros((), np.float32), "top": np.full((), bound, np.float32)}
+    nodes = [node("Gemm", "x w", "h", transB=1), node("Clip", "h zero top", "c"), node("Gemm", "c v", "y")]
+    model = graph(nodes, {**weights, "v": random(4, 2)}, {"x": ["n", 3]}, {"y": None})
+    written = quantized(model, {"x": random(64, 3) * 100}, dialect)
+    scale = initializer(written, "c_scale")
+    end = np.float32(255) * scale
+    assert bound * (1 - 1e-6) <= end <= np.float32(bound)
+
+
+@settings(max_examples=50, deadline=None)
+@given(low=st.floats(-1e4, 0), high=st.floats(1e-3, 1e4))
+def test_zero_is_exact_in_every_dialect(low: float, high: float) -> None:
+    model = graph([node("MatMul", "x w", "y")], {"w": random(3, 2)}, {"x": ["n", 3]}, {"y": None})
+    params = weight_params(model, place(model)) | {name: activation_params(low, high, "test") for name in ("x", "y")}
+    for dialect in DIALECTS:
+        written = write_qdq(model, params, dialect)
+        assert not run(written, {"x": np.zeros((2, 3), np.float32)}, optimise=False)["y"].any()
+
+
+# --- the whole network
+
+
+@EVERY_DIALECT
+def test_int8_is_close_to_float(network: Network, dialect: Dialect) -> None:
+    written = write_qdq(network.model, network.params, dialect)
+    onnx.checker.check_model(written, full_check=True)
+    (expected,), (actual,) = run(network.model, network.feed).values(), run(written, network.feed).values()
+    assert decibels(expected, actual) > (28 if dialect.weight_bits == 8 else 24)
+    assert (expected.argmax(1) == actual.argmax(1)).mean() >= 0.95
+
+
+@EVERY_DIALECT
+def test_accuracy_stays_within_a_point(digits: Network, dialect: Dialect) -> None:
+    assert digits.labels is not None
+    correct = []
+    for model in (digits.model, write_qdq(digits.model, digits.params, dialect)):
+        correct.append((run(model, digits.feed)["logits"].argmax(1) == digits.labels).mean())
+    assert correct[0] > 0.94
+    assert abs(correct[0] - correct[1]) <= 0.01
+
+
+def test_signed_and_unsigned_files_agree(digits: Network) -> None:
+    signed, unsigned = (
+        run(write_qdq(digits.model, digits.params, dialect), digits.feed)["logits"] for dialect in (S8, U8)
+    )
+    assert (signed.argmax(1) == unsigned.argmax(1)).mean() >= 0.99
+    assert decibels(signed, unsigned) > 30
+
+
+@EVERY_DIALECT
+@pytest.mark.parametrize("batch", [1, 7])
+def test_runtime_optimisation_changes_next_to_nothing(network: Network, dialect: Dialect, batch: int) -> None:
+    written = write_qdq(network.model, network.params, dialect)
+    feed = {name: array[:batch] for name, array in network.feed.items()}
+    (plain,), (fast,) = run(written, feed, optimise=False).values(), run(written, feed).values()
+    assert fast.shape == (batch, 10)
+    assert decibels(plain, fast) > 25  # rounding that flips; FACTS of a wrong fusion are single digits
+
+
+def test_input_model_is_not_changed(digits: Network) -> None:
+    before = digits.model.SerializeToString(deterministic=True)
+    first, second = (write_qdq(digits.model, digits.params, U8) for _ in range(2))
+    assert digits.model.SerializeToString(deterministic=True) == before
+    assert first == second
+
+
+@EVERY_DIALECT
+def test_inputs_and_outputs_keep_their_float_types(network: Network, dialect: Dialect) -> None:
+    written = write_qdq(network.model, network.params, dialect)
+    for side in ("input", "output"):
+        assert list(getattr(written.graph, side)) == list(getattr(network.model.graph, side))
+
+
+def test_only_the_dialect_of_the_runtime_ends_in_a_pair() -> None:
+    nodes = [node("Conv", "x w", "c"), node("Relu", "c", "y")]
+    model = graph(nodes, {"w": random(4, 3, 3, 3)}, {"x": ["n", 3, 6, 6]}, {"y": None})
+    feed = {"x": random(4, 3, 6, 6)}
+    assert kinds(quantized(model, feed, U8)) == {"QuantizeLinear": 2, "DequantizeLinear": 3, "Conv": 1, "Relu": 1}
+    assert kinds(quantized(model, feed, S8)) == {"QuantizeLinear": 1, "DequantizeLinear": 2, "Conv": 1, "Relu": 1}
+    last = graph([node("Gemm", "x w", "y")], {"w": random(3, 4)}, {"x": ["n", 3]}, {"y": None})
+    assert kinds(quantized(last, {"x": random(4, 3)}, U8))["QuantizeLinear"] == 1
+
+
+# --- outputs that something else reads, several outputs
+
+
+@EVERY_DIALECT
+@pytest.mark.parametrize("kind", ["Gemm", "Relu", "Flatten", "Conv"])
+def test_an_output_that_an_int8_node_reads_as_well(dialect: Dialect, kind: str) -> None:
+    """Features and logits: the features go out in float (or through a pair), the next layer reads them in INT8."""
+    weights = {"w": random(4, 3, 3, 3), "v": random(4, 2), "g": random(4, 4, seed=3), "c": random(2, seed=4)}
+    nodes = [node("Conv", "x w", "h"), node("Relu", "h", "r"), node("Flatten", "r", "f"), node("Gemm", "f g", "e")]
+    features = {"Gemm": "e", "Relu": "r", "Flatten": "f", "Conv": "h"}[kind]
+    nodes.append(node("Gemm", "e v c", "y"))
+    model = graph(nodes, weights, {"x": ["n", 3, 3, 3]}, {features: None, "y": None})
+    feed = {"x": random(64, 3, 3, 3)}
+    expected, actual = run(model, feed), run(quantized(model, feed, dialect), feed)
+    for name in (features, "y"):
+        assert decibels(expected[name], actual[name]) > 25, name
+
+
+@EVERY_DIALECT
+def test_several_outputs_and_inputs(dialect: Dialect) -> None:
+    weights = {"w": random(6, 5), "v": random(6, 5, seed=1), "b": random(5, seed=2)}
+    nodes = [
+        node("MatMul", "x w", "h"), node("Gemm", "z v b", "k"), node("Add", "h k", "s"), node("Relu", "s", "y"),
+        node("Sigmoid", "h", "gate"), node("Identity", "k", "copy"),
+    ]  # fmt: skip
+    model = graph(nodes, weights, {"x": ["n", 6], "z": ["n", 6]}, {"y": None, "gate": None, "copy": None})
+    feed = {"x": random(64, 6), "z": random(64, 6, seed=9)}
+    expected, actual = run(model, feed), run(quantized(model, feed, dialect), feed)
+    assert list(expected) == list(actual) == ["y", "gate", "copy"]
+    for name in expected:
+        assert decibels(expected[name], actual[name]) > 28, name
+
+
+@EVERY_DIALECT
+def test_an_input_that_is_an_output_as_well(dialect: Dialect) -> None:
+    model = graph([node("MatMul", "x w", "y")], {"w": random(6, 5)}, {"x": ["n", 6]}, {"y": None})
+    model.graph.output.add().CopyFrom(model.graph.input[0])
+    feed = {"x": random(16, 6)}
+    actual = run(quantized(model, feed, dialect), feed)
+    np.testing.assert_array_equal(actual["x"], feed["x"])
+
+
+# --- what is shared
+
+
+@EVERY_DIALECT
+def test_tied_weights_are_written_once(dialect: Dialect) -> None:
+    nodes = [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r w c", "y")]
+    weights = {"w": random(6, 6), "b": random(6, seed=1), "c": random(6, seed=2)}
+    model = graph(nodes, weights, {"x": ["n", 6]}, {"y": None})
+    feed = {"x": random(64, 6)}
+    written = quantized(model, feed, dialect)
+    integers = [tensor for tensor in written.graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims]
+    assert [tuple(tensor.dims) for tensor in integers if tensor.name.startswith("w_q")] == [(6, 6)]
+    assert decibels(run(model, feed)["y"], run(written, feed)["y"]) > 28
+
+
+@EVERY_DIALECT
+def test_a_bias_shared_by_two_layers(dialect: Dialect) -> None:
+    """Each layer's products have a scale of their own, so an INT32 bias is written for each."""
+    nodes = [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r v b", "y")]
+    weights = {"w": random(6, 6), "v": random(6, 6, seed=1, scale=30), "b": random(6, seed=2, scale=50)}
+    model = graph(nodes, weights, {"x": ["n", 6]}, {"y": None})
+    feed = {"x": random(64, 6)}
+    written = quantized(model, feed, dialect)
+    biases = [tensor.name for tensor in written.graph.initializer if tensor.name.startswith("b_quantized")]
+    assert biases == (["b_quantized", "b_quantized_1"] if dialect.int32_bias else [])
+    assert decibels(run(model, feed)["y"], run(written, feed)["y"]) > 28
+
+
+@EVERY_DIALECT
+def test_a_weight_that_a_float_node_reads_stays_beside_its_integers(dialect: Dialect) -> None:
+    nodes = [node("MatMul", "x w", "h"), node("Mul", "h w", "y")]
+    model = graph(nodes, {"w": random(6, 6)}, {"x": [6, 6]}, {"y": None})
+    feed = {"x": random(6, 6, seed=1)}
+    written = quantized(model, feed, dialect)
+    np.testing.assert_array_equal(initializer(written, "w"), initializer(model, "w"))
+    assert decibels(run(model, feed)["y"], run(written, feed)["y"]) > 28
+
+
+@EVERY_DIALECT
+def test_constants_of_branches_and_outputs_stay(dialect: Dialect) -> None:
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
+    branches = {
+        f"{name}_branch": onnx.helper.make_graph([node(kind, "h c", "out")], name, [], [out])
+        for name, kind in (("then", "Mul"), ("else", "Sub"))
+    }
+    weights = {"w": random(6, 6), "c": random(6, seed=1), "on": np.array(True), "version": np.ones(2, np.float32)}
+    nodes = [node("MatMul", "x w", "h"), node("If", "on", "y", **branches)]
+    model = graph(nodes, weights, {"x": ["n", 6]}, {"y": None, "version": [2]})
+    feed = {"x": random(32, 6)}
+    expected, actual = run(model, feed), run(quantized(model, feed, dialect), feed)
+    assert decibels(expected["y"], actual["y"]) > 28
+    np.testing.assert_array_equal(actual["version"], [1, 1])
+
+
+@EVERY_DIALECT
+def test_new_tensors_take_nobodys_name(dialect: Dialect) -> None:
+    """Names the writer would give are taken: by an input, a weight, an inner tensor, a node."""
+    nodes = [
+        node("MatMul", "x w_scale", "x_dequantized"), node("Mul", "x_dequantized x_scale", "x_quantized"),
+        node("Add", "x_quantized w_dequantized", "y_float"), node("MatMul", "y_float w", "y"),
+    ]  # fmt: skip
+    for index, name in enumerate(["x_Q", "x_DQ", "w_DQ", "y_Q"]):
+        nodes[index].name = name
+    weights = {"w": random(6, 6), "w_scale": random(6, 6, seed=1), "w_dequantized": random(6, seed=2)}
+    model = graph(nodes, weights, {"x": ["n", 6], "x_scale": ["n", 6]}, {"y": None})
+    feed = {"x": random(64, 6), "x_scale": random(64, 6, seed=3)}
+    written = quantized(model, feed, dialect)
+    names = [tensor.name for tensor in written.graph.initializer] + [n for made in written.graph.node for n in made.output]
+    assert len(set(names)) == len(names)
+    assert len({made.name for made in written.graph.node}) == len(written.graph.node)
+    assert decibels(run(model, feed)["y"], run(written, feed)["y"]) > 25
+
+
+# --- INT32 biases
+
+
+def biased(weight: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
+    return graph([node("Gemm", "x w b", "y", transB=1)], {"w": weight, "b": bias}, {"x": ["n", 3]}, {"y": None})
+
+
+def test_int32_bias_is_within_half_a_step(network: Network) -> None:
+    written = write_qdq(network.model, network.params, U8)
+    checked = 0
+    for made in network.model.graph.node:
+        if made.op_type not in ("Conv", "Gemm"):
+            continue
+        bias = initializer(network.model, made.input[2]).astype(np.float64)
+        integers = initializer(written, f"{made.input[2]}_quantized")
+        scale = initializer(written, f"{made.input[2]}_scale").astype(np.float64)
+        assert integers.dtype == np.int32
+        assert (np.abs(integers * scale - bias) <= scale / 2 * (1 + 1e-5) + 1e-12).all()
+        data = initializer(written, f"{made.input[0]}_scale").astype(np.float64)
+        np.testing.assert_allclose(scale, data * initializer(written, f"{made.input[1]}_scale"), rtol=1e-6)
+        checked += 1
+    assert checked >= 4
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-30, 0.0])
+@EVERY_DIALECT
+def test_a_channel_with_next_to_no_weight_keeps_its_bias(size: float, dialect: Dialect) -> None:
+    """As after pruning or in a dead filter: at the weight's own scale the bias would not fit in 32 bits."""
+    weight, bias = random(4, 3), np.array([0.5, -3.0, 2.0, 1.0], np.float32)
+    weight[1] = np.float32(size) * np.array([1, -1, 0.5], np.float32)
+    model, feed = biased(weight, bias), {"x": random(64, 3)}
+    written = quantized(model, feed, dialect)
+    y = run(written, feed)["y"]
+    np.testing.assert_allclose(y[:, 1], -3.0, atol=1e-5)
+    assert decibels(run(model, feed)["y"], y) > 28
+    if dialect.int32_bias and size:  # a channel of zeros has a scale of 1, which leaves room enough
+        assert abs(int(initializer(written, "b_quantized")[1])) == pytest.approx(2**30, rel=1e-5)
+
+
+def test_nothing_at_all_is_written_without_a_warning() -> None:
+    model = biased(np.full((4, 3), 1e-38, np.float32), np.zeros(4, np.float32))
+    params = calibrate(model, {"x": random(8, 3, scale=1e-12)})
+    for dialect in DIALECTS:
+        written = write_qdq(model, params, dialect)
+        for tensor in written.graph.initializer:
+            values = numpy_helper.to_array(tensor)
+            assert np.isfinite(values).all()
+            if tensor.name.endswith("_scale"):
+                assert (values > 0).all(), tensor.name
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4)])
+@EVERY_DIALECT
+def test_a_bias_row(shape: tuple[int, ...], dialect: Dialect) -> None:
+    model, feed = biased(random(4, 3), random(4, seed=1).reshape(shape)), {"x": random(64, 3)}
+    assert decibels(run(model, feed)["y"], run(quantized(model, feed, dialect), feed)["y"]) > 28
+
+
+# --- refusals
+
+
+def refusal(network: Network, dialect: Dialect = U8, **changed: QuantParams | None) -> str:
+    params = {**network.params, **changed}
+    with pytest.raises(QuantizationError) as raised:
+        write_qdq(network.model, {name: found for name, found in params.items() if found is not None}, dialect)
+    return str(raised.value)
+
+
+@EVERY_DIALECT
+def test_missing_parameters_are_named(vgg: Network, dialect: Dialect) -> None:
+    for name in vgg.params:
+        if name == "y":  # an output in float needs none
+            continue
+        assert refusal(vgg, dialect, **{name: None}) == f"tensor '{name}': no quantization parameters; calibrate it"
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, np.nan, np.inf])
+def test_a_senseless_scale_is_refused(vgg: Network, scale: float) -> None:
+    bad = dataclasses.replace(vgg.params["relu"], scale=np.float32(scale))
+    assert refusal(vgg, relu=bad) == f"tensor 'relu': its scale must be positive and finite, got {scale}"
+    name = "module.layers.0.weight"
+    scales = vgg.params[name].scale.copy()
+    scales[3] = scale
+    text = refusal(vgg, **{name: dataclasses.replace(vgg.params[name], scale=scales)})
+    assert text.startswith(f"tensor '{name}': its scale must be positive and finite, got [")
+
+
+def test_a_senseless_range_is_refused(vgg: Network) -> None:
+    bad = dataclasses.replace(vgg.params["relu"], low=0.0, high=np.nan)
+    assert refusal(vgg, ASYMMETRIC, relu=bad) == "tensor 'relu': its range must be finite, got 0.0 to nan"
