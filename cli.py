@@ -158,15 +158,18 @@ def _print_plan(job: Any, planned: Sequence[Any], as_json: bool) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from edgesmith.benches.compare_files import bench
     from edgesmith.benches.terminal import print_latency
+    from edgesmith.compressor.progress import Progress
 
-    results = bench(
-        options.files,
-        options.batch,
-        threads=options.threads,
-        seconds=options.seconds,
-        seed=options.seed,
-        shapes=dict(options.shape),
-    )
+    with Progress(None if options.json else _console(stderr=True)).bar("timing, in fresh processes", 5) as advance:
+        results = bench(
+            options.files,
+            options.batch,
+            threads=options.threads,
+            seconds=options.seconds,
+            seed=options.seed,
+            shapes=dict(options.shape),
+            progress=lambda done, total: advance(done, f"{done} of {total}"),
+        )
     if options.json:
         import dataclasses
         import json

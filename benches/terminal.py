@@ -34,12 +34,14 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def print_latency(results: Sequence[PairedLatency], files: Sequence[Path], console: Console) -> None:
-    """Print what `compare_files.bench` measured, one table per batch size."""
+    """Print what `compare_files.bench` measured, one table per batch size; files are numbered, for paths are long."""
+    for number, path in enumerate(files, 1):
+        console.print(Text(f"{number}: {path}"), soft_wrap=True)
     for result in results:
         table = _table(f"Batch {result.batch}, {result.threads} thread(s)", "file", "median", "p90", "p99", "speed")
-        for index, (path, latency) in enumerate(zip(files, result.latency, strict=True)):
+        for index, latency in enumerate(result.latency):
             cells = [words.milliseconds(value) for value in (latency.p50, latency.p90, latency.p99)]
-            _row(table, str(path), *cells, _speed(result, index))
+            _row(table, str(index + 1), *cells, _speed(result, index))
         console.print(table)
         console.print(
             Text(f"The first file against itself: up to {100 * result.noise_floor:.1f} % apart (noise floor).")

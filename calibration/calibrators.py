@@ -1,5 +1,7 @@
 """From a histogram to the range that INT8 should cover. Pure functions of one histogram."""
 
+import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,59 +9,82 @@ import numpy as np
 from ..core.errors import DataError
 from .histogram import Histogram
 
-# (histogram, bits, symmetric) -> (low, high), low <= 0 <= high, low < high. Symmetric: (-m, m), or (0, m) where nothing
-# negative was seen; the scale is then m / (2 ** (bits - 1) - 1). Zero everywhere: (0, 1e-6). Nothing seen: DataError.
+# (histogram, bits, symmetric) -> (low, high), real values with low <= 0 <= high and low < high.
+#   symmetric: (-m, m), or (0, m) where nothing negative was seen; scale = m / (2 ** (bits - 1) - 1)
+#   else:      scale = (high - low) / (2 ** bits - 1), zero point = round(-low / scale)
+# Never wider than what was seen, but for a tensor that is zero everywhere: (0, 1). Nothing seen: DataError.
 Calibrator = Callable[[Histogram, int, bool], tuple[float, float]]
+Loss = Callable[[float, float], float]  # of the range (low, high)
 
-_CANDIDATES, _NARROWEST = 160, 1 / 256  # clips tried: from everything down to this share of it, evenly in the logarithm
-_ROUNDS = 2  # of searching one end with the other fixed
 _PERCENTILE = 99.99
-_SMALLEST = 1e-30  # a range below this has no scale among normal float32 numbers
-_NOTHING = 1e-6  # range given to a tensor that is zero everywhere: any will do, but a scale must be positive
+# Clips tried, as shares of what was seen, before _FINE more between the neighbours of the best of them. The squared
+# error changes with the ratio of two clips; the divergence from bin to bin, and has as many valleys as levels.
+_BY_RATIO, _BY_BIN, _FINE = np.geomspace(1.0, 1 / 512, 96), np.linspace(1.0, 1 / 32, 256), 33
+_ROUNDS = 2  # of searching one end with the other fixed
+_SMALLEST = 2.0**-100  # a smaller range has no scale among the normal float32 numbers; it counts as zero
+_ANYTHING = 1.0  # bound for a tensor of zeros: all are exact, and at 1 the bias beside it still fits 32 bits
 
 
 def min_max(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]:
     """Everything that was seen."""
-    return _range(histogram.low, histogram.high, symmetric)
+    return _range(*_seen(histogram), symmetric)
 
 
 def percentile(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]:
-    """What is left when the outermost 0.01 % are cut (symmetric: by absolute value; else half on each side)."""
-    if symmetric:
-        centers, counts = _absolute(histogram)
-        bound = _quantile(centers, counts, _PERCENTILE / 100)
-        return _range(max(histogram.low, -bound), min(histogram.high, bound), True)
-    centers, counts = _centers(histogram), histogram.counts
-    tail = (1 - _PERCENTILE / 100) / 2
-    low, high = (_quantile(centers, counts, share) for share in (tail, 1 - tail))
-    return _range(max(histogram.low, low), min(histogram.high, high), False)
+    """What is left when the outermost 0.01 % are cut (symmetric: by absolute value; else half on each side).
+
+    Where fewer values than that differ from zero, all are kept: the cut would leave nothing of the tensor.
+    """
+    low, high = _seen(histogram)
+    edges, counts = _distribution(histogram, symmetric)
+    tail = (1 - _PERCENTILE / 100) * (1 if symmetric else 0.5)
+    top = max(_quantile(edges, counts, 1 - tail), 0.0)
+    bottom = -top if symmetric else min(_quantile(edges, counts, tail), 0.0)
+    if max(-bottom, top) <= edges[1] - edges[0]:
+        return _range(low, high, symmetric)
+    return _range(max(low, bottom), min(high, top), symmetric)
+
+
+def entropy(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]:
+    """The clip that loses least information, the least KL(P || Q) (Migacz, 8-bit Inference with TensorRT, GTC 2017).
+
+    P is the distribution with everything clipped counted in its outermost bins, Q what is inside in as many levels as
+    the integers have, spread again over the bins that are filled. No clip is tried with fewer bins than levels. The bin
+    at zero counts as its neighbour does: behind a Relu it would outweigh all others.
+    """
+    edges, counts = _distribution(histogram, symmetric)
+    zero = int(np.searchsorted(edges, 0.0))
+    if len(counts) > 1:
+        counts[zero] = counts[zero + 1 if zero + 1 < len(counts) else zero - 1]
+    levels = 2 ** (bits - 1) if symmetric else 2**bits
+
+    # A bin is kept with its centre, the outermost with the outermost value: much may lie there, as behind a Clip.
+    centers = np.clip((edges[:-1] + edges[1:]) / 2, *_range(*_seen(histogram), symmetric))
+
+    def divergence(low: float, high: float) -> float:
+        first, last = np.searchsorted(centers, low), np.searchsorted(centers, high, "right")
+        return _divergence(counts, int(first), int(last), levels)
+
+    return _search(histogram, symmetric, _BY_BIN, divergence)
 
 
 def mse(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]:
     """The clip with the least expected squared error, rounding and clipping together.
 
     The trade-off is that of Banner et al. (Post-Training 4-bit Quantization, NeurIPS 2019), over the values seen
-    instead of an assumed distribution.
+    instead of an assumed distribution. Inside a bin they count as spread evenly, and the error is integrated there.
     """
+    edges, counts = histogram.edges, histogram.counts
 
     def error(low: float, high: float) -> float:
-        return _squared_error(histogram, low, high, bits, symmetric)
+        scale, lowest, highest = _grid(low, high, bits, symmetric)
+        level = np.clip(np.rint(edges / scale), lowest, highest)
+        # With q(t) the quantized t: the integral of (t - q(t)) ** 2 from 0 to each edge. A whole step holds
+        # scale ** 3 / 12; what is left over, clipped or not, lies within one parabola.
+        integral = level * scale**3 / 12 + (edges - level * scale) ** 3 / 3
+        return float(counts @ np.diff(integral)) / float(edges[1] - edges[0])
 
-    return _best(histogram, symmetric, error)
-
-
-def entropy(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]:
-    """The clip whose quantized distribution loses least information: least KL(P || Q) (Migacz, GTC 2017).
-
-    P is the distribution with everything clipped counted in its last bins, Q the same in `2 ** bits` levels, spread
-    again over the bins that P fills. The bin at zero counts as its neighbour does: after a Relu it would outweigh all.
-    """
-    levels = 2 ** (bits - 1) if symmetric else 2**bits
-
-    def divergence(low: float, high: float) -> float:
-        return _divergence(histogram, low, high, levels, symmetric)
-
-    return _best(histogram, symmetric, divergence)
+    return _search(histogram, symmetric, _BY_RATIO, error)
 
 
 CALIBRATORS: dict[str, Calibrator] = {
@@ -70,93 +95,105 @@ CALIBRATORS: dict[str, Calibrator] = {
 }
 
 
-def _best(histogram: Histogram, symmetric: bool, loss: Callable[[float, float], float]) -> tuple[float, float]:
-    """The candidate clip of least loss; of equals the widest.
+def _search(histogram: Histogram, symmetric: bool, shares: np.ndarray, loss: Loss) -> tuple[float, float]:
+    """The range of least loss within the one seen; of equals the widest.
 
-    Without symmetry the two ends are searched in turn, so that an outlier on one side does not move the other.
+    Without symmetry each end is then searched with the other fixed, so that an outlier on one side does not move the
+    other: from the whole range and from the best of those drawn in evenly, for either alone may end in a poor valley.
     """
-    shares = np.geomspace(1.0, _NARROWEST, _CANDIDATES).tolist()
-    low, high = _range(histogram.low, histogram.high, symmetric)
+    seen = _seen(histogram)
+    low, high = _range(*seen, symmetric)
+    if seen[1] - seen[0] < _SMALLEST:
+        return low, high
+    share = _best_share(shares, lambda share: loss(low * share, high * share))
+    best = low * share, high * share
+    if symmetric or low == 0 or high == 0:
+        return best
+    for left, right in ((low, high), best):
+        for _ in range(_ROUNDS):
+            right = _best_end(high, shares, functools.partial(loss, left))
+            left = _best_end(low, shares, functools.partial(_swapped, loss, right))
+        best = min(best, (left, right), key=lambda ends: loss(*ends))
+    return best
+
+
+def _swapped(loss: Loss, high: float, low: float) -> float:
+    return loss(low, high)
+
+
+def _best_end(end: float, shares: np.ndarray, loss: Callable[[float], float]) -> float:
+    return end * _best_share(shares, lambda share: loss(end * share))
+
+
+def _best_share(shares: np.ndarray, loss: Callable[[float], float]) -> float:
+    """The share of least loss among `shares`, which fall from 1, then between the neighbours of the best of them."""
+    best = int(np.argmin([loss(share) for share in shares.tolist()]))
+    fine = np.linspace(shares[max(best - 1, 0)], shares[min(best + 1, len(shares) - 1)], _FINE)
+    return float(min([float(shares[best]), *fine.tolist()], key=loss))
+
+
+def _grid(low: float, high: float, bits: int, symmetric: bool) -> tuple[float, float, float]:
+    """Scale, lowest and highest level; a level stands for `level * scale`."""
     if symmetric:
-        return _least([(low * share, high * share) for share in shares], loss)
-    lows, highs = [low * share for share in shares], [high * share for share in shares]
-    for _ in range(_ROUNDS):
-        low, high = _least([(low, candidate) for candidate in highs], loss)
-        low, high = _least([(candidate, high) for candidate in lows], loss)
-    return low, high
+        highest = 2 ** (bits - 1) - 1
+        return high / highest, -highest if low < 0 else 0, highest
+    scale = (high - low) / (2**bits - 1)
+    zero_point = round(-low / scale)
+    return scale, -zero_point, 2**bits - 1 - zero_point
 
 
-def _least(candidates: list[tuple[float, float]], loss: Callable[[float, float], float]) -> tuple[float, float]:
-    distinct = list(dict.fromkeys(candidates))  # a side without values has but one
-    losses = [loss(*candidate) for candidate in distinct]
-    return distinct[int(np.argmin(losses))]
-
-
-def _squared_error(histogram: Histogram, low: float, high: float, bits: int, symmetric: bool) -> float:
-    centers, counts = _centers(histogram), histogram.counts
-    scale = max(-low, high) / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
-    zero = 0.0 if symmetric else np.rint(-low / scale) * scale
-    kept = np.clip(centers, low, high)
-    width = float(histogram.edges[1] - histogram.edges[0])
-    if width < scale:
-        rounded = np.rint((kept + zero) / scale) * scale - zero
-        return float((counts * (centers - rounded) ** 2).sum())
-    # Bins as wide as a step do not show rounding at their centres; it is uniform inside them.
-    return float((counts * (centers - kept) ** 2).sum() + counts.sum() * scale**2 / 12)
-
-
-def _divergence(histogram: Histogram, low: float, high: float, levels: int, symmetric: bool) -> float:
-    centers, counts = _absolute(histogram) if symmetric else (_centers(histogram), histogram.counts.copy())
-    zero = int(np.argmin(np.abs(centers)))
-    counts[zero] = counts[min(zero + 1, len(counts) - 1)]
-    inside = (centers <= max(-low, high)) & (centers >= (0.0 if symmetric else low))
-    seen = counts[inside].astype(np.float64)
-    if not seen.sum():
-        return float("inf")
+def _divergence(counts: np.ndarray, first: int, last: int, levels: int) -> float:
+    """KL(P || Q) in nats when the bins from `first` to before `last` are kept."""
+    seen = counts[first:last].astype(np.float64)
+    if len(seen) < levels or not seen.any():
+        return math.inf
     reference = seen.copy()
-    reference[-1] += counts[centers > centers[inside][-1]].sum()
-    reference[0] += counts[centers < centers[inside][0]].sum()
-    level = (np.arange(len(seen)) * levels) // len(seen)
+    reference[0] += counts[:first].sum()
+    reference[-1] += counts[last:].sum()
+    level = np.arange(len(seen)) * levels // len(seen)
     filled = seen > 0
-    sums = np.bincount(level, weights=seen, minlength=levels)
-    sizes = np.bincount(level, weights=filled, minlength=levels)
-    candidate = np.where(filled, (sums / np.maximum(sizes, 1))[level], 0.0)
-    p, q = reference / reference.sum(), candidate / candidate.sum()
-    mask = p > 0
-    return float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-12))).sum())
+    sums, sizes = np.bincount(level, weights=seen), np.bincount(level, weights=filled)
+    spread = np.where(filled, (sums / np.maximum(sizes, 1))[level], 0.0)
+    p, q = reference / reference.sum(), spread / spread.sum()
+    some = p > 0
+    # Q may be empty where clipped values were put: not infinitely bad, or no outlier behind a gap were ever clipped.
+    return float((p[some] * np.log(p[some] / np.maximum(q[some], 1e-12))).sum())
+
+
+def _seen(histogram: Histogram) -> tuple[float, float]:
+    """What was seen, with zero, which is always exact in INT8."""
+    if histogram.count == 0:
+        raise DataError("saw no values; no range can be found")
+    return min(histogram.low, 0.0), max(histogram.high, 0.0)
 
 
 def _range(low: float, high: float, symmetric: bool) -> tuple[float, float]:
-    if low == np.inf:
-        raise DataError("saw no values; no range can be found")
-    low, high = min(low, 0.0), max(high, 0.0)
-    if not low - high < -_SMALLEST or not np.isfinite(high - low):
-        return 0.0, _NOTHING
+    if high - low < _SMALLEST:
+        return 0.0, _ANYTHING
     if symmetric and low < 0:
         bound = max(-low, high)
         return -bound, bound
     return low, high
 
 
-def _centers(histogram: Histogram) -> np.ndarray:
-    edges = histogram.edges
-    centers: np.ndarray = (edges[:-1] + edges[1:]) / 2
-    return centers
-
-
-def _absolute(histogram: Histogram) -> tuple[np.ndarray, np.ndarray]:
-    """Centres and counts of absolute values; the bins of both signs lie alike, so that they can be added."""
+def _distribution(histogram: Histogram, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Edges and counts; symmetric: of absolute values. The bins of both signs lie alike, so that they can be added."""
+    _seen(histogram)
     edges, counts = histogram.edges, histogram.counts
+    if not symmetric:
+        return edges, counts
     zero = int(np.searchsorted(edges, 0.0))
     positive, negative = counts[zero:], counts[:zero][::-1]
-    size = max(len(positive), len(negative))
-    total = np.zeros(size, np.int64)
+    total = np.zeros(max(len(positive), len(negative)), np.int64)
     total[: len(positive)] += positive
     total[: len(negative)] += negative
-    width = edges[1] - edges[0]
-    return (np.arange(size) + 0.5) * width, total
+    return np.arange(len(total) + 1) * (edges[1] - edges[0]), total
 
 
-def _quantile(centers: np.ndarray, counts: np.ndarray, share: float) -> float:
-    cumulative = np.cumsum(counts) / max(counts.sum(), 1)
-    return float(centers[min(int(np.searchsorted(cumulative, share)), len(centers) - 1)])
+def _quantile(edges: np.ndarray, counts: np.ndarray, share: float) -> float:
+    """The value that `share` of all lie below, those of one bin spread evenly over it."""
+    below = np.cumsum(counts)
+    target = share * below[-1]
+    index = int(np.searchsorted(below, target))
+    inside = 1 - (below[index] - target) / max(counts[index], 1)
+    return float(edges[index] + inside * (edges[index + 1] - edges[index]))

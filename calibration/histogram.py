@@ -8,17 +8,19 @@ from ..core.errors import DataError
 
 _FINEST = -1022  # exponent of the smallest normal float64: no bin is narrower
 _CHUNK = 1 << 16  # values looked at together: what is made of them stays in the cache
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Histogram:
-    """Counts in bins of equal width; the width is a power of two and bins begin at multiples of it.
+    """Counts in bins of equal width, a power of two; bins begin at multiples of it, and zero is always inside.
 
-    The width only ever doubles, by merging neighbours, and only when the range seen needs more than `limit` bins. A
-    bin of the coarser width is exactly two of the finer one, so that the result depends on the values alone: not on
-    their order, not on how they were split into batches.
+    The width is the smallest with which `low`, zero and `high` lie within `limit` bins: a function of the range alone.
+    A wider range never asks for a narrower one, so that the width only doubles, and then each new bin is exactly two
+    old ones. Hence the counts depend on the values alone: not on their order, nor on how they were split into batches
+    or over histograms that were merged.
 
     Args:
-        limit: the most bins kept; at least 2.
+        limit: the most bins kept; at least 2, one for each sign.
 
     >>> histogram = Histogram(limit=4)
     >>> histogram.update(np.array([0.1, 0.2, 0.7]))
@@ -31,94 +33,95 @@ class Histogram:
         if limit < 2:
             raise ValueError(f"limit must be at least 2 (one bin for each sign), got {limit}")
         self._limit = limit
-        self._exponent: int | None = None  # width = 2 ** exponent; None: nothing but zeros was seen
-        self._first = 0  # index of the first bin: it begins at first * width
+        self._exponent = _FINEST  # width = 2 ** exponent
+        self._first = 0  # the first bin begins at first * width
         self._counts = np.zeros(0, np.int64)
-        self._zeros = 0  # counted apart: they say nothing about the width
-        self.low = math.inf  # smallest value seen
-        self.high = -math.inf  # largest value seen
+        self._low, self._high = math.inf, -math.inf
+
+    @property
+    def low(self) -> float:
+        """Smallest value seen, exactly; infinity before there was one."""
+        return self._low
+
+    @property
+    def high(self) -> float:
+        """Largest value seen, exactly; minus infinity before there was one."""
+        return self._high
 
     @property
     def count(self) -> int:
         """Values seen."""
-        return self._zeros + int(self._counts.sum())
+        return int(self._counts.sum())
 
     @property
     def counts(self) -> np.ndarray:
         """Values per bin, int64 `(B,)`."""
-        return self._dense()[1]
+        return self._counts.copy()
 
     @property
     def edges(self) -> np.ndarray:
-        """Edges of the bins, float64 `(B + 1,)`; a bin holds `edge[i] <= x < edge[i + 1]`."""
-        first, counts = self._dense()
-        width = 1.0 if self._exponent is None else math.ldexp(1.0, self._exponent)
-        return (first + np.arange(len(counts) + 1)) * width
+        """Edges of the bins, float64 `(B + 1,)`; a bin holds `edges[i] <= x < edges[i + 1]`."""
+        return (self._first + np.arange(len(self._counts) + 1)) * math.ldexp(1.0, self._exponent)
 
-    def update(self, values: np.ndarray) -> None:
-        """Add values of any shape.
+    def update(self, array: np.ndarray) -> None:
+        """Add values of any shape and real type; nothing is added where they are refused.
 
         Raises:
-            DataError: NaN or infinity among them.
+            DataError: NaN, infinity, or a value that float32, which the runtimes compute in, does not hold.
         """
-        flat = np.asarray(values).reshape(-1)
+        flat = np.asarray(array).reshape(-1)
         if not flat.size:
             return
         if not bool(np.isfinite(flat).all()):
             raise DataError("holds NaN or infinity; no range can be found")
-        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        low, high = float(flat.min()), float(flat.max())
+        if max(-low, high) > _LARGEST:
+            raise DataError(f"holds {max(low, high, key=abs):g}, more than float32 can; no range can be found")
+        self._widen(low, high)
         for start in range(0, flat.size, _CHUNK):
             self._add(flat[start : start + _CHUNK].astype(np.float64))
 
-    def _add(self, values: np.ndarray) -> None:
-        others = values[values != 0]
-        self._zeros += values.size - others.size
-        if others.size:
-            indices = np.floor(others * math.ldexp(1.0, -self._fit()))
-            indices[(indices == 0) & (others < 0)] = -1  # scaling has lost a subnormal value
-            self._counts += np.bincount(indices.astype(np.int64) - self._first, minlength=len(self._counts))
-
     def merge(self, other: "Histogram") -> None:
-        """Add everything another histogram has seen."""
-        self._zeros += other._zeros
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        if other._exponent is not None:
-            first, counts, exponent = other._first, other._counts.copy(), other._exponent
-            indices = ((first + np.arange(len(counts))) >> (self._fit(exponent) - exponent)) - self._first
-            np.add.at(self._counts, indices, counts)
+        """Add everything that another histogram has seen; where it has fewer, wider bins, they become those of this."""
+        first, exponent, counts = other._first, other._exponent, other._counts.copy()  # it may be this very one
+        if len(counts):
+            self._widen(other.low, other.high, exponent)
+            np.add.at(self._counts, _coarser(first, len(counts), self._exponent - exponent) - self._first, counts)
 
-    def _fit(self, finest: int = _FINEST) -> int:
-        """Make room for `low` to `high`, zero among them, in bins no narrower than `2 ** finest`.
+    def _add(self, values: np.ndarray) -> None:
+        """Count float64 values that lie within the range."""
+        indices = np.floor(values * math.ldexp(1.0, -self._exponent))
+        np.minimum(indices, -1.0, out=indices, where=values < 0)  # scaling may lose a subnormal value, and its sign
+        self._counts += np.bincount(indices.astype(np.int64) - self._first, minlength=len(self._counts))
 
-        Returns:
-            The exponent of the width: the smallest with which they number at most `limit`.
-        """
-        low, high = min(self.low, 0.0), max(self.high, 0.0)
-        # With this width the larger side alone takes `limit` bins: never wider than what the loop would come to.
-        exponent = max(finest, math.frexp(max(-low, high))[1] - self._limit.bit_length())
-        if self._exponent is not None:
-            exponent = max(exponent, self._exponent)
-        first, last = _indices(low, high, exponent)
-        while last - first >= self._limit:
-            exponent += 1
-            first, last = _indices(low, high, exponent)
-        grown = np.zeros(last - first + 1, np.int64)
-        if self._exponent is not None:
-            indices = (self._first + np.arange(len(self._counts))) >> (exponent - self._exponent)
-            np.add.at(grown, indices - first, self._counts)
-        self._exponent, self._first, self._counts = exponent, first, grown
-        return exponent
-
-    def _dense(self) -> tuple[int, np.ndarray]:
-        """First bin and counts, the zeros in theirs."""
-        if self._exponent is None:
-            return 0, np.array([self._zeros], np.int64)
-        counts = self._counts.copy()
-        counts[-self._first] += self._zeros
-        return self._first, counts
+    def _widen(self, low: float, high: float, finest: int = _FINEST) -> None:
+        """Take `low` to `high` into the range, with what was counted so far in the bins this asks for."""
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        exponent, first, last = _bins(self._low, self._high, self._limit, max(finest, self._exponent))
+        counts = np.zeros(last - first + 1, np.int64)
+        np.add.at(counts, _coarser(self._first, len(self._counts), exponent - self._exponent) - first, self._counts)
+        self._exponent, self._first, self._counts = exponent, first, counts
 
 
-def _indices(low: float, high: float, exponent: int) -> tuple[int, int]:
-    """Bins of `low <= 0` and `high >= 0` at width `2 ** exponent`."""
-    first = min(math.floor(math.ldexp(low, -exponent)), -1) if low < 0 else 0
-    return first, math.floor(math.ldexp(high, -exponent))
+def _bins(low: float, high: float, limit: int, finest: int) -> tuple[int, int, int]:
+    """Exponent of the smallest width, from `2 ** finest` on, with which `low`, zero and `high` lie within `limit` bins.
+
+    Returns:
+        It, the first bin and the last.
+    """
+    extent = max(-low, high)
+    # Half of this width would not do: the extent alone would fill 2 ** limit.bit_length() > limit bins.
+    exponent = finest if extent == 0 else max(finest, math.frexp(extent)[1] - limit.bit_length())
+    while True:
+        first = min(math.floor(math.ldexp(low, -exponent)), -1) if low < 0 else 0
+        last = max(math.floor(math.ldexp(high, -exponent)), 0)
+        if last - first < limit:
+            return exponent, first, last
+        exponent += 1
+
+
+def _coarser(first: int, size: int, steps: int) -> np.ndarray:
+    """The bins that `size` bins from `first` on fall into when the width doubles `steps` times, int64 `(size,)`."""
+    steps = min(steps, 62)  # shifts as wide as the type are left to the platform; these already give 0 or -1
+    indices: np.ndarray = (first + np.arange(size)) >> steps
+    return indices

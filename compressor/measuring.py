@@ -21,7 +21,8 @@ from ..exporters import graph_stats, onnx_file
 from ..exporters.targets import TARGETS
 from .artifacts import open_session
 from .evaluation import BATCH, evaluate, task_metrics
-from .recipe import Measure
+from .progress import Progress
+from .recipe import Measure, Recipe
 from .schema import plain
 
 PREDICTIONS = "predictions.npz"
@@ -60,10 +61,8 @@ def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Mea
     }
 
 
-def measure_final(
-    original: Artifact, final: Artifact, task: Task, measure: Measure, limits: Limits, threads: int, folder: Path
-) -> Costs:
-    """Run both on the test split, keep every prediction in `folder`, and take time and memory."""
+def keep_predictions(original: Artifact, final: Artifact, task: Task, threads: int, folder: Path) -> None:
+    """Run both on the test split and keep every prediction: `original/OUTPUT`, `final/OUTPUT`, `labels`."""
     arrays: dict[str, np.ndarray] = {"labels": labels_of(task.test)}
     for side, artifact in (("original", original), ("final", final)):
         session = open_session(artifact, threads)
@@ -73,13 +72,26 @@ def measure_final(
             session.close()
     with atomic_path(folder / PREDICTIONS) as partial, partial.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the keys for `allow_pickle`
+
+
+def measure_costs(
+    original: Artifact, final: Artifact, task: Task, recipe: Recipe, threads: int, progress: Progress
+) -> Costs:
+    """Time and memory of both, where the target's runtime is here."""
     if TARGETS[final.target].unmeasurable() is not None:
         return Costs()
+    measure = recipe.measure
     feeds = latency.rotating_feeds(task.test, measure.batch_sizes)
-    paired = latency.compare(
-        [original, final], feeds, threads,
-        restarts=measure.restarts, seconds=measure.restarts * measure.seconds, confidence=limits.confidence,
-    )  # fmt: skip
+    with progress.bar("timing, in fresh processes", measure.restarts) as advance:
+        paired = latency.compare(
+            [original, final],
+            feeds,
+            threads,
+            restarts=measure.restarts,
+            seconds=measure.restarts * measure.seconds,
+            confidence=recipe.limits.confidence,
+            progress=lambda done, total: advance(done, f"{done} of {total}"),
+        )
     feed = feeds[measure.batch_sizes[0]][0]
     return Costs(
         latency=tuple(paired),

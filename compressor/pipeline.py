@@ -249,9 +249,9 @@ class _Run:
         }
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
-            costs = measuring.measure_final(
-                original, final, self._task, recipe.measure, recipe.limits, job.machine.threads, folder
-            )
+            threads = job.machine.threads
+            measuring.keep_predictions(original, final, self._task, threads, folder)
+            costs = measuring.measure_costs(original, final, self._task, recipe, threads, self._progress)
             return measuring.costs_to_json(costs)
 
         self._progress.say("measuring original and final on the test split")

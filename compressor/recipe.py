@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from ..benches.intervals import enough_restarts
 from ..benches.judge import check_limits
 from ..core.errors import RecipeError
 from ..core.limits import Limits
@@ -103,6 +104,12 @@ def from_mapping(
         folder=folder,
     )
     check_limits(recipe.limits)
+    fewest = enough_restarts(recipe.limits.confidence)
+    if recipe.measure.restarts < fewest:
+        raise RecipeError(
+            f"{where}: measure.restarts: {recipe.measure.restarts} cannot give an interval at "
+            f"{recipe.limits.confidence:.0%} confidence; use at least {fewest}"
+        )
     _check_ids(recipe, where)
     return recipe
 

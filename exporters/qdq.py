@@ -25,8 +25,9 @@ def weight_params(model: onnx.ModelProto, placement: Placement) -> dict[str, Qua
             continue
         weight = numpy_helper.to_array(tensor)
         largest = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis))
-        scale = np.where(largest > 0, largest, 127.0) / 127  # a channel of zeros: any scale will do
         bound = float(largest.max(initial=0.0))
+        # Any scale will do for a channel of zeros, but its bias is rounded to that scale too.
+        scale = np.where(largest > 0, largest, bound or 1.0) / 127
         found[tensor.name] = QuantParams(
             low=-bound, high=bound, scale=scale.astype(np.float32), axis=axis, origin="largest absolute weight"
         )

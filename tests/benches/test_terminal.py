@@ -129,6 +129,7 @@ def test_bench_table() -> None:
     stream = io.StringIO()
     print_latency([result], [Path("a.onnx"), Path("b.onnx")], Console(file=stream, width=120))
     text = stream.getvalue()
-    assert line_with(text, "a.onnx", "1.00 ms", "2.00 ms", "3.00 ms", "baseline")
-    assert line_with(text, "b.onnx", "0.400 ms", "0.800 ms", "1.20 ms", "2.50x faster (2.40 to 2.60)")
+    assert text.startswith("1: a.onnx\n2: b.onnx\n")
+    assert line_with(text, " 1 ", "1.00 ms", "2.00 ms", "3.00 ms", "baseline")
+    assert line_with(text, " 2 ", "0.400 ms", "0.800 ms", "1.20 ms", "2.50x faster (2.40 to 2.60)")
     assert "The first file against itself: up to 1.2 % apart (noise floor)." in text

@@ -129,7 +129,8 @@ def divergence_as_published(counts: np.ndarray, size: int, levels: int) -> float
     reference = counts[:size].astype(float)
     reference[-1] += counts[size:].sum()
     expanded = np.zeros(size)
-    for chunk in np.array_split(np.arange(size), levels):
+    level = np.arange(size) * levels // size  # the slides divide evenly; this is as even as bins allow
+    for chunk in (np.flatnonzero(level == one) for one in range(levels)):
         filled = chunk[counts[chunk] > 0]
         expanded[filled] = counts[chunk].sum() / max(len(filled), 1)
     p, q = reference / reference.sum(), expanded / expanded.sum()
@@ -137,24 +138,28 @@ def divergence_as_published(counts: np.ndarray, size: int, levels: int) -> float
     return float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-12))).sum())
 
 
-# Asymmetric where nothing is negative: the same search with twice the levels.
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(
-    ("name", "symmetric"),
-    [*((name, True) for name in ("gauss", "laplace", "relu", "relu-laplace", "outlier")), ("relu-laplace", False)],
-)
-def test_entropy_loses_no_more_information_than_the_published_search(name: str, symmetric: bool, bits: int) -> None:
+@pytest.mark.parametrize("name", ["gauss", "laplace", "relu", "relu-laplace", "outlier"])
+def test_entropy_loses_no_more_information_than_the_published_search(name: str, bits: int) -> None:
     histogram = observed(samples(name))
     zero = int(np.searchsorted(histogram.edges, 0.0))
     positive, negative = histogram.counts[zero:].copy(), histogram.counts[:zero][::-1]
     size = max(len(positive), len(negative))
     counts = np.pad(positive, (0, size - len(positive))) + np.pad(negative, (0, size - len(negative)))
     counts[0] = counts[1]
-    levels = 2 ** (bits - 1) if symmetric else 2**bits
-    best = min(divergence_as_published(counts, i, levels) for i in range(256, size + 1, 16))
+    levels = 2 ** (bits - 1)
+    best = min(divergence_as_published(counts, i, levels) for i in range(128, size + 1, 16))
     width = float(histogram.edges[1] - histogram.edges[0])
-    chosen = int(entropy(histogram, bits, symmetric)[1] / width + 0.5)
-    assert divergence_as_published(counts, chosen, levels) <= 1.15 * best + 1e-5  # fewer, wider-spaced candidates
+    chosen = int(entropy(histogram, bits, True)[1] / width + 0.5)
+    assert (
+        divergence_as_published(counts, chosen, levels) <= 1.1 * best + 1e-4
+    )  # nats; many valleys, hardly different in depth
+
+
+@pytest.mark.parametrize("bits", [4, 7])
+def test_entropy_without_symmetry_has_twice_the_levels_where_nothing_is_negative(bits: int) -> None:
+    histogram = observed(samples("relu-laplace"))
+    assert entropy(histogram, bits, False) == entropy(histogram, bits + 1, True)
 
 
 def test_entropy_keeps_a_uniform_range_and_clips_an_outlier() -> None:
@@ -168,3 +173,34 @@ def test_a_histogram_that_saw_nothing_gives_no_range(name: str) -> None:
     for symmetric in (True, False):
         with pytest.raises(DataError, match=r"^saw no values; no range can be found$"):
             CALIBRATORS[name](Histogram(), 8, symmetric)
+
+
+def test_percentile_keeps_a_tensor_that_is_zero_nearly_everywhere() -> None:
+    values = np.zeros(100_000)
+    values[:3] = [1.0, 2.0, 4.0]  # fewer than the 0.01 % that are cut
+    for symmetric in (True, False):
+        assert percentile(observed(values), 8, symmetric) == (0.0, 4.0)
+
+
+def test_mse_of_one_value_at_a_hundred_sigma_is_where_its_error_and_the_rounding_meet() -> None:
+    # (100 - m)^2 / n + (m / 127)^2 / 12 is least at m = 100 / (1 + n / (12 * 127^2)).
+    _, high = mse(observed(samples("outlier")), 8, True)
+    assert high == pytest.approx(100 / (1 + N / (12 * 127**2)), rel=0.03)
+
+
+def test_mse_is_not_above_min_max_on_tensors_of_any_kind() -> None:
+    rng = np.random.default_rng(1)
+    for values in (rng.uniform(-1, 1, 5000), rng.standard_t(2, 5000), rng.integers(0, 2, 5000) * 1.0):
+        chosen, widest = (squared_error(values, *rule(observed(values), 8, True), 8, True) for rule in (mse, min_max))
+        assert chosen <= 1.01 * widest + 1e-12
+
+
+def test_entropy_tries_no_clip_with_fewer_bins_than_levels() -> None:
+    histogram = observed(np.append(samples("gauss"), 1000.0))
+    width = float(histogram.edges[1] - histogram.edges[0])
+    assert entropy(histogram, 8, True)[1] >= 127.5 * width
+
+
+def test_entropy_is_not_moved_by_how_many_zeros_a_relu_leaves() -> None:
+    values = np.abs(samples("gauss"))
+    assert entropy(observed(np.append(values, np.zeros(20 * N))), 8, True) == entropy(observed(values), 8, True)

@@ -153,3 +153,17 @@ def test_memory_does_not_grow_with_what_is_seen() -> None:
         tracemalloc.stop()
     assert kept < 100_000  # one array of at most 4096 counts
     assert peak < 3 * batch.nbytes  # the scaled batch itself, and never a wider copy of all of it
+
+
+def test_merging_a_histogram_with_itself_counts_twice() -> None:
+    found = seen(np.array([-1.0, 2.0, 2.0]))
+    found.merge(found)
+    assert (found.count, int(found.counts[-1])) == (6, 4)
+
+
+def test_what_float32_cannot_hold_is_refused_and_not_counted() -> None:
+    found = seen(np.array([1.0, 2.0]))
+    with pytest.raises(DataError) as caught:
+        found.update(np.array([0.0, -1e300]))
+    assert str(caught.value) == "holds -1e+300, more than float32 can; no range can be found"
+    assert same(found, seen(np.array([1.0, 2.0])))

@@ -84,3 +84,9 @@ def test_overlap_means_equal_inputs_and_nothing_less() -> None:
 def test_a_test_split_with_repeats_reports_its_first() -> None:
     with pytest.raises(DataError, match=r"1 of 2 samples .* calibration sample 1 = test sample 0\)"):
         check_overlap(["c", "a"], ["a", "b", "a"])
+
+
+def test_real_images_pass_and_are_counted(fashion_slice: dict[str, np.ndarray]) -> None:
+    images = fashion_slice["images"].astype(np.float32) / 255
+    assert check_samples({"image": part} for part in np.array_split(images, 5)) == 512
+    check_overlap(digest.of_samples({"image": images[:256]}), digest.of_samples({"image": images[256:]}))

@@ -79,7 +79,7 @@ def test_the_order_of_batches_does_not_matter(name: str, symmetric: bool) -> Non
 @pytest.mark.parametrize("values", [np.zeros(100), np.full(3, 1e-40)])
 def test_zero_everywhere_gets_a_range_whose_scale_is_a_positive_float32(name, symmetric, values) -> None:
     range_ = CALIBRATORS[name](observed(values), 8, symmetric)
-    assert range_ == (0.0, 1e-6)
+    assert range_ == (0.0, 1.0)
     assert np.float32(range_[1] / 255) > np.finfo(np.float32).tiny
 
 
@@ -99,3 +99,28 @@ def test_the_histogram_is_only_read(name: str, symmetric: bool) -> None:
     assert CALIBRATORS[name](histogram, 8, symmetric) == CALIBRATORS[name](histogram, 8, symmetric)
     np.testing.assert_array_equal(histogram.counts, before[0])
     assert (histogram.low, histogram.high) == before[1:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_mirrored_values_get_the_mirrored_range(name: str, symmetric: bool) -> None:
+    values = np.random.default_rng(0).gumbel(size=20_000)
+    low, high = CALIBRATORS[name](observed(values), 8, symmetric)
+    assert CALIBRATORS[name](observed(-values), 8, symmetric) == pytest.approx((-high, -low), rel=0.05)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [0.1, 5.0, -3.0])
+def test_a_constant_tensor_keeps_its_value(name: str, value: float) -> None:
+    low, high = CALIBRATORS[name](observed(np.full(1000, value)), 8, True)
+    assert high == pytest.approx(abs(value), rel=0.01)
+    assert low == (-high if value < 0 else 0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_behind_a_clip_where_many_values_are_the_bound_it_is_kept(name: str, symmetric: bool) -> None:
+    values = np.clip(np.random.default_rng(0).normal(3.0, 3.0, 100_000), 0, 6)
+    low, high = CALIBRATORS[name](observed(values), 8, symmetric)
+    assert low == 0.0
+    assert high == pytest.approx(6.0, rel=0.005)

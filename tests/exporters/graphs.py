@@ -104,7 +104,8 @@ def calibrate(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[st
 
 def decibels(expected: np.ndarray, actual: np.ndarray) -> float:
     """Signal to noise ratio."""
-    return float(10 * np.log10((expected**2).sum() / ((expected - actual) ** 2).sum()))
+    noise = float(((expected - actual) ** 2).sum())
+    return float(10 * np.log10((expected**2).sum() / noise)) if noise else float("inf")
 
 
 def initializer(model: onnx.ModelProto, name: str) -> np.ndarray:

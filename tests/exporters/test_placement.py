@@ -140,11 +140,11 @@ def test_weights_that_are_no_constants_stay_float() -> None:
     assert "n_y" not in found.nodes and found.weights == {"w": 1}
 
 
-@pytest.mark.parametrize(
-    "attributes", [{"alpha": 0.5}, {"beta": 0.5}, {"transA": 1}], ids=["alpha", "beta", "transA"]
-)
+@pytest.mark.parametrize("attributes", [{"alpha": 0.5}, {"beta": 0.5}, {"transA": 1}], ids=["alpha", "beta", "transA"])
 def test_a_gemm_with_factors_stays_float(attributes: dict[str, float]) -> None:
-    model = graph([node("Gemm", "x w b", "y", **attributes)], {"w": random(6, 6), "b": random(6)}, {"x": [6, 6]}, {"y": None})
+    model = graph(
+        [node("Gemm", "x w b", "y", **attributes)], {"w": random(6, 6), "b": random(6)}, {"x": [6, 6]}, {"y": None}
+    )
     assert place(model).nodes == ()
 
 

@@ -1,0 +1,45 @@
+"""Which INT8 is tried on which CPU."""
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu, weight_bits
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "bits"),
+    [
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", 8),
+        ("x86_64", "fpu avx2 avx_vnni", 8),
+        ("AMD64", "fpu avx2 avx512f", 7),
+        ("x86_64", "fpu avx2", 7),
+        ("aarch64", "fp asimd", 8),
+        ("arm64", "fp asimd asimddp", 8),
+    ],
+)
+def test_seven_bits_where_products_would_saturate(machine: str, flags: str, bits: int, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    assert weight_bits(machine, tmp_path / "cpuinfo") == bits
+
+
+def test_an_unknown_x86_cpu_is_taken_to_saturate(tmp_path: Path) -> None:
+    assert weight_bits("x86_64", tmp_path / "none") == 7
+    assert weight_bits("arm64", tmp_path / "none") == 8
+
+
+@pytest.mark.parametrize(
+    ("machine", "names"),
+    [("x86_64", ["u8", "u8-asymmetric"]), ("aarch64", ["u8", "u8-asymmetric", "s8"])],
+)
+def test_dialects_of_a_machine(machine: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert [dialect.name for dialect in OnnxRuntimeCpu().dialects()] == names
+
+
+def test_lint_says_what_the_runtime_says(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"nothing of the kind")
+    (problem,) = OnnxRuntimeCpu().lint(path)
+    assert problem.startswith(f"{path}: ONNX Runtime cannot load it: ")
