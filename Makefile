@@ -23,13 +23,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit("edgesmith needs Python 3.11 or newer, and %s is %d.%d; name another: make $(MAKECMDGOALS) PYTHON=python3.12" % ((sys.executable,) + v) if v < (3, 11) else 0)'
 	@if [ -e $(UNFINISHED) ]; then find .venv -mindepth 1 -maxdepth 1 ! -name .setup-unfinished -exec rm -rf {} +; fi
 	@mkdir -p .venv && touch $(UNFINISHED) && rm -f $(STAMP) $(DEV_STAMP)
-	"$(PYTHON)" -m venv .venv
-	$(INSTALL) -e ".[test,examples]"
+	@echo "setting up .venv: about 1 GB of packages, a minute or more"
+	@"$(PYTHON)" -m venv .venv
+	@$(INSTALL) --quiet -e ".[test,examples]"
 	@rm -f $(UNFINISHED) && pwd -P > $(STAMP)
 
 $(DEV_STAMP): $(STAMP)
 	@touch $(UNFINISHED) && rm -f $(STAMP)
-	$(INSTALL) --quiet -e ".[dev]"
+	@$(INSTALL) --quiet -e ".[dev]"
 	@rm -f $(UNFINISHED) && pwd -P > $(STAMP) && touch $(DEV_STAMP)
 
 # The verdict is the exit code: make itself ends with 2 for every failure and prints the real one ("Error 3": a limit was

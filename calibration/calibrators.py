@@ -22,7 +22,7 @@ _PERCENTILE = 99.99
 _BY_RATIO, _BY_BIN, _FINE = np.geomspace(1.0, 1 / 512, 96), np.linspace(1.0, 1 / 32, 256), 33
 _ROUNDS = 2  # of searching one end with the other fixed
 _SMALLEST = 2.0**-100  # a smaller range has no scale among the normal float32 numbers; it counts as zero
-_ANYTHING = 1.0  # bound for a tensor of zeros: all are exact, and at 1 the bias beside it still fits 32 bits
+_ANYTHING = 1.0  # bound for a tensor of zeros: any is exact, and with 1 no scale that it enters becomes tiny
 
 
 def min_max(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]:

@@ -30,7 +30,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line."""
         if self._console is not None:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         self.record(text)
 
     def record(self, text: str) -> None:

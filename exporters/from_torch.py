@@ -68,12 +68,19 @@ def _write(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds, all of which mean the same to the user
-        cause = str(error.__cause__ or error).strip().splitlines()
-        first = next((line for line in cause if line.strip()), type(error).__name__)
-        raise ExportError(
-            f"the model cannot be exported to ONNX: {first.strip()[:300]}; "
-            "replace data-dependent control flow in forward() with tensor operations, or start from an ONNX file"
-        ) from error
+        raise ExportError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the error that started it, and what to do about that."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((line for line in str(error).splitlines() if line.strip()), "").strip()[:300]
+    if "data-dependent" in str(error) or "data-dependent" in type(error).__name__.lower():
+        remedy = "replace data-dependent control flow in forward() with tensor operations"
+    else:
+        line, remedy = f"{type(error).__name__}: {line}", "write that part with operations the exporter knows"
+    return f"{line}; {remedy}, or start from an ONNX file"
 
 
 @contextlib.contextmanager
