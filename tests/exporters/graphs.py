@@ -102,6 +102,11 @@ def calibrate(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[st
     return qdq.weight_params(model, placed) | activations
 
 
+def quantized(model: onnx.ModelProto, feed: Mapping[str, np.ndarray], dialect: Dialect) -> onnx.ModelProto:
+    """The graph in a dialect, calibrated on this feed."""
+    return qdq.write_qdq(model, calibrate(model, feed), dialect)
+
+
 def decibels(expected: np.ndarray, actual: np.ndarray) -> float:
     """Signal to noise ratio."""
     noise = float(((expected - actual) ** 2).sum())
