@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         An exit code, see `edgesmith --help`.
     """
     options = _parser().parse_args(arguments)
-    # Threads of torch that wait must not spin: on a core that somebody else uses too, that makes training ten times slower.
+    # Waiting threads of torch must not spin: beside another busy process that makes training ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
     try:
