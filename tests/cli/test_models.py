@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+import edgesmith
 from edgesmith.cli import main
-from edgesmith.core.errors import ExitCode
+from edgesmith.compressor.candidate import Candidate
+from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.stage import Context
+from edgesmith.compressor.task_file import load_task
+from edgesmith.core.errors import ContractError, ExitCode
 
 FAST = ["--set", "measure.seconds=0.1", "--set", "measure.batch_sizes=[4]"]
 
@@ -52,3 +57,23 @@ def test_a_student_of_another_architecture(finished: Path, capsys: pytest.Captur
     assert student["accuracy"] > 0.8
     assert student["macs"] == 64 * 48 + 48 * 10
     assert pruned["macs"] == 64 * 32 + 32 * 10  # 36 of 48 channels, at the nearest multiple of 8 below
+
+
+def test_a_task_object_is_as_good_as_its_file(finished: Path) -> None:
+    """The same task handed over in Python finds everything the command line has finished."""
+    times = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("done.json")}
+    report = edgesmith.compress(load_task("task.py", finished), "recipe.toml", out="runs/small")
+    assert report.verdict == "pass"
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("done.json")} == times
+
+
+def test_a_stage_that_changes_its_input_is_found_out(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(self: Prune, value: Candidate, context: Context) -> Candidate:
+        next(iter(value.weights.values())).zero_()
+        return value
+
+    monkeypatch.setattr(Prune, "run", careless)
+    with pytest.raises(
+        ContractError, match=r"stages\[0\] 'prune': prune changed its input; a stage must return a new value"
+    ):
+        edgesmith.compress(None, "recipe.toml", overrides=["prune.macs_ratio=0.5"], out="runs/small")

@@ -223,6 +223,24 @@ def test_a_branch_on_a_value(tmp_path: Path) -> None:
     assert text.endswith(HELP) and "\n" not in text
 
 
+def test_an_operator_without_a_form_in_onnx(tmp_path: Path) -> None:
+    text = refusal(Does(lambda x: torch.special.bessel_j0(x)), tmp_path)
+    assert text.startswith(
+        "the model cannot be exported to ONNX: DispatchError: No ONNX function found for <OpOverload("
+    )
+    assert text.endswith("; write that part with operations the exporter knows, or start from an ONNX file")
+
+
+def test_a_forward_that_raises(tmp_path: Path) -> None:
+    def raises(x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("heads do not divide the width\nsecond line")
+
+    assert refusal(Does(raises), tmp_path) == (
+        "the model cannot be exported to ONNX: ValueError: heads do not divide the width; "
+        "write that part with operations the exporter knows, or start from an ONNX file"
+    )
+
+
 @pytest.mark.parametrize("fixed", [lambda x: x.reshape(2, 4) * 1, lambda x: x + torch.ones(2, 4)])
 def test_a_fixed_batch_size(fixed: Callable[[torch.Tensor], torch.Tensor], tmp_path: Path) -> None:
     assert refusal(Does(fixed), tmp_path) == (

@@ -100,6 +100,12 @@ def test_a_convolution_read_by_more_than_its_relu_has_a_pair_of_its_own() -> Non
     assert found.never_negative == {"r"}
 
 
+def test_a_convolution_read_by_a_float_operator_too_is_not_fused_to_its_relu() -> None:
+    found = placed([node("Conv", "x w", "c", **CONV), node("Relu", "c", "r"), node("Sigmoid", "c", "s")], "r s")
+    assert found.activations == ("x", "c")
+    assert found.never_negative == frozenset()
+
+
 def test_a_convolution_that_is_an_output_as_well_has_a_pair_of_its_own() -> None:
     found = placed([node("Conv", "x w", "c", **CONV), node("Relu", "c", "y")], "c y")
     assert found.activations == ("x", "c")
