@@ -26,8 +26,9 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
     console.print(_limits(report))
     for artifact in report.artifacts:
-        if not artifact.measured:
-            console.print(Text(f"{artifact.target} ({artifact.path}): not measured: {artifact.reason}"))
+        how = "measured" if artifact.measured else "not measured"
+        reason = f": {artifact.reason}" if artifact.reason else ""
+        console.print(Text(f"{artifact.target} ({artifact.path}, {artifact.dialect}): {how}{reason}"))
     console.print(
         Text.assemble((f"VERDICT: {report.verdict}", _STYLES[report.verdict]), " - ", words.verdict_sentence(report))
     )

@@ -122,9 +122,8 @@ def _timed(baseline: Form, forms: Sequence[Form], task: Task, measure: Measure, 
 
 def _ranking(forms: Sequence[Form]) -> str:
     ranked = sorted(forms, key=lambda form: -(form.speedup or 0.0))
-    return "fastest here against the same network in float, at the worst batch size: " + ", ".join(
-        f"{form.artifact.dialect} {form.speedup:.2f}x" for form in ranked
-    )
+    found = ", ".join(f"{form.artifact.dialect} {form.speedup:.2f}x" for form in ranked)
+    return f"the fastest of {len(ranked)} forms (against this network in float, at the worst batch size: {found})"
 
 
 def _keep(artifact: Artifact, forms: Sequence[Form], folder: Path) -> Artifact:

@@ -38,7 +38,7 @@ def test_tables_come_in_order_and_the_verdict_last() -> None:
     assert line_with(text, "unproven", "loss of accuracy at most 1 point", "0.28 points (-0.53 to 1.08)")
     assert line_with(text, "pass", "speed-up at least 2x", "3.10x (2.88 to 3.29)", "batch 1, the worst of 1, 32")
     assert "Most of the loss of accuracy came from: prune + distill" in text
-    assert "tensorrt (artifacts/tensorrt.onnx): not measured: no CUDA device" in text
+    assert "tensorrt (artifacts/tensorrt.onnx, s8-symmetric): not measured: no CUDA device" in text
 
 
 def test_pass_and_fail_sentences() -> None:

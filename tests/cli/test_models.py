@@ -29,11 +29,11 @@ def test_an_onnx_file_is_quantized(finished: Path) -> None:
     Path("runs").rename("old")
     text = Path("task.py").read_text()
     Path("task.py").write_text(text.replace("model=Net,\n        load_weights=load,", 'model="model.onnx",'))
-    recipe = '[[stages]]\nuse = "quantize"\nsamples = 128\n[limits]\ndrop = 0.05\nfile_ratio = 0.5\n'
-    Path("recipe.toml").write_text('task = "task.py"\n' + recipe)
+    recipe = '[[stages]]\nuse = "quantize"\nsamples = 128\n[limits]\ndrop = 0.05\n'
+    Path("recipe.toml").write_text('task = "task.py"\ntargets = ["onnxruntime-cpu", "tensorrt"]\n' + recipe)
     report = compress()
     assert [stage["name"] for stage in report["stages"]] == ["original", "quantize"]
-    assert report["artifacts"][0]["precision"] == "int8"
+    assert report["artifacts"][1]["precision"] == "int8"  # on this CPU the fastest form may be float
     assert report["original"]["accuracy"] > 0.8
 
 
