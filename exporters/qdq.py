@@ -143,9 +143,7 @@ class _Writer:
             scale = max(high - low, 1e-12) / 255
             zero = int(np.clip(round(-low / scale), 0, 255))
         if zero == 0 and name in self._placement.upper:
-            # ONNX Runtime drops a Clip, and so fuses what stands before it, only where the integers end at its bound or
-            # below. Rounding cannot lift them above it: 255 * float32(bound / 255) is the bound again, for every float32.
-            scale = min(scale, self._placement.upper[name] / 255)
+            scale = min(scale, _widest(self._placement.upper[name]))
         return np.asarray(scale, np.float32), np.asarray(zero, np.uint8)
 
     def _quantize_constants(self) -> None:
@@ -217,3 +215,12 @@ class _Writer:
 
     def _unused(self, name: str) -> str:
         return unused(name, self._taken)
+
+
+def _widest(upper: float) -> float:
+    """The scale at which 255 steps from zero just do not pass `upper`, by not so much as a rounding.
+
+    ONNX Runtime drops a Clip, and so fuses what stands before it, only where the integers end at or below its bound.
+    """
+    scale = np.float32(upper / 255)
+    return float(scale if np.float32(255) * scale <= upper else np.nextafter(scale, np.float32(0)))

@@ -62,7 +62,9 @@ def test_the_report(finished: Path) -> None:
     assert (unmeasured["target"], unmeasured["measured"], unmeasured["dialect"]) == ("tensorrt", False, "s8-symmetric")
     assert unmeasured["reason"] == "no CUDA device"
     assert (unmeasured["precision"], unmeasured["file_bytes"] < 0.5 * original["file_bytes"]) == ("int8", True)
-    assert measured["reason"].startswith("the fastest of 3 forms (against this network in float, at the worst batch size: ")
+    assert measured["reason"].startswith(
+        "the fastest of 3 forms (against this network in float, at the worst batch size: "
+    )
     for artifact in report["artifacts"]:
         assert (Path("runs/small") / artifact["path"]).stat().st_size == artifact["file_bytes"]
 

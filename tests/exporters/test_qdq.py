@@ -158,7 +158,7 @@ def test_asymmetric_covers_exactly_what_was_seen(digits: Network) -> None:
 
 
 @pytest.mark.parametrize("dialect", [U8, ASYMMETRIC], ids=lambda dialect: dialect.name)
-@pytest.mark.parametrize("bound", [6.0, 1.0, 0.3, 20.7])
+@pytest.mark.parametrize("bound", [6.0, 1.0, 0.3, 20.7, 3.9843752])  # 255 * float32(3.9843752 / 255) is above it
 def test_behind_a_clip_the_integers_end_at_its_bound(dialect: Dialect, bound: float) -> None:
     weights = {"w": random(4, 3), "zero": np.zeros((), np.float32), "top": np.full((), bound, np.float32)}
     nodes = [node("Gemm", "x w", "h", transB=1), node("Clip", "h zero top", "c"), node("Gemm", "c v", "y")]
@@ -167,12 +167,6 @@ def test_behind_a_clip_the_integers_end_at_its_bound(dialect: Dialect, bound: fl
     scale = initializer(written, "c_scale")
     end = np.float32(255) * scale
     assert bound * (1 - 1e-6) <= end <= np.float32(bound)
-
-
-def test_255_steps_never_pass_the_bound() -> None:
-    """Not by one rounding, whatever the bound: here every mantissa that a float32 has."""
-    bounds = np.arange(2**23, 2**24, dtype=np.float32)
-    np.testing.assert_array_equal(np.float32(255) * (bounds.astype(np.float64) / 255).astype(np.float32), bounds)
 
 
 @settings(max_examples=50, deadline=None)
