@@ -79,7 +79,7 @@ def source_files() -> set[str]:
     own = ROOT / "src" / "edgesmith"
     found |= {path: path.relative_to(own) for path in (*own.glob("*"), *(own / "core").rglob("*"))}
     names = {name.as_posix() for path, name in found.items() if path.is_file() and "__pycache__" not in name.parts}
-    return {f"edgesmith/{name}" for name in names if not name.startswith("benches/peers/")}
+    return {f"edgesmith/{name}" for name in names if not name.startswith(("benches/peers/", "benches/results/"))}
 
 
 def metadata_files(names: set[str]) -> set[str]:
@@ -110,7 +110,7 @@ def test_the_sdist_holds_files_where_the_checkout_has_links(dist: Path) -> None:
     assert not [name for name, member in members.items() if member.issym() or member.islnk()]
     assert {f"src/{name}" for name in source_files()} <= set(members)
     assert {"LICENSE", "README.md", "pyproject.toml"} <= set(members)
-    assert not [name for name in members if "benches/peers" in name]
+    assert not [name for name in members if "benches/peers" in name or "benches/results" in name]
 
 
 def test_the_metadata(wheel: zipfile.ZipFile) -> None:
