@@ -11,7 +11,7 @@ import pydantic
 from ..core.errors import ArtifactError, ContractError
 from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult, Status
-from ..core.values import Artifact, Interval
+from ..core.values import Interval
 from .environment import Description
 from .judge import worst_batch
 from .latency import Latency, PairedLatency
@@ -142,26 +142,6 @@ def worst_speedup(latency: tuple[BatchLatency, ...]) -> SpeedUp | None:
         return None
     intervals = {batch: Interval(value=up.median, low=up.low, high=up.high) for batch, up in found.items()}
     return found[worst_batch(intervals)]
-
-
-def artifact_result(artifact: Artifact, path: str, reason: str = "") -> ArtifactResult:
-    """The report's line for an artefact.
-
-    Args:
-        artifact: the file.
-        path: where it lies, relative to the run directory.
-        reason: why it was not measured; empty where it was.
-    """
-    return ArtifactResult(
-        target=artifact.target,
-        dialect=artifact.dialect,
-        precision=artifact.precision,
-        path=path,
-        digest=artifact.digest,
-        file_bytes=artifact.file_bytes,
-        measured=not reason,
-        reason=reason,
-    )
 
 
 def to_json(report: Report) -> str:

@@ -25,6 +25,7 @@ from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
 from .evaluation import task_metrics
 from .job import Job, prepare
+from .measuring import Costs
 from .progress import Progress
 from .recipe import Recipe
 from .run_directory import Done, RunDirectory
@@ -236,29 +237,12 @@ class _Run:
 
     def _judged(self, original: Artifact, last: str, ledger: Ledger) -> Report:
         """Write every target's file, measure the judged one against the original, and judge."""
-        job, recipe = self._job, self._recipe
+        recipe = self._recipe
         written = {target: self._write(f"artifacts/{target}", last, target) for target in recipe.targets}
         final, _ = written[self._target]
-        key = {
-            "original": original.digest,
-            "final": final.digest,
-            "task": job.identity,
-            "measure": plain(recipe.measure),
-            "confidence": recipe.limits.confidence,
-            "machine": self._machine_key,
-        }
-
-        def make(folder: Path, work: Path) -> dict[str, Any]:
-            threads = job.machine.threads
-            measuring.keep_predictions(original, final, self._task, threads, folder)
-            costs = measuring.measure_costs(original, final, self._task, recipe, threads, self._progress)
-            return measuring.costs_to_json(costs)
-
         self._progress.say("measuring original and final on the test split")
-        done = self._once("measurements/final", key, make)
-        shutil.copyfile(done.path / measuring.PREDICTIONS, job.out / measuring.PREDICTIONS)
-        costs = measuring.costs_from_json(done.facts)
-        found = measuring.outcome(original, final, costs, self._task, recipe.limits, job.out / measuring.PREDICTIONS)
+        predictions, costs = self._measure(original, final)
+        found = measuring.outcome(original, final, costs, self._task, recipe.limits, predictions)
         main = task_metrics(self._task)[0]
         verdict = judge(recipe.limits, found.evidence, main.higher_is_better)
         return Report(
@@ -280,6 +264,27 @@ class _Run:
             environment=self._machine_key,
             unmeasured_reason=found.evidence.unmeasured_reason,
         )
+
+    def _measure(self, original: Artifact, final: Artifact) -> tuple[Path, Costs]:
+        """The predictions of both on the test split, and their time and memory."""
+        job, recipe = self._job, self._recipe
+        threads = job.machine.threads
+        pair = {"original": original.digest, "final": final.digest, "task": job.identity, "machine": self._machine_key}
+
+        def predict(folder: Path, work: Path) -> dict[str, Any]:
+            measuring.keep_predictions(original, final, self._task, threads, folder)
+            return {}
+
+        def time_and_weigh(folder: Path, work: Path) -> dict[str, Any]:
+            return measuring.costs_to_json(
+                measuring.measure_costs(original, final, self._task, recipe, threads, self._progress)
+            )
+
+        done = self._once("measurements/predictions", pair, predict)
+        shutil.copyfile(done.path / measuring.PREDICTIONS, job.out / measuring.PREDICTIONS)
+        how = {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence}
+        costs = measuring.costs_from_json(self._once("measurements/costs", pair | how, time_and_weigh).facts)
+        return job.out / measuring.PREDICTIONS, costs
 
     def _artifact_result(self, artifact: Artifact, reason: str) -> ArtifactResult:
         measured = artifact.target == self._target and TARGETS[artifact.target].unmeasurable() is None

@@ -1,5 +1,6 @@
 """What a stage is: one change to a model, described by a frozen dataclass whose fields are its recipe keys."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(abc.ABC):
     """Base of every stage. A stage never changes its input; the pipeline checks that it did not."""
 
     name: ClassVar[str]  # its name in the table
@@ -64,7 +65,7 @@ class Stage:
 
     id: str
 
-    def check(self, task: Task, where: str) -> None:
+    def check(self, task: Task, where: str) -> None:  # noqa: B027  # nothing to check is a fine answer
         """Refuse, before any work, what cannot work with this task.
 
         Raises:
@@ -79,6 +80,6 @@ class Stage:
         """Seconds it will take, roughly."""
         return 1.0
 
+    @abc.abstractmethod
     def run(self, value: Any, context: Context) -> "Candidate | Graph":
         """Do the work and return a new value."""
-        raise NotImplementedError(self.name)
