@@ -48,6 +48,10 @@ class Distill(Training, Stage):
         """See `Stage.needs`."""
         return (self.teacher,) if self.student is None else (self.teacher, self.student)
 
+    def rehearse(self, value: Candidate, context: Context) -> Candidate:
+        """See `Stage.rehearse`: a student of its own takes the place of what came before."""
+        return value if self.student is None else self._student(context)
+
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         samples = sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
@@ -55,11 +59,7 @@ class Distill(Training, Stage):
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
-        if self.student is not None:
-            student = context.named(self.student)
-            if isinstance(student, Graph):
-                raise RecipeError(f"{context.where}.student: '{self.student}' is an ONNX file and cannot be trained")
-            value = student
+        value = value if self.student is None else self._student(context)
         module = value.module()
         loss, output = named_loss(context.task), context.task.outputs[0]
         teacher = open_teacher(context.named(self.teacher), context)
@@ -79,6 +79,13 @@ class Distill(Training, Stage):
         result = train(module, TrainingData(context.task.train, context.task.unlabelled), objective, self, context)
         context.notes.append(f"taught by {self.teacher}, best epoch {result.best_epoch} of {result.epochs}")
         return Candidate.of(module, value)
+
+    def _student(self, context: Context) -> Candidate:
+        assert self.student is not None
+        student = context.named(self.student)
+        if isinstance(student, Graph):
+            raise RecipeError(f"{context.where}.student: '{self.student}' is an ONNX file and cannot be trained")
+        return student
 
 
 def open_teacher(model: Candidate | Graph, context: Context) -> Teacher:

@@ -15,10 +15,12 @@ from ..exporters import onnx_file
 from ..exporters.ort_session import OnnxRuntimeSession
 from ..exporters.torch_session import TorchSession
 from . import recipe as recipes, task_file
+from .candidate import Candidate, state_of
 from .data import any_inputs
 from .losses import named_loss
+from .progress import Progress
 from .recipe import Recipe, check_chain
-from .stage import Machine, Probe
+from .stage import Context, Graph, Machine, Probe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ def prepare(
             recipe = recipes.from_mapping(recipe, folder=Path.cwd(), overrides=overrides)
     task = task_file.load_task(recipe.task, recipe.folder) if task is None else task
     _check(recipe, task)
+    _rehearse(recipe, task, machine)
     folder = task.name if stem == "recipe" else f"{task.name}-{stem}"
     return Job(
         task=task, recipe=recipe, machine=machine, out=out or Path("runs") / folder, identity=task_file.identity(task)
@@ -98,6 +101,35 @@ def _check(recipe: Recipe, task: Task) -> None:
                 raise unknown(name, known, where)
         known.add(stage.id)
     _check_model(task)
+
+
+def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
+    """Go through the stages on untrained weights: what the architecture rules out is said before any training."""
+    if not callable(task.model):
+        return
+    example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
+
+    def untrained(name: str) -> Candidate | Graph:
+        model = task.model if name == "original" else task.models[name]
+        if not callable(model):
+            return Graph(path=Path(model), digest="")
+        module = task_file.run_user_code(model, f"task '{task.name}': {name} model")
+        return Candidate(factory=model, example=example, edits=(), weights=state_of(module))
+
+    value = untrained("original")
+    for index, stage in enumerate(recipe.stages):
+        if stage.accepts != "candidate" or isinstance(value, Graph):
+            return
+        context = Context(
+            task=task,
+            machine=machine,
+            targets=recipe.targets,
+            work=Path(),
+            progress=Progress(),
+            named=untrained,
+            where=f"stages[{index}] '{stage.id}'",
+        )
+        value = stage.rehearse(value, context)
 
 
 def _check_model(task: Task) -> None:

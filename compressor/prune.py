@@ -72,12 +72,29 @@ class Prune(Stage):
         """See `Stage.estimate`."""
         return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
 
+    def rehearse(self, value: Candidate, context: Context) -> Candidate:
+        """See `Stage.rehearse`: globs and the ratio, which is only ever harder to reach after an earlier pruning."""
+        module = value.module()
+        groups = self._groups(module, value, context, report=False)
+        full = measure(module, value.example, groups)
+        scores = {group.root: torch.ones(group.channels) for group in groups}
+        name, ratio = self._ratio()
+        _Search(self, value, groups, scores, self._multiple(context), context.where).check(
+            name, getattr(full, name) * ratio, full
+        )
+        return value
+
+    def _ratio(self) -> tuple[str, float]:
+        """Name of the size the recipe limits ("macs", "params", "channel"), and to what share."""
+        ratios = {"macs": self.macs_ratio, "params": self.params_ratio, "channel": self.channel_ratio}
+        return next((name, ratio) for name, ratio in ratios.items() if ratio is not None)
+
+    def _multiple(self, context: Context) -> int:
+        return self.round_to or TARGETS[context.targets[0]].channel_multiple
+
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
-        multiple = self.round_to or TARGETS[context.targets[0]].channel_multiple
-        name, ratio = next(
-            (n, getattr(self, n)) for n in ("macs_ratio", "params_ratio", "channel_ratio") if getattr(self, n)
-        )
+        name, ratio = self._ratio()
         current, full = value, None
         with context.progress.bar(f"prune {context.where}", self.steps) as advance:
             for step in range(1, self.steps + 1):
@@ -85,12 +102,12 @@ class Prune(Stage):
                 groups = self._groups(module, current, context, report=step == 1)
                 full = full or measure(module, current.example, groups)
                 scores = self._scores(module, groups, context)
-                goal = getattr(full, name.removesuffix("_ratio")) * ratio ** (step / self.steps)
-                search = _Search(self, current, groups, scores, multiple, context.where)
-                edits = search.meet(name.removesuffix("_ratio"), goal, full)
+                goal = getattr(full, name) * ratio ** (step / self.steps)
+                search = _Search(self, current, groups, scores, self._multiple(context), context.where)
+                edits = search.meet(name, goal, full)
                 remove(module, current.example, edits)
                 current = Candidate.of(module, current, (*current.edits, *edits))
-                advance(step, f"{name} {ratio ** (step / self.steps):.2f}")
+                advance(step, f"{name}_ratio {ratio ** (step / self.steps):.2f}")
         assert full is not None
         module = current.module()
         reestimate_batch_norm(module, context, self.samples, self.batch_size)
@@ -177,10 +194,9 @@ class _Search:
         self._base = candidate.module()
         self._seen: dict[tuple[Edit, ...], Size] = {}
 
-    def meet(self, name: str, goal: float, full: Size) -> tuple[Edit, ...]:
-        """The edits that bring `name` ("macs", "params", "channel") to `goal` or just below."""
-        low, high = 0.0, 1.0
-        smallest = getattr(self._size(self._edits(high)), name)
+    def check(self, name: str, goal: float, full: Size) -> None:
+        """Refuse a goal that no intensity reaches."""
+        smallest = getattr(self._size(self._edits(1.0)), name)
         if smallest > goal:
             original = getattr(full, name)
             raise RecipeError(
@@ -188,6 +204,11 @@ class _Search:
                 f"the smallest here is {smallest / original:.3g} (every layer at {self._multiple} channels); "
                 "ask for more, lower round_to, or allow more layers"
             )
+
+    def meet(self, name: str, goal: float, full: Size) -> tuple[Edit, ...]:
+        """The edits that bring `name` ("macs", "params", "channel") to `goal` or just below."""
+        self.check(name, goal, full)
+        low, high = 0.0, 1.0
         for _ in range(20):
             middle = (low + high) / 2
             low, high = (low, middle) if getattr(self._size(self._edits(middle)), name) <= goal else (middle, high)

@@ -72,6 +72,20 @@ class Stage(abc.ABC):
             RecipeError, TaskError: a choice that does not exist, data the task lacks.
         """
 
+    def rehearse(self, value: "Candidate", context: Context) -> "Candidate":
+        """Try on untrained weights, before any work, what depends on the architecture alone.
+
+        Args:
+            value: what the stage will get, as far as can be told: the architecture before any pruning.
+
+        Returns:
+            What the next stage will get, in the same sense.
+
+        Raises:
+            RecipeError: a glob that matches nothing, a ratio that cannot be reached.
+        """
+        return value
+
     def needs(self) -> tuple[str, ...]:
         """Names of other models it reads (see `Context.named`); they must come before it."""
         return ()

@@ -139,14 +139,14 @@ def test_calibration_that_overlaps_the_test_split(refusal: Refuse) -> None:
 
 
 def test_a_ratio_that_would_empty_a_layer(refusal: Refuse) -> None:
-    message = refusal("--set", "prune.macs_ratio=0.01", started=True)
+    message = refusal("--set", "prune.macs_ratio=0.01")
     assert message.startswith(
         "RecipeError: stages[0] 'prune'.macs_ratio: 0.01 cannot be reached without emptying a layer; the smallest here is "
     )
 
 
 def test_a_glob_that_matches_nothing(refusal: Refuse) -> None:
-    message = refusal("--set", 'prune.keep=["block*"]', started=True)
+    message = refusal("--set", 'prune.keep=["block*"]')
     assert (
         message == "RecipeError: stages[0] 'prune'.keep: 'block*' matches no layer; layers: conv1, conv2, conv3, head"
     )
