@@ -120,14 +120,18 @@ def resolve_metric(metric: str | Metric, where: str) -> Metric:
 
 
 def _check_classes(name: str, output: np.ndarray, labels: np.ndarray) -> None:
-    if output.ndim != 2:
+    dense = name == "miou"
+    wanted = "(N, classes, ...)" if dense else "(N, classes)"
+    if output.ndim < 3 if dense else output.ndim != 2:
         raise DataError(
-            f"metric '{name}': needs an output of shape (N, classes), got {output.shape}; "
+            f"metric '{name}': needs an output of shape {wanted}, got {output.shape}; "
             "name the right output with Metric(output=...), or give the task a metric of its own"
         )
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    shape = (len(output), *output.shape[2:])
+    if labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
+        expected = f"{shape}, one class per position" if dense else "(N,)"
         raise DataError(
-            f"metric '{name}': needs integer labels of shape (N,), got {labels.dtype} of shape {labels.shape}"
+            f"metric '{name}': needs integer labels of shape {expected}, got {labels.dtype} of shape {labels.shape}"
         )
     lowest, highest, classes = int(labels.min()), int(labels.max()), output.shape[1]
     if lowest < 0 or highest >= classes:
@@ -188,14 +192,37 @@ def _f1_macro(rows: np.ndarray) -> float:
     return float((2 * hits[occurs] / (predicted + true)[occurs]).mean())
 
 
+def _overlaps(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Per sample and class: pixels both predicted and true, pixels either; `(N, 2 * classes)`."""
+    count, classes = output.shape[:2]
+    predicted, true = output.argmax(axis=1).reshape(count, -1), labels.reshape(count, -1)
+    both = np.stack([((predicted == k) & (true == k)).sum(axis=1) for k in range(classes)], axis=1)
+    either = np.stack([((predicted == k) | (true == k)).sum(axis=1) for k in range(classes)], axis=1)
+    return np.concatenate([both, either], axis=1)
+
+
+def _mean_overlap(rows: np.ndarray) -> float:
+    """Mean over the classes that occur of intersection over union, both summed over samples (PASCAL VOC)."""
+    both, either = np.split(rows.sum(axis=0), 2)
+    occurs = either > 0
+    return float((both[occurs] / either[occurs]).mean())
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(name="accuracy", scores=_top1, kind="proportion"),
     "top5": Metric(name="top5", scores=_top5, kind="proportion"),
     "f1-macro": Metric(name="f1-macro", scores=_prediction_and_label, kind="statistic", reduce=_f1_macro),
+    "miou": Metric(name="miou", scores=_overlaps, kind="statistic", reduce=_mean_overlap),
     "mae": Metric(name="mae", scores=_absolute, higher_is_better=False),
     "mse": Metric(name="mse", scores=_squared, higher_is_better=False),
     "rmse": Metric(name="rmse", scores=_squared, higher_is_better=False, kind="statistic", reduce=_root_mean),
 }
 
-_OF_CLASSES = frozenset({"accuracy", "top5", "f1-macro"})
-_RANGES = {"f1-macro": (0.0, 1.0), "mae": (0.0, math.inf), "mse": (0.0, math.inf), "rmse": (0.0, math.inf)}
+_OF_CLASSES = frozenset({"accuracy", "top5", "f1-macro", "miou"})
+_RANGES = {
+    "f1-macro": (0.0, 1.0),
+    "miou": (0.0, 1.0),
+    "mae": (0.0, math.inf),
+    "mse": (0.0, math.inf),
+    "rmse": (0.0, math.inf),
+}

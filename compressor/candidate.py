@@ -18,8 +18,8 @@ from torch import nn
 from ..core import digest
 from ..core.errors import ArtifactError, DataError
 from ..core.files import write_atomic
-from .coupling import remove
-from .edit import Edit
+from .edit import Edit, from_plain
+from .replay import apply
 
 _FORMAT = "edgesmith.candidate/1"
 
@@ -41,7 +41,7 @@ class Candidate:
     def module(self) -> nn.Module:
         """A fresh module on the CPU, in eval mode; changing it does not change the candidate."""
         module = self.factory()
-        remove(module, self.example, self.edits)
+        apply(module, self.example, self.edits)
         module.load_state_dict({name: tensor.clone() for name, tensor in self.weights.items()})
         return module.eval()
 
@@ -75,9 +75,7 @@ class Candidate:
                 raise ArtifactError(
                     f"{path}: not a candidate file: format is {header.get('format')!r}, expected {_FORMAT!r}"
                 )
-            edits = tuple(
-                Edit(layer=edit["layer"], remove=tuple(edit["remove"])) for edit in json.loads(header["edits"])
-            )
+            edits = tuple(from_plain(edit) for edit in json.loads(header["edits"]))
         except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: cannot read the candidate: {error}") from error
         return cls(factory=factory, example=example, edits=edits, weights=weights)

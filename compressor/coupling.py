@@ -10,7 +10,7 @@ import torch_pruning
 from torch import nn
 
 from ..core.errors import ArtifactError, TaskError
-from .edit import Edit
+from .edit import ChannelEdit
 
 Example = Mapping[str, torch.Tensor]
 
@@ -67,7 +67,7 @@ def refuse(module: nn.Module, example: Example, groups: Sequence[CoupledChannels
             continue
         trial = copy.deepcopy(module)
         try:
-            remove(trial, example, [Edit(layer=group.root, remove=(0,))])
+            remove(trial, example, [ChannelEdit(layer=group.root, remove=(0,))])
             if _shapes(trial, example) != expected:
                 reasons[group.root] = "its channels are the model's output"
         except Exception as error:  # a foreign forward pass may raise anything; whatever it is, the group stays whole
@@ -77,7 +77,7 @@ def refuse(module: nn.Module, example: Example, groups: Sequence[CoupledChannels
     return reasons
 
 
-def remove(module: nn.Module, example: Example, edits: Sequence[Edit]) -> None:
+def remove(module: nn.Module, example: Example, edits: Sequence[ChannelEdit]) -> None:
     """Apply edits in order, in place.
 
     Raises:

@@ -20,7 +20,7 @@ from .candidate import Candidate
 from .channel_statistics import Statistics
 from .coupling import CoupledChannels, find, refuse, remove
 from .data import batches, calibration_split, reestimate_batch_norm
-from .edit import Edit
+from .edit import ChannelEdit
 from .importance import IMPORTANCES, Importance, score
 from .losses import task_loss
 from .stage import Context, Probe, Stage
@@ -192,7 +192,7 @@ class _Search:
         self._candidate, self._groups, self._scores = candidate, groups, scores
         self._multiple, self._where = multiple, where
         self._base = candidate.module()
-        self._seen: dict[tuple[Edit, ...], Size] = {}
+        self._seen: dict[tuple[ChannelEdit, ...], Size] = {}
 
     def check(self, name: str, goal: float, full: Size) -> None:
         """Refuse a goal that no intensity reaches."""
@@ -205,7 +205,7 @@ class _Search:
                 "ask for more, lower round_to, or allow more layers"
             )
 
-    def meet(self, name: str, goal: float, full: Size) -> tuple[Edit, ...]:
+    def meet(self, name: str, goal: float, full: Size) -> tuple[ChannelEdit, ...]:
         """The edits that bring `name` ("macs", "params", "channel") to `goal` or just below."""
         self.check(name, goal, full)
         low, high = 0.0, 1.0
@@ -214,17 +214,17 @@ class _Search:
             low, high = (low, middle) if getattr(self._size(self._edits(middle)), name) <= goal else (middle, high)
         return self._edits(high)
 
-    def _edits(self, intensity: float) -> tuple[Edit, ...]:
+    def _edits(self, intensity: float) -> tuple[ChannelEdit, ...]:
         edits = []
         for root, kept in self._allocate(self._scores, intensity, self._weights).items():
             values = self._scores[root]
             gone = len(values) - aligned(kept, len(values), self._multiple)
             if gone:
                 least = values.argsort(stable=True)[:gone].sort().values
-                edits.append(Edit(layer=root, remove=tuple(least.tolist())))
+                edits.append(ChannelEdit(layer=root, remove=tuple(least.tolist())))
         return tuple(edits)
 
-    def _size(self, edits: tuple[Edit, ...]) -> Size:
+    def _size(self, edits: tuple[ChannelEdit, ...]) -> Size:
         if edits not in self._seen:
             module = copy.deepcopy(self._base)
             remove(module, self._candidate.example, edits)

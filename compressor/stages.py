@@ -4,11 +4,13 @@ from .distill import Distill
 from .export import Export
 from .finetune import Finetune
 from .prune import Prune
+from .prune_blocks import PruneBlocks
 from .quantize import Quantize
 from .stage import Stage
 
 STAGES: dict[str, type[Stage]] = {
     "prune": Prune,
+    "prune-blocks": PruneBlocks,
     "distill": Distill,
     "finetune": Finetune,
     "export": Export,

@@ -45,6 +45,7 @@ class Training:
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of all steps
     accumulation: Annotated[int, Field(ge=1)] = 1  # batches per optimizer step
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    channels_last: bool = False  # memory layout of convolutions; often a quarter faster, but a `view` may refuse it
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = None
     patience: Annotated[int, Field(ge=1)] | None = None  # epochs without a better validation metric before it stops
     augment: bool = True  # with the task's augment, where it has one
@@ -87,7 +88,7 @@ def train(module: nn.Module, data: TrainingData, objective: Objective, settings:
     loop = _Loop(module, data, objective, settings, context)
     loop.run()
     module.load_state_dict(loop.best_state)
-    module.cpu().eval()
+    module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # see above
     return Trained(best_epoch=loop.best_epoch, score=loop.best_score, epochs=loop.epoch)
 
 
@@ -98,6 +99,8 @@ class _Loop:
         self, module: nn.Module, data: TrainingData, objective: Objective, settings: Training, context: Context
     ) -> None:
         self._data, self._objective, self._settings, self._context = data, objective, settings, context
+        if settings.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this one
         AcceleratorState._reset_state(True)  # it keeps precision and device per process; each stage chooses its own
         self._accelerator = accelerate.Accelerator(
             cpu=context.machine.device == "cpu",
@@ -156,6 +159,8 @@ class _Loop:
         set_seed(int(seed))  # dropout and the like: nothing random outlives a step
         augment = self._context.task.augment if self._settings.augment else None
         inputs, labels, labelled = self._data.batch(indices, augment, int(seed), self._accelerator.device)
+        if self._settings.channels_last:
+            inputs = {name: _channels_last(tensor) for name, tensor in inputs.items()}
         with self._accelerator.accumulate(self._model):
             with self._accelerator.autocast():
                 loss = self._objective(self._model, inputs, labels, labelled)
@@ -222,6 +227,10 @@ class _Loop:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self._step, self._stale = state["position"]
         self.best_epoch, self.best_score, self.best_state = state["best"]
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _load(path: Path) -> dict[str, Any]:

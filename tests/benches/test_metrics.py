@@ -32,6 +32,15 @@ def test_classification_metrics_equal_scikit_learn() -> None:
     assert 9 not in LABELS
 
 
+def test_mean_overlap_equals_scikit_learn() -> None:
+    """Over all positions of all samples; a class that occurs nowhere does not count."""
+    rng = np.random.default_rng(5)
+    logits, masks = rng.standard_normal((6, 4, 9, 7)), rng.integers(0, 3, (6, 9, 7))
+    logits[:, 3] = -9.0
+    expected = reference.jaccard_score(masks.ravel(), logits.argmax(1).ravel(), average="macro")
+    assert measured("miou", logits, masks) == pytest.approx(expected, rel=1e-12)
+
+
 def test_regression_metrics_equal_scikit_learn() -> None:
     assert measured("mae", ESTIMATE, TRUTH) == pytest.approx(reference.mean_absolute_error(TRUTH, ESTIMATE), rel=1e-12)
     assert measured("mse", ESTIMATE, TRUTH) == pytest.approx(reference.mean_squared_error(TRUTH, ESTIMATE), rel=1e-12)
@@ -69,6 +78,19 @@ def test_a_constant_output_earns_no_top5() -> None:
             np.zeros((2, 10, 4, 4)),
             np.array([1, 1]),
             "metric 'accuracy': needs an output of shape (N, classes), got (2, 10, 4, 4); "
+            "name the right output with Metric(output=...), or give the task a metric of its own",
+        ),
+        (
+            "miou",
+            np.zeros((2, 3, 4, 5)),
+            np.zeros((2, 4, 4), np.int64),
+            "metric 'miou': needs integer labels of shape (2, 4, 5), one class per position, got int64 of shape (2, 4, 4)",
+        ),
+        (
+            "miou",
+            np.zeros((2, 3)),
+            np.zeros(2, np.int64),
+            "metric 'miou': needs an output of shape (N, classes, ...), got (2, 3); "
             "name the right output with Metric(output=...), or give the task a metric of its own",
         ),
         (

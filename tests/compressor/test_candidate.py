@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgesmith.compressor.candidate import Candidate, check_finite
-from edgesmith.compressor.edit import Edit
+from edgesmith.compressor.edit import ChannelEdit
 from edgesmith.compressor.prune import Prune
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import ArtifactError, DataError
@@ -53,7 +53,7 @@ def test_the_digest_sees_weights_and_edits(original: Candidate) -> None:
     weights = dict(original.weights)
     weights["head.bias"] = weights["head.bias"] + 1e-7
     assert dataclasses.replace(original, weights=weights).digest() != original.digest()
-    assert dataclasses.replace(original, edits=(Edit(layer="stem", remove=(0,)),)).digest() != original.digest()
+    assert dataclasses.replace(original, edits=(ChannelEdit(layer="stem", remove=(0,)),)).digest() != original.digest()
 
 
 def test_a_truncated_file_is_refused(original: Candidate, tmp_path: Path) -> None:
@@ -74,10 +74,10 @@ def test_a_file_of_another_format_is_refused(original: Candidate, tmp_path: Path
 
 
 def test_edits_of_another_architecture_are_refused(original: Candidate) -> None:
-    other = dataclasses.replace(original, edits=(Edit(layer="stage7.conv", remove=(0,)),))
+    other = dataclasses.replace(original, edits=(ChannelEdit(layer="stage7.conv", remove=(0,)),))
     with pytest.raises(ArtifactError, match=r"edit of layer 'stage7\.conv': the architecture has no such layer"):
         other.module()
-    wide = dataclasses.replace(original, edits=(Edit(layer="stem", remove=(99,)),))
+    wide = dataclasses.replace(original, edits=(ChannelEdit(layer="stem", remove=(99,)),))
     with pytest.raises(ArtifactError, match="edit of layer 'stem': it has no channel 99"):
         wide.module()
 

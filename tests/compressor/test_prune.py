@@ -162,9 +162,9 @@ def test_removing_dead_channels_changes_nothing() -> None:
         expected = module(example["x"])
     candidate = Candidate(factory=Concat, example=example, edits=(), weights=state_of(module))
     edits = [
-        coupling.Edit(layer="left", remove=(0, 3)),
-        coupling.Edit(layer="right", remove=(9,)),
-        coupling.Edit(layer="mix", remove=(1, 2, 11)),
+        coupling.ChannelEdit(layer="left", remove=(0, 3)),
+        coupling.ChannelEdit(layer="right", remove=(9,)),
+        coupling.ChannelEdit(layer="mix", remove=(1, 2, 11)),
     ]
     coupling.remove(module, example, edits)
     pruned = Candidate.of(module, candidate, edits).module()

@@ -77,7 +77,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("killed_at", [4, 20, 33])
-@pytest.mark.parametrize("keys", [{}, {"accumulation": 2, "optimizer": "sgd", "max_gradient_norm": 1.0}])
+@pytest.mark.parametrize(
+    "keys", [{}, {"accumulation": 2, "optimizer": "sgd", "max_gradient_norm": 1.0, "channels_last": True}]
+)
 def test_a_killed_training_ends_with_the_same_weights(
     killed_at: int, keys: dict[str, Any], pruned: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +145,31 @@ def test_bfloat16_trains(pruned: Candidate, context: Context, accuracy: Callable
     trained = Finetune(**{**FAST, "epochs": 2}, mixed_precision="bf16").run(pruned, context)
     assert accuracy(trained) > accuracy(pruned)
     assert all(tensor.dtype != torch.bfloat16 for tensor in trained.weights.values())
+
+
+def test_channels_last_is_a_layout_and_nothing_else(
+    pruned: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The convolutions really see it; the first step computes the same up to rounding; what is kept is contiguous."""
+    seen: list[bool] = []
+    convolve = nn.Conv2d.forward
+
+    def watched(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        if layer.training and layer.in_channels > 1:
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        return convolve(layer, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    keys = {**FAST, "epochs": 1, "batch_size": 1024, "optimizer": "sgd"}  # a single step
+    plain, last = (
+        Finetune(**keys, channels_last=on).run(pruned, dataclasses.replace(context, work=fresh(context, str(on))))
+        for on in (False, True)
+    )
+    assert seen == [False] * (len(seen) // 2) + [True] * (len(seen) // 2)
+    assert last.digest() != pruned.digest()
+    for name, tensor in last.weights.items():
+        torch.testing.assert_close(tensor, plain.weights[name], rtol=1e-2, atol=1e-4)
+        assert tensor.is_contiguous()
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:

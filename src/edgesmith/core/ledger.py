@@ -2,7 +2,8 @@
 
 import dataclasses
 
-_GOES_WITH_PRUNE = ("distill", "finetune", "prune")  # what repairs a prune, or prunes on before the repair
+_PRUNE = ("prune", "prune-blocks")
+_GOES_WITH_PRUNE = ("distill", "finetune", *_PRUNE)  # what repairs a prune, or prunes on before the repair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Ledger:
         while index < len(entries):
             last = index
             label = entries[index].id
-            pruned = entries[index].name == "prune"
+            pruned = entries[index].name in _PRUNE
             while pruned and last + 1 < len(entries) and entries[last + 1].name in _GOES_WITH_PRUNE:
                 last += 1
                 label += f" + {entries[last].id}"

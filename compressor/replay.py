@@ -1,0 +1,25 @@
+"""Edits applied in order to a fresh architecture."""
+
+import itertools
+from collections.abc import Sequence
+
+from torch import nn
+
+from . import blocks, coupling
+from .coupling import Example
+from .edit import BlockEdit, ChannelEdit, Edit
+
+
+def apply(module: nn.Module, example: Example, edits: Sequence[Edit]) -> None:
+    """Change `module` in place.
+
+    Raises:
+        ArtifactError: an edit names something the architecture does not have: it belongs to another model.
+    """
+    for kind, run in itertools.groupby(edits, type):  # the dependency graph is traced once for a run of channel edits
+        if kind is BlockEdit:
+            for edit in run:
+                assert isinstance(edit, BlockEdit)
+                blocks.remove(module, example, edit.block)
+        else:
+            coupling.remove(module, example, [edit for edit in run if isinstance(edit, ChannelEdit)])
