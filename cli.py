@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.core.errors import EdgesmithError, ExitCode
+from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,9 +60,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"edgesmith {edgesmith.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_init(commands)
     _add_compress(commands)
     _add_bench(commands)
+    _add_build(commands)
+    _add_inspect(commands)
+    _add_doctor(commands)
     return parser
+
+
+def _add_init(commands: Any) -> None:
+    parser = commands.add_parser(
+        "init",
+        help="write a task and a recipe for a model of your own",
+        description="Write task.py and recipe.toml for a model of your own; both run as they are, yours to change.",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="package.module:Class, path/file.py:Class, a Hugging Face folder or an ONNX file"
+    )
+    parser.add_argument("--data", type=Path, metavar="DATA.npz", help="one array per input, and labels")
+    parser.add_argument("--test", type=Path, metavar="TEST.npz", help="the test split (default: a part of the data)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="of a class: .safetensors, or a state dict")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where they go (default: the model's name)")
+    parser.add_argument("--name", metavar="N", help="of the task (default: the folder's name)")
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    parser.set_defaults(command=_init)
 
 
 def _add_compress(commands: Any) -> None:
@@ -80,7 +103,7 @@ def _add_compress(commands: Any) -> None:
         help="change a key of the recipe; repeatable",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/ and the task's name)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where training runs (default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the work runs (default: cpu)")
     parser.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="threads of the measured runtime (default: 1)"
     )
@@ -95,13 +118,20 @@ def _add_compress(commands: Any) -> None:
 def _add_bench(commands: Any) -> None:
     parser = commands.add_parser(
         "bench",
-        help="paired latency of ONNX files",
-        description="Time ONNX files against the first, in fresh processes and interleaved blocks, with an interval.",
+        help="latency, memory and size side by side",
+        description="Compare a finished run (its original in torch, compiled and as ONNX, and its files), or ONNX "
+        "files, with the first: timed in fresh processes and interleaved blocks, with an interval.",
     )
     parser.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE.onnx", help="the baseline, then one or more others"
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="RUN_DIR | FILE.onnx",
+        help="the directory of a finished run; or ONNX files, the baseline and one or more others",
     )
-    parser.add_argument("--batch", type=_sizes, default=(1, 32), metavar="N,N", help="batch sizes (default: 1,32)")
+    parser.add_argument(
+        "--batch", type=_sizes, metavar="N,N", help="batch sizes (default: those of the run's recipe; files: 1,32)"
+    )
     parser.add_argument(
         "--threads", type=_positive, default=1, metavar="N", help="threads of every session (default: 1)"
     )
@@ -117,6 +147,102 @@ def _add_bench(commands: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(command=_bench)
+
+
+def _add_build(commands: Any) -> None:
+    parser = commands.add_parser(
+        "build",
+        help="a TensorRT engine from an ONNX file",
+        description="Build a TensorRT engine from an ONNX file; with tensorrt-rtx no GPU is needed, and what it built "
+        "proves that the graph is accepted, not how fast it is.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: MODEL.engine beside it)")
+    parser.add_argument(
+        "--tool",
+        choices=("auto", "tensorrt", "tensorrt-rtx"),
+        default="auto",
+        help="what builds (default: the first of the two that is installed)",
+    )
+    parser.add_argument(
+        "--batch", type=_sizes, default=(1, 8, 32), metavar="MIN,OPT,MAX", help="of a dynamic batch (default: 1,8,32)"
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        type=_shapes,
+        metavar="NAME=1x3x32:8x3x64:32x3x96",
+        help="smallest, usual and largest shape of an input with other dynamic axes; repeatable",
+    )
+    parser.add_argument("--fp16", action="store_true", help="cast the graph to FP16 first")
+    parser.add_argument(
+        "--compute-capability", default="", metavar="8.6,8.9", help="GPUs to build for (default: the tool's own choice)"
+    )
+    parser.add_argument("--workspace-mb", type=_positive, metavar="N", help="scratch memory a kernel may use, in MiB")
+    parser.add_argument("--timing-cache", metavar="FILE", help="read where it is there, written by tools that use one")
+    parser.add_argument("--json", action="store_true", help="print what was built as JSON")
+    parser.set_defaults(command=_build)
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser("inspect", help="look inside a model: layers, coupled channels, what is INT8")
+    parser.add_argument(
+        "model", metavar="MODEL", help="ONNX file, task.py, recipe.toml, a run's stages/*/model.safetensors, or a class"
+    )
+    parser.add_argument("--data", type=Path, metavar="DATA.npz", help="inputs for package.module:Class")
+    parser.add_argument("--all", action="store_true", help="do not cut long lists")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    parser.set_defaults(command=_inspect)
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser("doctor", help="what this machine can do, and what brings what is missing")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.set_defaults(command=_doctor)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from edgesmith.compressor.starter import start
+
+    names = ("data", "test", "weights", "out", "name", "force")
+    started = start(options.model, **{name: getattr(options, name) for name in names})
+    for line in started.found:
+        print(line)
+    print(f"wrote {started.task} and {started.recipe}; a dry run accepts them. Next:")
+    print(f"  edgesmith compress {shlex.quote(str(started.recipe))} --dry-run")
+    print(f"  edgesmith compress {shlex.quote(str(started.recipe))}")
+    return ExitCode.PASS
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from edgesmith.benches.inspection_text import print_inspection
+    from edgesmith.compressor.inspection import inspect
+
+    found = inspect(options.model, options.data)
+    if options.json:
+        _print_json(found)
+    else:
+        print_inspection(found, _console(), options.all)
+    return ExitCode.PASS
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from edgesmith.benches import doctor, doctor_text
+
+    found = doctor.diagnose()
+    if options.json:
+        _print_json(found)
+    else:
+        print(*doctor_text.lines(found), sep="\n")
+    return ExitCode.PASS if found.healthy else ExitCode.FAILED
+
+
+def _print_json(value: Any) -> None:
+    import dataclasses
+    import json
+
+    print(json.dumps(dataclasses.asdict(value), allow_nan=False))
 
 
 def _compress(options: argparse.Namespace) -> int:
@@ -158,27 +284,70 @@ def _print_plan(job: Any, planned: Sequence[Any], as_json: bool) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from edgesmith.benches.compare_files import bench
-    from edgesmith.benches.terminal import print_latency
+    from edgesmith.benches import side_by_side
+    from edgesmith.benches.side_by_side_table import print_side_by_side
     from edgesmith.compressor.progress import Progress
 
-    with Progress(None if options.json else _console(stderr=True)).bar("timing, in fresh processes", 5) as advance:
-        results = bench(
-            options.files,
-            options.batch,
-            threads=options.threads,
+    contenders, feeds = _contenders(options)
+    progress = Progress(None if options.json else _console(stderr=True))
+    with progress.bar("measuring, in fresh processes", side_by_side.steps(contenders)) as advance:
+        result = side_by_side.measure(
+            contenders,
+            feeds,
+            options.threads,
             seconds=options.seconds,
             seed=options.seed,
-            shapes=dict(options.shape),
             progress=lambda done, total: advance(done, f"{done} of {total}"),
         )
     if options.json:
         import dataclasses
         import json
 
-        print(json.dumps([dataclasses.asdict(result) for result in results], allow_nan=False))
+        print(json.dumps(dataclasses.asdict(result), allow_nan=False))
     else:
-        print_latency(results, options.files, _console())
+        print_side_by_side(result, _console())
+    return ExitCode.PASS
+
+
+def _contenders(options: argparse.Namespace) -> tuple[Any, Any]:
+    if any(path.is_dir() for path in options.paths):
+        if len(options.paths) > 1 or options.shape:
+            raise UsageError("bench takes one run directory alone, without --shape, or two or more ONNX files")
+        from edgesmith.compressor import run_contenders
+
+        return run_contenders.contenders(options.paths[0], options.batch)
+    from edgesmith.benches import compare_files
+
+    return compare_files.contenders(options.paths, options.batch or (1, 32), options.seed, dict(options.shape))
+
+
+def _build(options: argparse.Namespace) -> int:
+    from edgesmith.benches.engine_text import print_engine
+    from edgesmith.compressor.progress import Progress
+    from edgesmith.compressor.schema import parse
+    from edgesmith.exporters.engine_options import Build
+    from edgesmith.exporters.tensorrt import TensorRT
+
+    given = {
+        "tool": options.tool,
+        "batch": options.batch,
+        "shapes": dict(options.shape),
+        "precision": "float16" if options.fp16 else "as-is",
+        "workspace_mb": options.workspace_mb,
+        "compute_capabilities": [text.strip() for text in options.compute_capability.split(",") if text.strip()],
+        "timing_cache": options.timing_cache,
+    }
+    build = parse(Build, given, "build")
+    path = options.out or options.model.with_suffix(".engine")
+    Progress(None if options.json else _console(stderr=True)).say(f"building {path}")
+    info = TensorRT().build(options.model, path, build)
+    if options.json:
+        import dataclasses
+        import json
+
+        print(json.dumps({"engine": str(path), **dataclasses.asdict(info)}, allow_nan=False))
+    else:
+        print_engine(info, path, _console())
     return ExitCode.PASS
 
 
@@ -217,3 +386,11 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not equals:
         raise argparse.ArgumentTypeError(f"write it as NAME=1,48, got '{text}'")
     return name, _sizes(sizes)
+
+
+def _shapes(text: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
+    name, equals, listed = text.rpartition("=")
+    shapes = tuple(tuple(_positive(size) for size in shape.split("x")) for shape in listed.split(":"))
+    if not equals or len(shapes) != 3:
+        raise argparse.ArgumentTypeError(f"write it as NAME=1x3x32:8x3x64:32x3x96, got '{text}'")
+    return name, shapes

@@ -1,4 +1,4 @@
-"""`edgesmith bench A.onnx B.onnx`: paired latency of files alone, on inputs made up from what they ask for."""
+"""`edgesmith bench A.onnx B.onnx`: files alone, on inputs made up from what they ask for."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,48 +10,41 @@ from ..core.errors import ArtifactError, UsageError
 from ..core.tables import did_you_mean
 from ..core.values import Arrays, Session, TensorSpec
 from ..exporters.ort_session import OnnxRuntimeSession
-from .latency import PairedLatency, Progress, compare
+from .contender import Contender
 
 _ROTATE = 4
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def bench(
-    files: Sequence[Path],
-    batch_sizes: Sequence[int] = (1,),
-    threads: int = 1,
-    seconds: float = 10.0,
-    seed: int = 0,
-    shapes: Shapes | None = None,
-    restarts: int = 5,
-    progress: Progress | None = None,
-) -> list[PairedLatency]:
-    """Time ONNX files against the first of them in ONNX Runtime.
+def contenders(
+    files: Sequence[Path], batch_sizes: Sequence[int] = (1,), seed: int = 0, shapes: Shapes | None = None
+) -> tuple[list[Contender], dict[int, list[Arrays]]]:
+    """ONNX files for ONNX Runtime, the first of them the baseline, and what to feed them, for `side_by_side.measure`.
 
     Args:
-        files: the baseline, then one or more others with the same inputs.
+        files: the baseline, then one or more others with the same inputs; labelled "1", "2", ...
         batch_sizes: each is measured by itself.
-        threads: of every session.
-        seconds: time to measure for each batch size, over all restarts.
-        seed: of inputs and orders.
+        seed: of the inputs.
         shapes: input name -> whole shape, for inputs with dynamic axes besides the batch; its first number gives way
             to the batch size where the model leaves the batch open.
-        restarts: fresh processes.
-        progress: called after each restart.
 
     Raises:
         UsageError: fewer than two files, a batch or shape that the model does not take, a dynamic axis without one.
         ArtifactError: a file that cannot be loaded, or files whose inputs differ.
-        MeasurementError: a timing process failed.
     """
     if len(files) < 2:
-        raise UsageError(f"bench compares at least 2 files, got {len(files)}")
+        raise UsageError(
+            f"bench compares at least 2 files, got {len(files)}; or give the directory of a finished run alone"
+        )
     specs = _input_specs(files[0])
     for path in files[1:]:
         specs = _common_specs(files[0], specs, path, _input_specs(path))
-    feeds = {batch: random_feeds(specs, batch, seed, shapes or {}) for batch in batch_sizes}
-    return compare(files, feeds, threads, restarts=restarts, seconds=seconds, seed=seed, progress=progress)
+    found = [
+        Contender(label=str(number), session="onnxruntime-cpu", path=path, file=path)
+        for number, path in enumerate(files, 1)
+    ]
+    return found, {batch: random_feeds(specs, batch, seed, shapes or {}) for batch in batch_sizes}
 
 
 def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int, shapes: Shapes) -> list[Arrays]:
@@ -61,7 +54,7 @@ def random_feeds(specs: Sequence[TensorSpec], batch: int, seed: int, shapes: Sha
         A few feeds that take turns, each input name -> array `(batch, ...)`.
 
     Raises:
-        UsageError: see `bench`.
+        UsageError: see `contenders`.
     """
     unknown = sorted(set(shapes) - {spec.name for spec in specs})
     if unknown:

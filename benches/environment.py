@@ -2,12 +2,14 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 _PACKAGES = ("edgesmith", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torch-pruning", "accelerate")
 # What decides how fast, and on x86 how exactly, INT8 runs.
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+_CGROUP = Path("/sys/fs/cgroup")
 
 Description = dict[str, str | int | list[str]]
 
@@ -23,9 +25,9 @@ def describe(threads: int, seed: int) -> Description:
         "python": platform.python_version(),
         "os": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
-        "cpu": _cpu_field("model name") or platform.processor() or "unknown",
-        "cpu_features": _features(),
-        "cores": _cores(),
+        "cpu": cpu_name(),
+        "cpu_features": features(),
+        "cores": cores(),
         "threads": threads,
         "seed": seed,
     }
@@ -37,14 +39,43 @@ def describe(threads: int, seed: int) -> Description:
     return found
 
 
-def _cores() -> int:
+def cpu_name() -> str:
+    """The processor as it calls itself."""
+    return _cpu_field("model name") or platform.processor() or "unknown"
+
+
+def cores() -> int:
     """Cores this process may use, fewer than the machine has where a container or taskset says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _features() -> list[str]:
+def features(wanted: Sequence[str] = _FEATURES) -> list[str]:
+    """Which of the instruction sets the CPU has, by the names of /proc/cpuinfo; empty where there is none."""
     flags = set((_cpu_field("flags") or _cpu_field("Features") or "").split())
-    return [feature for feature in _FEATURES if feature in flags]
+    return [feature for feature in wanted if feature in flags]
+
+
+def core_limit(root: Path = _CGROUP) -> float | None:
+    """Cores' worth of time that a container is granted (cgroup), or None where nothing limits it."""
+    words = _limit(root / "cpu.max").split()  # "150000 100000", or "max 100000"
+    if len(words) != 2:  # cgroup version 1
+        words = [_limit(root / "cpu" / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    return int(words[0]) / int(words[1]) if all(word.isdigit() for word in words) else None
+
+
+def memory_bytes(root: Path = _CGROUP) -> int:
+    """Memory this process may use in bytes: the machine's, or less where a container is limited."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [_limit(root / name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def _limit(path: Path) -> str:
+    """What a cgroup file says, an empty string where there is none."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _cpu_field(name: str) -> str | None:

@@ -68,6 +68,8 @@ def render_html(report: Report) -> str:
         limits=[limit_row(report, result) for result in report.limits],
         confidence=words.percent(report.confidence),
         size=words.size,
+        engine_sentence=words.engine_sentence,
+        device_sentence=words.device_sentence,
     )
 
 

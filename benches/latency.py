@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import DataError, MeasurementError, UsageError
+from ..core.errors import DataError, UsageError
 from ..core.files import storage_errors
 from ..core.task import Split
 from ..core.values import Arrays, Artifact, Interval
-from . import child, intervals, timing_loop
+from . import child, intervals
+from .contender import Contender, kinds_of, path_of
 
 Progress = Callable[[int, int], None]  # (restarts done, restarts in all)
 _ROTATE = 4  # inputs that take turns, so that no run finds its own input in the cache
@@ -46,7 +47,7 @@ class PairedLatency:
 
 
 def compare(
-    files: Sequence[Artifact | Path],
+    files: Sequence[Artifact | Path | Contender],
     feeds: Mapping[int, Arrays | Sequence[Arrays]],
     threads: int = 1,
     *,
@@ -63,7 +64,8 @@ def compare(
     observation; the interval is bootstrapped over restarts and widened on both sides by the noise floor.
 
     Args:
-        files: the baseline, then one or more others; of one target, with the same inputs.
+        files: the baseline, then one or more others with the same inputs; of one target, unless each is a contender
+            that names its runtime.
         feeds: batch size -> one feed or several that take turns, each input name -> array `(batch, ...)`.
         threads: of every session.
         restarts: processes; at least 5 at confidence 0.95.
@@ -81,13 +83,13 @@ def compare(
         DataError: feeds with different inputs.
         MeasurementError: a target that cannot be timed here, a process that crashed or took too long.
     """
-    target = _check(files, restarts, confidence)
-    paths = [str(file.path if isinstance(file, Artifact) else file) for file in files]
+    kinds = _check(files, restarts, confidence)
+    paths = [str(path_of(file)) for file in files]
     rng = np.random.default_rng(seed)
     runs: list[dict[str, np.ndarray]] = []
     with tempfile.TemporaryDirectory(prefix="edgesmith-latency-") as name:
         folder = Path(name)
-        job = {"files": paths, "target": target, "threads": threads, "seconds": seconds / restarts}
+        job = {"files": paths, "targets": kinds, "threads": threads, "seconds": seconds / restarts}
         with storage_errors(folder):
             job |= _write_feeds(feeds, folder) | {"result": str(folder / "result.npz")}
         for done in range(restarts):
@@ -110,7 +112,7 @@ def rotating_feeds(split: Split, batch_sizes: Sequence[int], rotate: int = _ROTA
     }
 
 
-def _check(files: Sequence[Artifact | Path], restarts: int, confidence: float) -> str:
+def _check(files: Sequence[Artifact | Path | Contender], restarts: int, confidence: float) -> list[str]:
     if len(files) < 2:
         raise UsageError(f"a paired measurement needs at least 2 files, got {len(files)}")
     fewest = intervals.enough_restarts(confidence)
@@ -118,15 +120,7 @@ def _check(files: Sequence[Artifact | Path], restarts: int, confidence: float) -
         raise UsageError(
             f"restarts: {restarts} cannot give an interval at {confidence:.0%} confidence; use at least {fewest}"
         )
-    targets = {file.target if isinstance(file, Artifact) else "onnxruntime-cpu" for file in files}
-    if len(targets) > 1:
-        raise UsageError(f"files of different targets cannot be paired: {', '.join(sorted(targets))}")
-    (target,) = targets
-    if target not in timing_loop.SESSIONS:
-        raise MeasurementError(
-            f"target '{target}' cannot be timed here; timed are: {', '.join(sorted(timing_loop.SESSIONS))}"
-        )
-    return target
+    return kinds_of(files)
 
 
 def _write_feeds(feeds: Mapping[int, Arrays | Sequence[Arrays]], folder: Path) -> dict[str, object]:

@@ -12,6 +12,7 @@ from ..core.errors import MeasurementError
 from ..core.files import storage_errors
 from ..core.values import Arrays, Artifact, Interval
 from . import child
+from .contender import Contender, kind_of, path_of
 from .timing_loop import SESSIONS
 
 _TIMEOUT = 300.0
@@ -31,18 +32,20 @@ def peak_memory(artifact: Artifact | Path, feed: Arrays, threads: int = 1) -> in
     return round(peak_memory_interval(artifact, feed, threads, repeats=1).value)
 
 
-def peak_memory_interval(artifact: Artifact | Path, feed: Arrays, threads: int = 1, repeats: int = 3) -> Interval:
+def peak_memory_interval(
+    artifact: Artifact | Path | Contender, feed: Arrays, threads: int = 1, repeats: int = 3
+) -> Interval:
     """Median, smallest and largest of `repeats` measurements in bytes, each in a fresh process.
 
     An allocator does not place things alike twice; the spread says what a difference between two models is worth.
-    Every difference is to an empty session measured beside it, never below zero.
+    Every difference is to an empty session measured beside it, never below zero. A contender that is no target (a torch
+    module) is compared with an empty session of ONNX Runtime, so that its framework's own footprint counts.
 
     Raises:
         MeasurementError: the model cannot be run, or its target not here.
     """
-    target = artifact.target if isinstance(artifact, Artifact) else "onnxruntime-cpu"
-    path = artifact.path if isinstance(artifact, Artifact) else artifact
-    if target not in SESSIONS:
+    target, path = kind_of(artifact), path_of(artifact)
+    if ":" not in target and target not in SESSIONS:
         raise MeasurementError(
             f"target '{target}' cannot be measured here; measured are: {', '.join(sorted(SESSIONS))}"
         )
@@ -52,9 +55,10 @@ def peak_memory_interval(artifact: Artifact | Path, feed: Arrays, threads: int =
             stored: dict[str, Any] = {str(index): array for index, array in enumerate(feed.values())}
             np.savez(folder / "feed.npz", **stored)
             _write_empty(folder / "empty.onnx")
-        job = {"target": target, "threads": threads, "feeds": str(folder / "feed.npz"), "inputs": list(feed)}
-        own = job | {"files": [str(path)], "own_feed": True}
-        empty = job | {"files": [str(folder / "empty.onnx")], "own_feed": False}
+        job = {"threads": threads, "feeds": str(folder / "feed.npz"), "inputs": list(feed)}
+        own = job | {"files": [str(path)], "target": target, "own_feed": True}
+        beside = target if target in SESSIONS else "onnxruntime-cpu"
+        empty = job | {"files": [str(folder / "empty.onnx")], "target": beside, "own_feed": False}
         added = [max(0, _probe(own, folder, threads) - _probe(empty, folder, threads)) for _ in range(repeats)]
     return Interval(value=float(median(added)), low=float(min(added)), high=float(max(added)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .timing_loop import SESSIONS
+from .timing_loop import opener
 
 _RUNS = 3  # the first allocates what later ones reuse; a few show that it stays so
 
@@ -25,6 +25,19 @@ def peak_bytes() -> int:
     return maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sys.platform)
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process now, in bytes; where the system does not say, the peak."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else peak_bytes()
+
+
+def forget_peak() -> None:
+    """Let the peak begin anew at what is resident now, where the system can (Linux: proc(5), clear_refs)."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+
+
 def maxrss_bytes(maxrss: int, platform: str) -> int:
     """`ru_maxrss` in bytes: macOS gives bytes, every other system kibibytes."""
     return maxrss if platform == "darwin" else maxrss * 1024
@@ -33,16 +46,17 @@ def maxrss_bytes(maxrss: int, platform: str) -> int:
 def main(job_path: str) -> None:
     """Print the peak after a few runs; job keys: `files` (one), `target`, `threads`, `feeds`, `inputs`, `own_feed`.
 
-    The feed of the model under test is loaded in the empty session's process too, so that it cancels out.
+    The feed of the model under test is loaded in the empty session's process too, so that it cancels out. A session
+    that had to load something that is not the model's says how much with `foreign_bytes`.
     """
     job = json.loads(Path(job_path).read_text())
     with np.load(job["feeds"], allow_pickle=False) as stored:
         feed = {name: stored[f"{index}"] for index, name in enumerate(job["inputs"])}
-    session = SESSIONS[job["target"]](job["files"][0], job["threads"])
+    session = opener(job["target"])(job["files"][0], job["threads"])
     own = feed if job["own_feed"] else {session.inputs[0].name: np.zeros(1, np.float32)}
     for _ in range(_RUNS):
         session.run(own)
-    print(peak_bytes())
+    print(peak_bytes() - getattr(session, "foreign_bytes", 0))
 
 
 if __name__ == "__main__":

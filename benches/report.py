@@ -75,6 +75,21 @@ class BatchLatency:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineResult:
+    """A TensorRT engine that was built from an artefact."""
+
+    path: str  # relative to the run directory
+    tool: str  # "tensorrt" or "tensorrt-rtx"
+    version: str
+    proves: str  # what it proves, and what not
+    precision: Literal["as-is", "float16"]
+    weights_bytes: int | None  # as the tool says; None: it says nothing
+    file_bytes: int
+    digest: str
+    seconds: float  # of the build
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ArtifactResult:
     """A file that was written; `reason` says why one was not measured, and is empty where it was."""
 
@@ -86,6 +101,9 @@ class ArtifactResult:
     file_bytes: int
     measured: bool
     reason: str = ""
+    engine: EngineResult | None = None  # None: none was built
+    device_command: str = ""  # builds the engine on the device, in the folder of the file; empty: see the note
+    device_note: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

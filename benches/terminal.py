@@ -1,16 +1,12 @@
 """The report on the terminal: original against compressed, the ledger, the limits, the verdict."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..core.limits import Status
 from . import words
-from .latency import PairedLatency
-from .report import Report, SpeedUp
+from .report import Report
 
 _LEFT = ("change", "note", "promise", "measured", "speed")
 _STYLES: dict[Status, str] = {"pass": "bold green", "fail": "bold red", "unproven": "bold yellow"}
@@ -29,56 +25,30 @@ def print_report(report: Report, console: Console) -> None:
         how = "measured" if artifact.measured else "not measured"
         reason = f": {artifact.reason}" if artifact.reason else ""
         console.print(Text(f"{artifact.target} ({artifact.path}, {artifact.dialect}): {how}{reason}"))
+        if artifact.engine is not None:
+            console.print(Text(f"  {words.engine_sentence(artifact.engine)}"))
+        if device := words.device_sentence(artifact):
+            console.print(Text(f"  {device}"), soft_wrap=True)  # a command is copied: no line breaks in it
     console.print(
         Text.assemble((f"VERDICT: {report.verdict}", _STYLES[report.verdict]), " - ", words.verdict_sentence(report))
     )
 
 
-def print_latency(results: Sequence[PairedLatency], files: Sequence[Path], console: Console) -> None:
-    """Print what `compare_files.bench` measured, one table per batch size; files are numbered, for paths are long."""
-    for number, path in enumerate(files, 1):
-        console.print(Text(f"{number}: {path}"), soft_wrap=True)
-    for result in results:
-        table = _table(f"Batch {result.batch}, {result.threads} thread(s)", "file", "median", "p90", "p99", "speed")
-        for index, latency in enumerate(result.latency):
-            cells = [words.milliseconds(value) for value in (latency.p50, latency.p90, latency.p99)]
-            _row(table, str(index + 1), *cells, _speed(result, index))
-        console.print(table)
-        console.print(
-            Text(f"The first file against itself: up to {100 * result.noise_floor:.1f} % apart (noise floor).")
-        )
-
-
-def _speed(result: PairedLatency, index: int) -> str:
-    if index == 0:
-        return "baseline"
-    found = result.speedup[index - 1]
-    return words.speed_change(
-        SpeedUp(
-            batch=result.batch,
-            median=found.value,
-            low=found.low,
-            high=found.high,
-            noise_floor=result.noise_floor,
-        )
-    )
-
-
 def _comparison(report: Report) -> Table:
     title = f"{report.task} on {report.target}: original against compressed"
-    table = _table(title, "", "original", "compressed", "change")
+    table = new_table(title, "", "original", "compressed", "change")
     for row in words.comparison_rows(report):
-        _row(table, *row)
+        add_row(table, *row)
     return table
 
 
 def _ledger(report: Report) -> Table:
-    table = _table(
+    table = new_table(
         "Stage by stage, on validation data", "stage", report.main_metric, "latency", "MACs", "file size", "took"
     )
     metric = report.original.metrics[report.main_metric]
     for entry in report.stages:
-        _row(
+        add_row(
             table,
             entry.id if entry.id == entry.name else f"{entry.id} ({entry.name})",
             words.metric_value(metric, entry.accuracy),
@@ -91,7 +61,7 @@ def _ledger(report: Report) -> Table:
 
 
 def _limits(report: Report) -> Table:
-    table = _table("Limits", "", "promise", "measured", "note")
+    table = new_table("Limits", "", "promise", "measured", "note")
     for result in report.limits:
         mark = Text(result.status, style=_STYLES[result.status])
         table.add_row(
@@ -100,7 +70,8 @@ def _limits(report: Report) -> Table:
     return table
 
 
-def _table(title: str, first: str, *columns: str) -> Table:
+def new_table(title: str, first: str, *columns: str) -> Table:
+    """An empty table; numbers stand to the right, words to the left."""
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column(Text(first))
     for column in columns:
@@ -108,5 +79,6 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
+    """Cells as they are, never as markup."""
     table.add_row(*(Text(cell) for cell in cells))

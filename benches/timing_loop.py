@@ -33,27 +33,43 @@ def _open_onnxruntime(path: str, threads: int) -> Any:
     return OnnxRuntimeSession(Path(path), threads=threads)
 
 
+def _open_tensorrt(path: str, threads: int) -> Any:
+    from ..exporters.engine_open import open_beside
+
+    return open_beside(Path(path))
+
+
 # Target name -> (path, threads) -> a session with `bind(feed)` and `close()`.
-SESSIONS: dict[str, Callable[[str, int], Any]] = {"onnxruntime-cpu": _open_onnxruntime}
+SESSIONS: dict[str, Callable[[str, int], Any]] = {
+    "onnxruntime-cpu": _open_onnxruntime,
+    "tensorrt": _open_tensorrt,
+}
+
+
+def opener(kind: str) -> Callable[[str, int], Any]:
+    """What opens sessions of a kind: an entry of `SESSIONS`, or what "package.module:function" points at."""
+    from ..core.tables import resolve
+
+    return resolve(kind, SESSIONS, "session")
 
 
 def run_job(job: dict[str, Any]) -> dict[str, np.ndarray]:
     """Run one restart.
 
     Args:
-        job: `files` (the first is the baseline), `target`, `threads`, `seconds` per batch size, `seed`, `parent`
-            (process id), `inputs` (names), `batches` (of {batch, feeds: count}), `feeds` (path of an .npz with keys
-            `BATCH.FEED.INPUT`).
+        job: `files` (the first is the baseline), `targets` (the kind of each), `threads`, `seconds` per batch size,
+            `seed`, `parent` (process id), `inputs` (names), `batches` (of {batch, feeds: count}), `feeds` (path of an
+            .npz with keys `BATCH.FEED.INPUT`).
 
     Returns:
         `latency.BATCH.FILE`: milliseconds of single runs `(runs,)`; `quads.BATCH.FILE`: log of baseline time over
         that file's time `(quads,)`, for files 1, 2, ... and last for the baseline's own twin.
     """
     rng = np.random.default_rng(job["seed"])
-    paths = [*job["files"], job["files"][0]]
+    paths, kinds = [*job["files"], job["files"][0]], [*job["targets"], job["targets"][0]]
     sessions: list[Any] = [None] * len(paths)
     for index in rng.permutation(len(paths)):  # whoever loads first gets other memory
-        sessions[index] = SESSIONS[job["target"]](paths[index], job["threads"])
+        sessions[index] = opener(kinds[index])(paths[index], job["threads"])
     results: dict[str, np.ndarray] = {}
     with np.load(job["feeds"], allow_pickle=False) as arrays:
         for position in rng.permutation(len(job["batches"])):

@@ -1,7 +1,7 @@
 """Numbers as people read them: the same words stand in the terminal and in the HTML report."""
 
 from ..core.limits import LimitResult
-from .report import MetricValue, Report, SpeedUp
+from .report import ArtifactResult, EngineResult, MetricValue, Report, SpeedUp
 
 NOT_MEASURED = "not measured"
 
@@ -170,6 +170,21 @@ def verdict_sentence(report: Report) -> str:
     if report.verdict == "fail":
         return f"{_of(names['fail'], report)} missed, proven {at}"
     return f"no limit is missed, but {_of(names['unproven'], report)} not proven {at}"
+
+
+def engine_sentence(engine: EngineResult) -> str:
+    """What was built, and what that proves."""
+    half = ", cast to FP16" if engine.precision == "float16" else ""
+    weights = "" if engine.weights_bytes is None else f", {size(engine.weights_bytes)} of weights"
+    return f"engine {engine.path}{half}: built by {engine.tool} {engine.version}{weights}; {engine.proves}"
+
+
+def device_sentence(artifact: ArtifactResult) -> str:
+    """How the engine is built on the device; empty where there is none."""
+    if not artifact.device_command:
+        return f"on the device: {artifact.device_note}" if artifact.device_note else ""
+    note = f" ({artifact.device_note})" if artifact.device_note else ""
+    return f"on the device: {artifact.device_command}{note}"
 
 
 def _of(names: list[str], report: Report) -> str:

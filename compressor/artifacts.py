@@ -15,8 +15,10 @@ from ..core.values import Artifact, QuantParams, Session, TensorSpec
 from ..exporters import from_torch, onnx_file
 from ..exporters.canonical import canonicalise
 from ..exporters.dialect import Dialect
+from ..exporters.engine_options import Build
 from ..exporters.ort_session import OnnxRuntimeSession
 from ..exporters.targets import TARGETS, Target
+from . import engines
 from .candidate import Candidate
 from .data import any_inputs
 from .recipe import Measure
@@ -35,19 +37,43 @@ class Form:
 
 
 def write(
-    value: Candidate | Graph, target: str, task: Task, folder: Path, measure: Measure, threads: int
+    value: Candidate | Graph,
+    target: str,
+    task: Task,
+    folder: Path,
+    measure: Measure,
+    threads: int,
+    engine: Build | None = None,
 ) -> tuple[Artifact, str]:
     """Write `value` for `target` as `model.onnx` in `folder`.
 
     A quantized graph is written in every dialect the target knows and in float, each is timed here, and the fastest
     stays. Where the target's runtime is missing its first dialect is written.
 
+    Args:
+        engine: how the engines of "tensorrt" are built beside its files; None: none are.
+
     Returns:
         The artefact; and why it has this form, or why that was not measured.
 
     Raises:
-        ExportError, QuantizationError, MeasurementError: see the parts.
+        ExportError, QuantizationError, BuildError, MeasurementError: see the parts.
     """
+    artifact, reason = _written(value, target, task, folder, measure, threads, engine)
+    if engine is not None:
+        engines.build_beside(artifact, engine)
+    return artifact, reason
+
+
+def _written(
+    value: Candidate | Graph,
+    target: str,
+    task: Task,
+    folder: Path,
+    measure: Measure,
+    threads: int,
+    engine: Build | None,
+) -> tuple[Artifact, str]:
     chosen = TARGETS[target]
     graph = _graph(value, task, folder)
     model = canonicalise(onnx_file.load(graph.path))
@@ -60,6 +86,9 @@ def write(
     if missing is not None:
         return _keep(forms[0].artifact, forms, folder), missing
     float_form = Form(artifact=chosen.write(model, None, None, folder / "float.onnx"), speedup=1.0)
+    if engine is not None:
+        for form in (float_form, *forms):
+            engines.build_beside(form.artifact, engine)  # so that timing finds it
     timed = [float_form, *_timed(float_form, forms, task, measure, threads)]
     best = max(timed, key=lambda form: form.speedup or 0.0)
     return _keep(best.artifact, timed, folder), "; ".join((_ranking(timed), *refused))
@@ -130,5 +159,6 @@ def _keep(artifact: Artifact, forms: Sequence[Form], folder: Path) -> Artifact:
     """Leave the chosen file alone in the folder."""
     shutil.move(artifact.path, folder / MODEL)
     for form in forms:
-        form.artifact.path.unlink(missing_ok=True)
+        for file in folder.glob(f"{form.artifact.path.stem}.*"):  # its engine too, which speaks of another name
+            file.unlink()
     return dataclasses.replace(artifact, path=folder / MODEL)

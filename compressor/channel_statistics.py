@@ -14,7 +14,7 @@ Batch = tuple[Mapping[str, torch.Tensor], torch.Tensor | None]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Means over batches, per layer."""
+    """Means over batches, per layer; on the CPU, wherever the module ran."""
 
     taylor: Mapping[tuple[str, str], torch.Tensor] = dataclasses.field(
         default_factory=dict
@@ -43,11 +43,11 @@ def gradients(
         module.zero_grad(set_to_none=True)
         loss(inputs, labels).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         for layer, kind in keys:
-            term = _first_order(layers[layer], kind).square().cpu()
+            term = _first_order(layers[layer], kind).square()
             sums[layer, kind] = sums[layer, kind] + term if (layer, kind) in sums else term
         count += 1
     module.zero_grad(set_to_none=True)
-    return Statistics(taylor={key: total / max(count, 1) for key, total in sums.items()})
+    return Statistics(taylor={key: total.cpu() / max(count, 1) for key, total in sums.items()})
 
 
 def activations(module: nn.Module, groups: Iterable[CoupledChannels], batches: Iterable[Batch]) -> Statistics:
@@ -62,7 +62,7 @@ def activations(module: nn.Module, groups: Iterable[CoupledChannels], batches: I
             values = arguments[0].detach().abs().float()
             axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else values.ndim - 1
             other = [index for index in range(values.ndim) if index != axis]
-            total = values.sum(other).cpu()
+            total = values.sum(other)
             sums[name] = sums[name] + total if name in sums else total
             counts[name] = counts.get(name, 0) + values.numel() // values.shape[axis]
 
@@ -77,11 +77,11 @@ def activations(module: nn.Module, groups: Iterable[CoupledChannels], batches: I
     finally:
         for handle in handles:
             handle.remove()
-    return Statistics(activation={name: total / counts[name] for name, total in sums.items()})
+    return Statistics(activation={name: total.cpu() / counts[name] for name, total in sums.items()})
 
 
 def _first_order(layer: nn.Module, kind: str) -> torch.Tensor:
     weight: Any = layer.weight
     if weight.grad is None:
-        return torch.zeros(len(channel_rows(layer, kind, weight)))
+        return torch.zeros(len(channel_rows(layer, kind, weight)), device=weight.device)
     return channel_rows(layer, kind, weight * weight.grad).sum(1)

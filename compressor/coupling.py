@@ -65,6 +65,9 @@ def refuse(module: nn.Module, example: Example, groups: Sequence[CoupledChannels
         if group.channels < 2:
             reasons[group.root] = "has a single channel"
             continue
+        if reason := _bound(module, group):
+            reasons[group.root] = reason
+            continue
         trial = copy.deepcopy(module)
         try:
             remove(trial, example, [ChannelEdit(layer=group.root, remove=(0,))])
@@ -75,6 +78,23 @@ def refuse(module: nn.Module, example: Example, groups: Sequence[CoupledChannels
                 f"the model breaks without one of its channels: {str(error).strip().splitlines()[0][:160]}"
             )
     return reasons
+
+
+def _bound(module: nn.Module, group: CoupledChannels) -> str:
+    """Why weights of a group cannot be cut by themselves, or an empty string."""
+    names: dict[int, dict[nn.Module, str]] = {}  # one tensor -> the layers that hold it
+    for name, layer in module.named_modules():
+        for key, parameter in layer.named_parameters(recurse=False):
+            names.setdefault(id(parameter), {})[layer] = f"{name}.{key}"
+    for member in group.members:
+        layer = module.get_submodule(member.layer)
+        if nn.utils.parametrize.is_parametrized(layer):
+            return f"the weights of {member.layer} are parametrized; fold them with remove_parametrizations first"
+        for parameter in layer.parameters(recurse=False):
+            others = [name for other, name in names[id(parameter)].items() if other is not layer]
+            if others:
+                return f"weights of {member.layer} are tied to {', '.join(others)}; cutting them would untie them"
+    return ""
 
 
 def remove(module: nn.Module, example: Example, edits: Sequence[ChannelEdit]) -> None:

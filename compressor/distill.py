@@ -99,11 +99,16 @@ def open_teacher(model: Candidate | Graph, context: Context) -> Teacher:
                 return forward(module, inputs, outputs)[outputs[0]].float()
 
         return ask_module
-    session: Session = OnnxRuntimeSession(model.path)
+    session: Session = OnnxRuntimeSession(model.path, device=context.machine.device)
+    names = [spec.name for spec in session.outputs]
+    if outputs[0] not in names:
+        raise RecipeError(
+            f"{context.where}.teacher: {model.path} has the outputs {names}, but the task's first is '{outputs[0]}'"
+        )
 
     def ask_session(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         device = next(iter(inputs.values())).device
         answers = session.run({name: tensor.cpu().numpy() for name, tensor in inputs.items()})
-        return torch.tensor(next(iter(answers.values())), device=device)
+        return torch.tensor(answers[outputs[0]], device=device)
 
     return ask_session

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
-from ..core.errors import ArtifactError, RecipeError, TaskError
+from ..core.errors import ArtifactError, RecipeError, TaskError, UsageError
 from ..core.tables import unknown
 from ..core.task import Task
-from ..exporters import onnx_file
-from ..exporters.ort_session import OnnxRuntimeSession
+from ..exporters import engine_profile, onnx_file
+from ..exporters.engine_options import tool_problem
+from ..exporters.ort_session import OnnxRuntimeSession, provider
 from ..exporters.torch_session import TorchSession
 from . import recipe as recipes, task_file
 from .candidate import Candidate, state_of
 from .data import any_inputs
 from .losses import named_loss
+from .model_checks import check_built
 from .progress import Progress
 from .recipe import Recipe, check_chain
 from .stage import Context, Graph, Machine, Probe
@@ -66,6 +68,7 @@ def prepare(
         if not isinstance(recipe, Recipe):
             recipe = recipes.from_mapping(recipe, folder=Path.cwd(), overrides=overrides)
     task = task_file.load_task(recipe.task, recipe.folder) if task is None else task
+    _check_device(recipe, task, machine)
     _check(recipe, task)
     _rehearse(recipe, task, machine)
     folder = task.name if stem == "recipe" else f"{task.name}-{stem}"
@@ -100,7 +103,31 @@ def _check(recipe: Recipe, task: Task) -> None:
             if name not in known:
                 raise unknown(name, known, where)
         known.add(stage.id)
+    _check_build(recipe, task)
     _check_model(task)
+
+
+def _check_device(recipe: Recipe, task: Task, machine: Machine) -> None:
+    """Calibration and teachers that are files run in ONNX Runtime, which must be able to use the device too."""
+    files = any(not callable(model) for model in task.models.values())
+    if machine.device == "cuda" and (files or any(stage.name == "quantize" for stage in recipe.stages)):
+        try:
+            provider(machine.device)
+        except UsageError as error:
+            raise RecipeError(f"--device cuda: {error}; or use --device cpu") from error
+
+
+def _check_build(recipe: Recipe, task: Task) -> None:
+    """An engine that cannot be built for want of the tool is said before any work."""
+    if recipe.build is None:
+        return
+    problem = tool_problem(recipe.build.tool)
+    if problem is not None:
+        raise RecipeError(f"build.tool '{recipe.build.tool}': {problem}")
+    try:
+        engine_profile.check(task.input_specs(), recipe.build)
+    except UsageError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
@@ -135,12 +162,13 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
 def _check_model(task: Task) -> None:
     """One small pass of the untrained original: it runs on the data, and its outputs fit the labels."""
     inputs = any_inputs(task, 4)
+    for name, model in task.models.items():
+        if callable(model):
+            where = f"task '{task.name}': models['{name}']"
+            check_built(task_file.run_user_code(model, where), where)
     if callable(task.model):
         module = task_file.run_user_code(task.model, f"task '{task.name}': model")
-        if not isinstance(module, torch.nn.Module):
-            raise TaskError(
-                f"task '{task.name}': model must build a torch.nn.Module, it returned {type(module).__name__}"
-            )
+        check_built(module, f"task '{task.name}': model")
         session = TorchSession(module, task.input_specs(), task.outputs)
         outputs = task_file.run_user_code(
             lambda: session.run(inputs), f"task '{task.name}': the model, on its own data,"
@@ -154,6 +182,12 @@ def _check_model(task: Task) -> None:
             raise ArtifactError(f"{path}: has the outputs {list(names)}, but the task names {list(task.outputs)}")
         outputs = onnx_session.run(inputs)
         onnx_session.close()
+    for name in task.outputs:
+        if outputs[name].shape[:1] != (4,):
+            raise TaskError(
+                f"task '{task.name}': the model returns {outputs[name].shape} as '{name}' for 4 samples; axis 0 of an "
+                "output is the sample: return one row for each, and mask instead of selecting"
+            )
     task_file.check_outputs(task, outputs)
 
 

@@ -20,19 +20,20 @@ from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters import onnx_file
 from ..exporters.targets import TARGETS
-from . import artifacts, measuring, task_file, values
+from . import artifacts, engines, measuring, task_file, values
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
 from .evaluation import task_metrics
 from .job import Job, prepare
 from .measuring import Costs
+from .model_checks import check_loaded
 from .progress import Progress
 from .recipe import Recipe
 from .run_directory import Done, RunDirectory
 from .schema import plain
 from .stage import Context, Graph, Machine, Stage
 
-_FORMAT = 1  # of stage results; a release that makes other results from the same recipe raises it
+_FORMAT = 2  # of stage results; a release that makes other results from the same recipe raises it
 
 
 def compress(
@@ -63,11 +64,16 @@ def compress(
     return run(job, progress or Progress())
 
 
+def model_key(name: str, identity: str, seed: int) -> dict[str, Any]:
+    """Everything that a model of the task's depends on, as `RunDirectory.once` wants it."""
+    return {"model": name, "task": identity, "seed": seed}
+
+
 def run(job: Job, progress: Progress) -> Report:
     """Run a prepared job in its directory."""
     directory = RunDirectory(job.out)
     with storage_errors(job.out), directory.open():
-        write_atomic(job.out / "recipe.toml", job.recipe.to_toml())
+        write_atomic(job.out / "recipe.toml", job.recipe.seen_from(job.out).to_toml())
         progress = progress.logged(job.out / "log.txt")
         report = _Run(job, directory, progress).report()
         write_atomic(job.out / "report.json", to_json(report))
@@ -116,7 +122,7 @@ class _Run:
 
     def _model(self, name: str, place: str, model: Any, load_weights: Any) -> Done:
         """A model of the task's: built and loaded by the user's code, or an ONNX file."""
-        key = {"model": name, "task": self._job.identity, "seed": self._job.machine.seed}
+        key = model_key(name, self._job.identity, self._job.machine.seed)
         example = {n: torch.tensor(array) for n, array in any_inputs(self._task, 2).items()}
         where = f"task '{self._task.name}': {name} model"
 
@@ -131,6 +137,7 @@ class _Run:
             module = task_file.run_user_code(model, where)
             if load_weights is not None:
                 task_file.run_user_code(lambda: load_weights(module), f"{where}: load_weights")
+                check_loaded(module, task_file.run_user_code(model, where), f"{where}: load_weights")
             check_finite(state_of(module), where)
             values.save(Candidate(factory=model, example=example, edits=(), weights=state_of(module)), folder)
             return {}
@@ -196,9 +203,13 @@ class _Run:
         measure, threads = self._recipe.measure, self._job.machine.threads
         value = self._values[name]
         key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
+        engine = engines.wanted(target, self._recipe, final=place.startswith("artifacts/"))
+        key |= engines.key(engine)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
-            artifact, reason = artifacts.write(value, target, self._task, folder, measure, threads)
+            if engine is not None:
+                self._progress.say(f"  {target}: writing the file and building the engine")
+            artifact, reason = artifacts.write(value, target, self._task, folder, measure, threads, engine)
             return {"artifact": artifacts.describe(artifact), "reason": reason}
 
         done = self._once(place, key, make)
@@ -299,6 +310,7 @@ class _Run:
             file_bytes=artifact.file_bytes,
             measured=measured,
             reason=reason,
+            **engines.report(artifact, self._recipe, self._job.out),
         )
 
     def _once(self, place: str, key: Any, make: Any) -> Done:

@@ -54,7 +54,7 @@ class Quantize(Stage):
         model = canonicalise(onnx_file.load(value.path))
         placed = placement.place(model)
         observed = placement.tensors_to_observe(placed)
-        histograms = taps.observe(model, self._with_progress(split, indices, context), observed)
+        histograms = taps.observe(model, self._with_progress(split, indices, context), observed, context.machine.device)
         params = qdq.weight_params(model, placed) | {
             name: self._activation(histogram, context.where) for name, histogram in histograms.items()
         }

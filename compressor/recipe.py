@@ -1,6 +1,7 @@
 """What is to be done: stages, targets, limits. TOML <-> frozen dataclasses; *where* it runs stands apart."""
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,13 @@ from ..benches.judge import check_limits
 from ..core.errors import RecipeError
 from ..core.limits import Limits
 from ..core.tables import resolve, unknown
+from ..exporters.engine_options import Build
 from ..exporters.targets import TARGETS
 from .schema import parse, plain
 from .stage import Stage
 from .stages import STAGES
+
+_SECTIONS = ("measure", "build", "limits")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,22 @@ class Recipe:
     limits: Limits
     targets: tuple[str, ...] = ("onnxruntime-cpu",)  # the first is judged
     measure: Measure = Measure()
+    build: Build | None = None  # engines of the target "tensorrt"; None: none are built
     folder: Path = Path()
+
+    def seen_from(self, folder: Path) -> "Recipe":
+        """The same recipe for a file in `folder`: its relative path leads to the same task."""
+        file, colon, function = self.task.partition(":")
+        path = Path(os.path.relpath((self.folder / file).resolve(), folder.resolve()))
+        return dataclasses.replace(
+            self, task=path.as_posix() + colon + function, build=self._build_seen_from(folder), folder=folder
+        )
+
+    def _build_seen_from(self, folder: Path) -> Build | None:
+        if self.build is None or self.build.timing_cache is None:
+            return self.build
+        cache = Path(os.path.relpath((self.folder / self.build.timing_cache).resolve(), folder.resolve()))
+        return dataclasses.replace(self.build, timing_cache=cache.as_posix())
 
     def to_toml(self) -> str:
         """The resolved recipe: every key with the value it has, defaults and overrides included."""
@@ -45,8 +64,8 @@ class Recipe:
         lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
         for stage in self.stages:
             lines += ["", "[[stages]]", *_table({"use": stage.name} | plain(stage))]
-        for name, part in (("measure", self.measure), ("limits", self.limits)):
-            lines += ["", f"[{name}]", *_table(plain(part))]
+        for name, part in (("measure", self.measure), ("build", self.build), ("limits", self.limits)):
+            lines += [] if part is None else ["", f"[{name}]", *_table(plain(part))]
         return "\n".join(lines) + "\n"
 
 
@@ -55,7 +74,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: TOML file.
-        overrides: `stage.key=value`, `limits.key=value` or `measure.key=value`; the value is TOML, or a bare word.
+        overrides: `stage.key=value`, or `limits.`, `measure.` or `build.key=value`; the value is TOML, or a bare word.
 
     Raises:
         RecipeError: missing file, TOML syntax, or anything `from_mapping` refuses.
@@ -81,7 +100,7 @@ def from_mapping(
         RecipeError: unknown or missing keys, wrong types, an unknown stage or target, stages that do not chain.
     """
     data = dict(data)
-    known = ("task", "targets", "stages", "measure", "limits")
+    known = ("task", "targets", "stages", *_SECTIONS)
     for key in data:
         if key not in known:
             raise unknown(key, known, where)
@@ -101,6 +120,7 @@ def from_mapping(
         stages=tuple(_stage(table, f"{where}: stages[{index}]") for index, table in enumerate(tables)),
         limits=parse(Limits, data["limits"], f"{where}: limits"),
         measure=parse(Measure, data.get("measure", {}), f"{where}: measure"),
+        build=parse(Build, data["build"], f"{where}: build") if "build" in data else None,
         folder=folder,
     )
     check_limits(recipe.limits)
@@ -111,6 +131,8 @@ def from_mapping(
             f"{recipe.limits.confidence:.0%} confidence; use at least {fewest}"
         )
     _check_ids(recipe, where)
+    if recipe.build is not None and "tensorrt" not in recipe.targets:
+        raise RecipeError(f"{where}: build: engines are built for the target 'tensorrt'; add it to targets")
     return recipe
 
 
@@ -159,7 +181,7 @@ def _stage(table: Mapping[str, Any], where: str) -> Stage:
 def _check_ids(recipe: Recipe, where: str) -> None:
     seen: set[str] = set()
     for index, stage in enumerate(recipe.stages):
-        if stage.id in seen or stage.id in ("original", "limits", "measure"):
+        if stage.id in seen or stage.id in ("original", *_SECTIONS):
             raise RecipeError(f"{where}: stages[{index}].id: '{stage.id}' is taken; give each stage an id of its own")
         if not stage.id or not all(char.isalnum() or char in "-_" for char in stage.id):
             raise RecipeError(f"{where}: stages[{index}].id: '{stage.id}' may hold only letters, digits, '-' and '_'")
@@ -174,12 +196,12 @@ def _override(data: dict[str, Any], tables: list[dict[str, Any]], overrides: Seq
         if not (equals and dot and key):
             raise RecipeError(f"--set {text}: write it as stage.key=value, for example prune.macs_ratio=0.5")
         ids = [str(table["id"]) for table in tables]
-        if owner in ("limits", "measure"):
+        if owner in _SECTIONS:
             data[owner] = {**data.get(owner, {}), key: _value(value)}
         elif owner in ids:
             tables[ids.index(owner)][key] = _value(value)
         else:
-            raise unknown(owner, [*ids, "limits", "measure"], f"--set {text}")
+            raise unknown(owner, [*ids, *_SECTIONS], f"--set {text}")
 
 
 def _value(text: str) -> Any:

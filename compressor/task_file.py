@@ -53,10 +53,17 @@ def check_data(task: Task) -> None:
     """Look at every split: finite values, the same inputs everywhere.
 
     Raises:
-        DataError: NaN or infinity, or splits whose inputs differ from the test split's.
+        DataError: inputs of a type that no runtime takes, NaN or infinity, or splits whose inputs differ from the test
+            split's.
         TaskError: a split that raises, or is empty.
     """
     wanted = {spec.name: (spec.dtype, spec.shape[1:]) for spec in task.input_specs()}
+    for spec in task.input_specs():
+        if np.dtype(spec.dtype).kind not in "fiub":
+            raise DataError(
+                f"task '{task.name}': input '{spec.name}' is {spec.dtype}, which no runtime here takes; give real "
+                "numbers (the parts of complex ones on an axis of their own), integers or booleans"
+            )
     for name in SPLITS:
         if getattr(task, name) is None:
             continue

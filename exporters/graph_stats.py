@@ -26,16 +26,30 @@ def macs_and_parameters(model: onnx.ModelProto, batch: int = 1) -> tuple[int | N
     return _macs(model, batch), _parameters(model)
 
 
-def _macs(model: onnx.ModelProto, batch: int) -> int | None:
-    shapes = _shapes(model, batch)
-    total = 0
+def macs_by_node(model: onnx.ModelProto, shapes: Shapes) -> list[int | None]:
+    """Multiply-accumulates of every node of the graph, in its order; None where a shape is unknown.
+
+    Args:
+        model: float or INT8.
+        shapes: of its tensors, see `shapes_of`.
+    """
+    found: list[int | None] = []
     for node in model.graph.node:
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            found.append(0)
             continue
         names = (node.input[0], node.input[1], node.output[0])
-        if any(name not in shapes for name in names):
+        known = all(name in shapes for name in names)
+        found.append(_node_macs(node, *(shapes[name] for name in names)) if known else None)
+    return found
+
+
+def _macs(model: onnx.ModelProto, batch: int) -> int | None:
+    total = 0
+    for macs in macs_by_node(model, shapes_of(model, batch)):
+        if macs is None:
             return None
-        total += _node_macs(node, *(shapes[name] for name in names))
+        total += macs
     return total
 
 
@@ -48,7 +62,7 @@ def _node_macs(node: onnx.NodeProto, data: tuple[int, ...], weight: tuple[int, .
     return math.prod(output) * (data[0] if transposed else data[-1])
 
 
-def _shapes(model: onnx.ModelProto, batch: int) -> Shapes:
+def shapes_of(model: onnx.ModelProto, batch: int) -> Shapes:
     """Shapes of all tensors that follow from the batch size."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)

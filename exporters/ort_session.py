@@ -1,4 +1,4 @@
-"""An ONNX file in ONNX Runtime's CPU provider. Needs numpy and onnxruntime only: the device runs this very file."""
+"""An ONNX file in ONNX Runtime. Needs numpy and onnxruntime only: the device runs this very file."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..core.errors import ArtifactError, DataError, MeasurementError
+from ..core.errors import ArtifactError, DataError, MeasurementError, UsageError
 from ..core.values import Arrays, TensorSpec
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 _DTYPES: Mapping[str, str] = {
     "tensor(float)": "float32",
@@ -29,12 +31,17 @@ class OnnxRuntimeSession:
     Args:
         path: ONNX file.
         threads: of each operator; operators run one after the other.
+        device: "cpu" or "cuda". On "cuda" an operator without a CUDA kernel runs on the CPU, as ONNX Runtime places it;
+            a session that as a whole would fall back to the CPU is refused.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
+        UsageError: this ONNX Runtime has no provider for the device.
+        MeasurementError: it has one that does not start.
     """
 
-    def __init__(self, path: Path | str, threads: int = 1) -> None:
+    def __init__(self, path: Path | str, threads: int = 1, device: str = "cpu") -> None:
+        wanted = provider(device)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = threads
@@ -42,9 +49,14 @@ class OnnxRuntimeSession:
         options.log_severity_level = 3  # its warnings are about its own optimizations
         self._path = path
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # its exceptions share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+        if wanted not in self._session.get_providers():  # it only warns, and goes on with the CPU
+            raise MeasurementError(
+                f"{path}: ONNX Runtime could not start {wanted}; its CUDA libraries do not fit this machine's: "
+                'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu'
+            )
         self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
@@ -108,6 +120,19 @@ class OnnxRuntimeSession:
             if str(array.dtype) != spec.dtype or not fits:
                 wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
                 raise DataError(f"{self._path}: input '{spec.name}' must be {wanted}, got {array.dtype} {array.shape}")
+
+
+def provider(device: str) -> str:
+    """The execution provider of a device: "cpu" or "cuda".
+
+    Raises:
+        UsageError: this build of ONNX Runtime has none for it.
+    """
+    name = _PROVIDERS.get(device)
+    if name is None or name not in onnxruntime.get_available_providers():
+        remedy = "pip install onnxruntime-gpu" if device == "cuda" else f"known devices: {', '.join(_PROVIDERS)}"
+        raise UsageError(f"this ONNX Runtime {onnxruntime.__version__} cannot run on '{device}'; {remedy}")
+    return name
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Ranges of inner tensors: the float graph runs on real samples, and histograms watch."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -13,15 +13,19 @@ from .onnx_file import save
 from .ort_session import OnnxRuntimeSession
 
 
-def observe(model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str]) -> dict[str, Histogram]:
+def observe(
+    model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str], device: str = "cpu"
+) -> dict[str, Histogram]:
     """One pass over the data; memory is that of one batch and of one histogram per tensor.
 
     Args:
         model: a canonical float graph.
         batches: input name -> array `(batch, ...)`.
         tensors: names of inputs, inner tensors or outputs.
+        device: where the graph runs, "cpu" or "cuda"; the histograms are on the CPU.
 
     Raises:
+        UsageError, MeasurementError: ONNX Runtime cannot use the device.
         DataError: a tensor with NaN or infinity (see `Histogram.update`), named.
     """
     histograms = {name: Histogram() for name in tensors}
@@ -29,18 +33,21 @@ def observe(model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence
     with tempfile.TemporaryDirectory(prefix="edgesmith-taps-") as folder:
         path = Path(folder) / "tapped.onnx"
         save(_tapped(model, [name for name in tensors if name not in inputs]), path)
-        session = OnnxRuntimeSession(path)
+        session = OnnxRuntimeSession(path, device=device)
         try:
             for feed in batches:
-                values = session.run(feed) | dict(feed)
-                for name, histogram in histograms.items():
-                    try:
-                        histogram.update(values[name])
-                    except DataError as error:
-                        raise DataError(f"tensor '{name}': {error}") from error
+                _update(histograms, session.run(feed) | dict(feed))  # no name holds the values while the next ones come
         finally:
             session.close()
     return histograms
+
+
+def _update(histograms: Mapping[str, Histogram], values: Arrays) -> None:
+    for name, histogram in histograms.items():
+        try:
+            histogram.update(values[name])
+        except DataError as error:
+            raise DataError(f"tensor '{name}': {error}") from error
 
 
 def _tapped(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

@@ -1,6 +1,5 @@
-"""TensorRT: an ONNX file with explicit Q/DQ, from which an engine is built on the device."""
+"""TensorRT: an ONNX file with explicit Q/DQ, and the engine that is built from it."""
 
-import ctypes
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,11 +8,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..core.errors import ArtifactError, MeasurementError
+from ..core.errors import ArtifactError, BuildError, MeasurementError
 from ..core.values import Artifact, QuantParams, Session
-from . import onnx_file
+from . import cuda_driver, engine_build, onnx_file
 from .artifact_file import write_artifact
 from .dialect import Dialect
+from .engine_file import EngineInfo
+from .engine_open import open_beside
+from .engine_options import Build, tool_problem
 
 _SYMMETRIC = Dialect(name="s8-symmetric", activations="s8", int32_bias=False, pair_after_last=())
 
@@ -32,8 +34,8 @@ class TensorRT:
         return (_SYMMETRIC,)
 
     def unmeasurable(self) -> str | None:
-        """Engines are neither built nor run by this release; without a device they could not be anyway."""
-        return "no CUDA device" if not _cuda_devices() else "engines are not built by this release"
+        """An engine can be built without a GPU, but neither loaded nor run."""
+        return "no CUDA device" if cuda_driver.load() is None else tool_problem("auto")
 
     def write(
         self, model: onnx.ModelProto, params: Mapping[str, QuantParams] | None, dialect: Dialect | None, path: Path
@@ -53,9 +55,24 @@ class TensorRT:
                 constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         return tuple(problem for node in model.graph.node for problem in _problems(node, constants))
 
+    def build(self, path: Path, engine: Path, options: Build) -> EngineInfo:
+        """Lint the ONNX file at `path` and build `engine` from it.
+
+        Raises:
+            BuildError: the lint has found something, or see `engine_build.build`.
+        """
+        onnx_file.load(path)
+        problems = self.lint(path)
+        if problems:
+            raise BuildError(f"{path}: TensorRT refuses it: {'; '.join(problems)}; write it with target '{self.name}'")
+        return engine_build.build(path, engine, options)
+
     def open(self, artifact: Artifact, threads: int) -> Session:
-        """Refused: see `unmeasurable`."""
-        raise MeasurementError(f"{artifact.path}: not measured: {self.unmeasurable()}")
+        """See `targets.Target`. The engine beside the file is reused where it fits, else built with the defaults."""
+        reason = self.unmeasurable()
+        if reason is not None:
+            raise MeasurementError(f"{artifact.path}: not measured: {reason}")
+        return open_beside(artifact.path)
 
 
 def _problems(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -73,15 +90,3 @@ def _problems(node: onnx.NodeProto, constants: Mapping[str, np.ndarray]) -> Iter
         yield f"{where}: works on {kind}; only symmetric INT8 is accepted"
     elif bool(zero.any()):
         yield f"{where}: zero point {int(zero.flatten()[np.flatnonzero(zero)[0]])}; it must be 0"
-
-
-def _cuda_devices() -> int:
-    """How many CUDA devices the driver sees; asked without loading torch."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value

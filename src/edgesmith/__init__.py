@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .compressor.pipeline import compress as compress
-    from .core.errors import EdgesmithError as EdgesmithError, ExitCode as ExitCode
+    from .core.errors import EdgesmithError as EdgesmithError, ExitCode as ExitCode, TaskError as TaskError
     from .core.limits import Limits as Limits
     from .core.task import ArraySplit as ArraySplit, Metric as Metric, Task as Task
 
@@ -21,9 +21,10 @@ _PUBLIC = {
     "Limits": "core.limits",
     "Metric": "core.task",
     "Task": "core.task",
+    "TaskError": "core.errors",
     "compress": "compressor.pipeline",
 }
-__all__ = ["ArraySplit", "EdgesmithError", "ExitCode", "Limits", "Metric", "Task", "compress"]
+__all__ = ["ArraySplit", "EdgesmithError", "ExitCode", "Limits", "Metric", "Task", "TaskError", "compress"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from edgesmith.benches.judge import Evidence, SideEvidence, judge
 from edgesmith.benches.report import (
     ArtifactResult,
     BatchLatency,
+    EngineResult,
     MetricValue,
     Percentiles,
     Report,
@@ -116,6 +117,19 @@ def make_report(task: str = "digits", drop_limit: float = 0.01) -> Report:
                 file_bytes=139_100,
                 measured=False,
                 reason="no CUDA device",
+                engine=EngineResult(
+                    path="artifacts/tensorrt.engine",
+                    tool="tensorrt-rtx",
+                    version="1.7.1.116",
+                    proves="it proves that it builds, and no speed",
+                    precision="float16",
+                    weights_bytes=68_400,
+                    file_bytes=1_010_364,
+                    digest="2d" * 32,
+                    seconds=0.31,
+                ),
+                device_command="trtexec --onnx=tensorrt.onnx --saveEngine=tensorrt.engine --stronglyTyped",
+                device_note="TensorRT 10.0 to 10.11 needs --int8 in place of --stronglyTyped",
             ),
         ),
         environment={

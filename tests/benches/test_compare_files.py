@@ -7,20 +7,26 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from edgesmith.benches.compare_files import bench, random_feeds
+from edgesmith.benches.compare_files import contenders, random_feeds
 from edgesmith.core.errors import ArtifactError, UsageError
 from edgesmith.core.values import TensorSpec
-from tests.benches.models import chain, write
+from tests.benches.models import WIDTH, chain, write
 
 TOKENS = TensorSpec(name="tokens", dtype="int64", shape=("batch", "length"))
 IMAGE = TensorSpec(name="image", dtype="float32", shape=("batch", 3, 8, 8))
 
 
-def test_two_files_are_timed(tmp_path: Path) -> None:
+def test_two_files_are_two_contenders(tmp_path: Path) -> None:
     slow, fast = chain(tmp_path / "slow.onnx", 16), chain(tmp_path / "fast.onnx", 4)
-    (result,) = bench([slow, fast], batch_sizes=[16], seconds=0.5, seed=1)
-    assert result.batch == 16
-    assert 2.0 < result.speedup[0].value < 6.0  # a quarter of the work, the same fixed cost
+    found, feeds = contenders([slow, fast], batch_sizes=[16, 2], seed=1)
+    assert [(one.label, one.session, one.path, one.file) for one in found] == [
+        ("1", "onnxruntime-cpu", slow, slow),
+        ("2", "onnxruntime-cpu", fast, fast),
+    ]
+    assert {batch: [feed["x"].shape for feed in several] for batch, several in feeds.items()} == {
+        16: [(16, WIDTH)] * 4,
+        2: [(2, WIDTH)] * 4,
+    }
 
 
 def test_inputs_follow_the_specs_and_the_seed() -> None:
@@ -89,13 +95,15 @@ def test_models_with_other_inputs_are_refused(tmp_path: Path) -> None:
     }
     for path, text in cases.items():
         with pytest.raises(ArtifactError, match=f"^{re.escape(text)}$"):
-            bench([first, path])
-    with pytest.raises(UsageError, match=r"^bench compares at least 2 files, got 1$"):
-        bench([first])
+            contenders([first, path])
+    with pytest.raises(
+        UsageError, match=r"^bench compares at least 2 files, got 1; or give the directory of a finished run alone$"
+    ):
+        contenders([first])
 
 
 def test_a_fixed_batch_in_either_file_is_kept(tmp_path: Path) -> None:
     open_, fixed = chain(tmp_path / "open.onnx", 1), chain(tmp_path / "fixed.onnx", 1, batch=2)
     for files in ([open_, fixed], [fixed, open_]):
         with pytest.raises(UsageError, match=r"^input 'x' has a fixed batch of 2; use --batch 2 instead of 1$"):
-            bench(files, batch_sizes=[1])
+            contenders(files, batch_sizes=[1])

@@ -51,7 +51,17 @@ def evil_report() -> Report:
     report = make_report(task=EVIL)
     stages = tuple(dataclasses.replace(stage, id=EVIL, notes=(EVIL,)) for stage in report.stages)
     artifacts = tuple(
-        dataclasses.replace(file, path=EVIL, target=EVIL, dialect=EVIL, reason=EVIL) for file in report.artifacts
+        dataclasses.replace(
+            file,
+            path=EVIL,
+            target=EVIL,
+            dialect=EVIL,
+            reason=EVIL,
+            engine=file.engine and dataclasses.replace(file.engine, path=EVIL, proves=EVIL),
+            device_command=EVIL,
+            device_note=EVIL,
+        )
+        for file in report.artifacts
     )
     sides = {
         name: dataclasses.replace(getattr(report, name), metrics={EVIL: getattr(report, name).metrics["accuracy"]})

@@ -72,8 +72,10 @@ def test_targets_that_cannot_be_timed_or_paired() -> None:
             path=Path("a"), target=target, dialect="float", precision="float32", inputs=(), outputs=(), digest=""
         )
 
-    with pytest.raises(MeasurementError, match=r"^target 'tensorrt' cannot be timed here; timed are: onnxruntime-cpu$"):
-        compare([artifact("tensorrt"), artifact("tensorrt")], {1: feed(1)})
+    with pytest.raises(
+        MeasurementError, match=r"^target 'openvino' cannot be timed here; timed are: onnxruntime-cpu, "
+    ):
+        compare([artifact("openvino"), artifact("openvino")], {1: feed(1)})
     with pytest.raises(UsageError, match=r"^files of different targets cannot be paired: onnxruntime-cpu, tensorrt$"):
         compare([Path("a.onnx"), artifact("tensorrt")], {1: feed(1)})
 
@@ -228,7 +230,7 @@ def test_the_baseline_is_loaded_twice_and_everything_closed(tmp_path: Path, monk
     np.savez(tmp_path / "feeds.npz", **{"1.0.0": np.zeros(1)})
     job = {
         "files": ["a", "b"],
-        "target": "spy",
+        "targets": ["spy", "spy"],
         "threads": 1,
         "seconds": 0.0,
         "seed": 3,

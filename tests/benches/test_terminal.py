@@ -2,15 +2,13 @@
 
 import dataclasses
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from edgesmith.benches import words
-from edgesmith.benches.latency import Latency, PairedLatency
 from edgesmith.benches.report import MetricValue, Report, SpeedUp
-from edgesmith.benches.terminal import print_latency, print_report
+from edgesmith.benches.terminal import print_report
 from edgesmith.core.values import Interval
 from tests.benches.sample_report import make_report
 
@@ -39,6 +37,13 @@ def test_tables_come_in_order_and_the_verdict_last() -> None:
     assert line_with(text, "pass", "speed-up at least 2x", "3.10x (2.88 to 3.29)", "batch 1, the worst of 1, 32")
     assert "Most of the loss of accuracy came from: prune + distill" in text
     assert "tensorrt (artifacts/tensorrt.onnx, s8-symmetric): not measured: no CUDA device" in text
+    assert (
+        "engine artifacts/tensorrt.engine, cast to FP16: built by tensorrt-rtx 1.7.1.116, 68.4 kB of weights; "
+        "it proves that it builds, and no speed"
+    ) in text
+    command = "trtexec --onnx=tensorrt.onnx --saveEngine=tensorrt.engine --stronglyTyped"
+    note = "(TensorRT 10.0 to 10.11 needs --int8 in place of --stronglyTyped)"
+    assert f"  on the device: {command} {note}" in printed(make_report(), width=40).splitlines(), "copied in one piece"
 
 
 def test_pass_and_fail_sentences() -> None:
@@ -49,7 +54,8 @@ def test_pass_and_fail_sentences() -> None:
 
 
 def test_eighty_columns_are_enough() -> None:
-    assert max(map(len, printed(make_report(), width=80).splitlines())) <= 80
+    lines = printed(make_report(), width=80).splitlines()
+    assert max(len(line) for line in lines if not line.startswith("  on the device: ")) <= 80
 
 
 def test_markup_of_the_user_is_text() -> None:
@@ -112,24 +118,3 @@ def test_a_gain_and_a_metric_that_should_be_low() -> None:
     sides = {name: dataclasses.replace(report.final, metrics={"mae": error}) for name in ("original", "final")}
     worse = dataclasses.replace(report, main_metric="mae", drop=Interval(value=0.02, low=0.01, high=0.03), **sides)
     assert words.metric_change(worse, "mae") == "+0.0200 (at most 0.0300 worse at 95 %)"
-
-
-def test_bench_table() -> None:
-    def latency(p50: float) -> Latency:
-        return Latency(p50=p50, p90=2 * p50, p99=3 * p50, low=p50, high=p50)
-
-    result = PairedLatency(
-        batch=8,
-        threads=1,
-        restarts=5,
-        latency=(latency(1.0), latency(0.4)),
-        speedup=(Interval(value=2.5, low=2.4, high=2.6),),
-        noise_floor=0.0123,
-    )
-    stream = io.StringIO()
-    print_latency([result], [Path("a.onnx"), Path("b.onnx")], Console(file=stream, width=120))
-    text = stream.getvalue()
-    assert text.startswith("1: a.onnx\n2: b.onnx\n")
-    assert line_with(text, " 1 ", "1.00 ms", "2.00 ms", "3.00 ms", "baseline")
-    assert line_with(text, " 2 ", "0.400 ms", "0.800 ms", "1.20 ms", "2.50x faster (2.40 to 2.60)")
-    assert "The first file against itself: up to 1.2 % apart (noise floor)." in text

@@ -85,6 +85,9 @@ use = "export"
 use = "quantize"
 samples = 128
 
+[build]
+batch = [1, 4, 8]
+
 [measure]
 batch_sizes = [1, 8]
 seconds = 0.2

@@ -182,9 +182,8 @@ def onnx_model(data: TensorProto) -> onnx.ModelProto:
 
 def use_onnx_file(name: str) -> None:
     edit("task.py", "model=Net,\n        load_weights=load,", f"model={name!r},")
-    edit(
-        "recipe.toml", Path("recipe.toml").read_text().split('[[stages]]\nuse = "quantize"')[0], 'task = "task.py"\n\n'
-    )
+    head = Path("recipe.toml").read_text().split('[[stages]]\nuse = "quantize"')[0]
+    edit("recipe.toml", head, 'task = "task.py"\ntargets = ["onnxruntime-cpu", "tensorrt"]\n\n')
 
 
 def test_a_truncated_onnx_file(refusal: Refuse) -> None:
@@ -231,6 +230,19 @@ def test_a_full_disk(refusal: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
     assert message.startswith("StorageError: ")
     assert message.endswith("the disk is full; free some space and run the same command again: it goes on from here")
     assert not list(Path("runs").rglob("*.partial-*"))
+
+
+def test_cuda_without_a_device(refusal: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert refusal("--device", "cuda") == "RecipeError: --device cuda: no CUDA device here; use --device cpu"
+
+
+def test_a_hook_that_load_weights_leaves(refusal: Refuse) -> None:
+    edit("task.py", "    model.train()\n", "    model.conv1.register_forward_hook(lambda *_: None)\n    return\n")
+    assert refusal(started=True) == (
+        "TaskError: task 'small': original model: load_weights has left a forward hook on 'conv1', which would be lost when "
+        "the model is built again; register it in the task's model function (it is exported from there), or remove it"
+    )
 
 
 def test_errors_as_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

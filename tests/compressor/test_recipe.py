@@ -66,9 +66,9 @@ def test_overrides_change_stage_limits_and_measure() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stags": []}, "recipe: unknown 'stags'; did you mean 'stages'? known: limits, measure, stages, targets, task"),
-        ({"stages": [{"use": "prun"}]}, "recipe: stages[0].use: unknown 'prun'; did you mean 'prune'? known: distill, export, finetune, prune, quantize"),
-        ({"stages": [{"macs_ratio": 0.5}]}, "recipe: stages[0]: 'use' is missing; it names what the stage does: distill, export, finetune, prune, quantize"),
+        ({"stags": []}, "recipe: unknown 'stags'; did you mean 'stages'? known: build, limits, measure, stages, targets, task"),
+        ({"stages": [{"use": "prun"}]}, "recipe: stages[0].use: unknown 'prun'; did you mean 'prune'? known: distill, export, finetune, prune, prune-blocks, quantize"),
+        ({"stages": [{"macs_ratio": 0.5}]}, "recipe: stages[0]: 'use' is missing; it names what the stage does: distill, export, finetune, prune, prune-blocks, quantize"),
         ({"stages": "prune"}, "recipe: 'stages' must be a list of tables; write each as [[stages]]"),
         ({"stages": [{"use": "prune", "macs_ratio": 1.5}]}, "recipe: stages[0].macs_ratio: input should be less than 1, got 1.5"),
         ({"stages": [{"use": "prune", "macs_ratio": 0.0}]}, "recipe: stages[0].macs_ratio: input should be greater than 0, got 0.0"),
@@ -99,7 +99,7 @@ def test_limits_that_judge_nothing_are_refused() -> None:
     ("text", "message"),
     [
         ("prune.macs_ratio", "--set prune.macs_ratio: write it as stage.key=value, for example prune.macs_ratio=0.5"),
-        ("prnue.steps=2", "--set prnue.steps=2: unknown 'prnue'; did you mean 'prune'? known: export, limits, measure, prune, quantize"),
+        ("prnue.steps=2", "--set prnue.steps=2: unknown 'prnue'; did you mean 'prune'? known: build, export, limits, measure, prune, quantize"),
     ],
 )  # fmt: skip
 def test_an_override_that_fits_nothing_is_refused(text: str, message: str) -> None:

@@ -41,6 +41,8 @@ HEAVY = (
     *VENDORS,
 )
 
+NOT_INSTALLED = (("benches", "peers"), ("benches", "results"))  # run by hand, from the checkout
+
 
 def parts_of(path: Path, package: Path = PACKAGE) -> tuple[str, ...]:
     """`benches/report.py` -> ("benches", "report")."""
@@ -48,10 +50,10 @@ def parts_of(path: Path, package: Path = PACKAGE) -> tuple[str, ...]:
 
 
 def sources(package: Path = PACKAGE) -> list[Path]:
-    """Every module that is installed: the folders through their links, less benches/peers."""
+    """Every module that is installed: the folders through their links, less benches/peers and the scripts in benches/results."""
     roots = [package / folder for folder in ORDER if (package / folder).is_dir()]
     found = [*package.glob("*.py"), *(path for root in roots for path in root.rglob("*.py"))]
-    return sorted(path for path in found if parts_of(path, package)[:2] != ("benches", "peers"))
+    return sorted(path for path in found if parts_of(path, package)[:2] not in NOT_INSTALLED)
 
 
 def imported(path: Path, package: Path = PACKAGE) -> Iterator[tuple[int, str]]:

@@ -2,13 +2,15 @@
 
 import gc
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from edgesmith.core.errors import ArtifactError, DataError, MeasurementError
+from edgesmith.core.errors import ArtifactError, DataError, MeasurementError, UsageError
 from edgesmith.core.values import TensorSpec
 from edgesmith.exporters import onnx_file
 from edgesmith.exporters.ort_session import OnnxRuntimeSession
@@ -182,3 +184,34 @@ def test_all_common_types_have_numpys_name(tmp_path: Path) -> None:
     for (name, output), dtype in zip(session.run(given).items(), kinds.values(), strict=True):
         assert str(output.dtype) == dtype and name.startswith("out_")
         np.testing.assert_array_equal(output.astype(int), [1, 0, 1])
+
+
+def test_devices(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    this = f"this ONNX Runtime {onnxruntime.__version__} cannot run on"
+    with pytest.raises(UsageError, match=f"^{re.escape(this)} 'tpu'; known devices: cpu, cuda$"):
+        OnnxRuntimeSession(path, device="tpu")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(UsageError, match=f"^{re.escape(this)} 'cuda'; pip install onnxruntime-gpu$"):
+        OnnxRuntimeSession(path, device="cuda")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider' is not in available")
+def test_a_provider_that_does_not_start_is_no_way_back_to_the_cpu(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime itself would only warn, and run on the CPU."""
+    monkeypatch.setattr("edgesmith.exporters.ort_session.provider", lambda device: "CUDAExecutionProvider")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return  # the test marked gpu runs it
+    with pytest.raises(MeasurementError) as caught:
+        OnnxRuntimeSession(path, device="cuda")
+    assert str(caught.value) == (
+        f"{path}: ONNX Runtime could not start CUDAExecutionProvider; its CUDA libraries do not fit this machine's: "
+        'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu'
+    )
+
+
+@pytest.mark.gpu
+def test_on_cuda(path: Path) -> None:
+    """Needs onnxruntime-gpu in place of onnxruntime."""
+    here, there = OnnxRuntimeSession(path).run(feed(5)), OnnxRuntimeSession(path, device="cuda").run(feed(5))
+    for name, values in here.items():
+        np.testing.assert_allclose(there[name], values, rtol=1e-3, atol=1e-3)

@@ -1,11 +1,18 @@
 """Ranges of inner tensors, seen while the float graph runs."""
 
+import tracemalloc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from edgesmith.calibration.histogram import Histogram
 from edgesmith.core.errors import DataError
+from edgesmith.exporters import taps
+from edgesmith.exporters.ort_session import OnnxRuntimeSession
 from edgesmith.exporters.placement import place, tensors_to_observe
 from edgesmith.exporters.taps import observe
 
@@ -70,3 +77,43 @@ def test_input_model_is_not_changed(digits: Network) -> None:
     before = digits.model.SerializeToString(deterministic=True)
     observe(digits.model, [digits.feed], tensors_to_observe(place(digits.model)))
     assert digits.model.SerializeToString(deterministic=True) == before
+
+
+def test_no_batch_outlives_its_turn(digits: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither inputs nor inner values: when the next batch runs, everything of the one before is gone."""
+    held: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    class Watched(OnnxRuntimeSession):
+        def run(self, feed: Any) -> dict[str, np.ndarray]:
+            nonlocal most
+            most = max(most, sum(one() is not None for one in held))
+            values = super().run(feed)
+            held.extend(weakref.ref(array) for array in values.values())
+            return values
+
+    monkeypatch.setattr(taps, "OnnxRuntimeSession", Watched)
+    tensors = tensors_to_observe(place(digits.model))
+    observe(digits.model, [{"image": digits.feed["image"][:4]}] * 5, tensors)
+    assert len(held) >= 5 * (len(tensors) - 1)
+    assert most == 0
+
+
+def test_memory_does_not_grow_with_the_samples(digits: Network) -> None:
+    """64 against 1,024 samples in batches of 16: the peak of all Python and numpy allocations is the same."""
+    tensors = tensors_to_observe(place(digits.model))
+
+    def batches(count: int) -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, count, 16):
+            yield {"image": np.roll(digits.feed["image"][:16], start, axis=3)}
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        try:
+            observe(digits.model, batches(count), tensors)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(16)  # what is made once, on first use
+    assert peak(1024) < 1.02 * peak(64)

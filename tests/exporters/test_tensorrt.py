@@ -1,5 +1,6 @@
 """TensorRT's rules, each broken on purpose; its own dialect keeps them all."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgesmith.core.errors import MeasurementError, QuantizationError
-from edgesmith.exporters import onnx_file, qdq, tensorrt
+from edgesmith.core.errors import BuildError, MeasurementError, QuantizationError
+from edgesmith.exporters import cuda_driver, onnx_file, qdq
+from edgesmith.exporters.engine_options import Build
 from edgesmith.exporters.tensorrt import TensorRT
 
 from .conftest import Network
@@ -116,11 +118,20 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     assert TensorRT().lint(path) == (f"{path}: not an ONNX file, or truncated; export it again",)
 
 
-@pytest.mark.parametrize(("devices", "reason"), [(0, "no CUDA device"), (1, "engines are not built by this release")])
-def test_nothing_is_said_without_a_device(
-    vgg: Network, devices: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("driver", "installed", "reason"),
+    [
+        (None, True, "no CUDA device"),
+        (object(), False, 'neither tensorrt nor tensorrt_rtx is installed: pip install "edgesmith[tensorrt-rtx]"'),
+    ],
+)
+def test_says_why_nothing_can_be_measured(
+    vgg: Network, driver: object, installed: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt, "_cuda_devices", lambda: devices)
+    monkeypatch.setattr(cuda_driver, "load", lambda: driver)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     artifact = TensorRT().write(vgg.model, vgg.params, S8, tmp_path / "model.onnx")
     assert TensorRT().unmeasurable() == reason
     with pytest.raises(MeasurementError) as raised:
@@ -128,7 +139,19 @@ def test_nothing_is_said_without_a_device(
     assert str(raised.value) == f"{tmp_path / 'model.onnx'}: not measured: {reason}"
 
 
+def test_a_driver_and_a_tool_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_driver, "load", object)
+    assert TensorRT().unmeasurable() is None
+
+
+def test_build_lints_first(vgg: Network, tmp_path: Path) -> None:
+    onnx_file.save(qdq.write_qdq(vgg.model, vgg.params, U8), tmp_path / "model.onnx")
+    with pytest.raises(BuildError, match=r"^\S+/model.onnx: TensorRT refuses it: .*: works on UINT8; only symmetric"):
+        TensorRT().build(tmp_path / "model.onnx", tmp_path / "model.engine", Build())
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_devices_are_counted_as_torch_counts_them() -> None:
     import torch
 
-    assert tensorrt._cuda_devices() == torch.cuda.device_count()
+    assert (cuda_driver.load() is not None) == torch.cuda.is_available()

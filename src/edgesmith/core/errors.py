@@ -11,6 +11,7 @@
     ├── TrainingError         1  the loss or the weights stopped being finite
     ├── ExportError           1  the model cannot be exported, or the export differs from torch
     ├── QuantizationError     1  a graph that cannot be quantized
+    ├── BuildError            1  TensorRT refuses a graph, or cannot build an engine from it
     ├── MeasurementError      1  a runtime or a timing process failed
     └── ContractError         1  a stage broke its promise (a defect of the stage, not of the input)
 
@@ -77,6 +78,10 @@ class ExportError(EdgesmithError):
 
 class QuantizationError(EdgesmithError):
     """A graph or a set of ranges from which no usable INT8 file can be made."""
+
+
+class BuildError(EdgesmithError):
+    """TensorRT refused a graph, or could not build an engine from it."""
 
 
 class MeasurementError(EdgesmithError):

@@ -1,0 +1,100 @@
+"""`edgesmith bench RUN_DIR`: a finished run as contenders: its original in torch, compiled and as ONNX; its files."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..benches import latency
+from ..benches.contender import Contender
+from ..benches.timing_loop import SESSIONS
+from ..core.errors import RunDirectoryError, TaskError
+from ..core.task import Task
+from ..core.values import Arrays
+from ..exporters.targets import TARGETS
+from . import recipe as recipes, task_file, torch_run
+from .pipeline import model_key
+from .recipe import Recipe
+from .run_directory import RunDirectory
+
+_ORIGINAL_FILE = Path("measurements/00-original/model.onnx")
+
+
+def contenders(run: Path, batch_sizes: Sequence[int] | None = None) -> tuple[list[Contender], dict[int, list[Arrays]]]:
+    """What `benches.side_by_side.measure` compares, and real test samples to feed it.
+
+    Args:
+        run: directory of a finished run.
+        batch_sizes: None: those of the run's recipe.
+
+    Returns:
+        "torch eager" and "torch.compile" (where the original is a torch model), "ONNX Runtime FP32", and the file of
+        every target, that of the judged one as "final"; the first is the baseline.
+
+    Raises:
+        RunDirectoryError: not a finished run, or one of another task than the code now gives.
+        TaskError: the task cannot be loaded from where the run found it.
+    """
+    report = _report(run)
+    recipe = recipes.load(run / "recipe.toml")
+    task = _task(run, recipe, report)
+    found = _of_torch(run) if callable(task.model) else []
+    original = run / _ORIGINAL_FILE
+    found.append(Contender(label="ONNX Runtime FP32", session="onnxruntime-cpu", path=original, file=original))
+    found += [
+        _of_artifact(run, artifact, judged=artifact["target"] == report["target"]) for artifact in report["artifacts"]
+    ]
+    return found, latency.rotating_feeds(task.test, batch_sizes or recipe.measure.batch_sizes)
+
+
+def _report(run: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"{run}: not a finished run (no readable report.json); give the directory that `edgesmith compress` "
+            "wrote, or two or more ONNX files"
+        ) from error
+    return report
+
+
+def _task(run: Path, recipe: Recipe, report: dict[str, Any]) -> Task:
+    """The task of the run, if it is still what it was."""
+    again = f"run `edgesmith compress` into {run} again"
+    try:
+        task = task_file.load_task(recipe.task, recipe.folder)
+    except TaskError as error:
+        raise TaskError(f"{run}: {error}; {again}") from error
+    key = model_key("original", task_file.identity(task), int(report["environment"]["seed"]))
+    if RunDirectory(run).finished("stages/00-original", key) is None:
+        raise RunDirectoryError(f"{run}: the task's code or data have changed since this run; {again}")
+    return task
+
+
+def _of_torch(run: Path) -> list[Contender]:
+    weights = run / torch_run.ORIGINAL
+    return [
+        Contender(label="torch eager", session=torch_run.EAGER, path=run, file=weights),
+        Contender(
+            label="torch.compile",
+            session=torch_run.COMPILED,
+            path=run,
+            file=weights,
+            reason=torch_run.cannot_compile(),
+            optional=True,
+        ),
+    ]
+
+
+def _of_artifact(run: Path, artifact: dict[str, Any], judged: bool) -> Contender:
+    target, path = artifact["target"], run / artifact["path"]
+    reason = TARGETS[target].unmeasurable() or ""
+    if not reason and target not in SESSIONS:
+        reason = f"target '{target}' cannot be timed here"
+    return Contender(
+        label=f"{'final' if judged else target}, {artifact['dialect']}",
+        session=target,
+        path=path,
+        file=path,
+        reason=reason,
+    )

@@ -1,0 +1,109 @@
+"""Several contenders in one table: what is measured of each, what is said of one that cannot be measured."""
+
+import io
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from edgesmith.benches.contender import Contender
+from edgesmith.benches.latency import Latency
+from edgesmith.benches.side_by_side import Row, SideBySide, Timing, measure, steps
+from edgesmith.benches.side_by_side_table import print_side_by_side
+from edgesmith.core.errors import MeasurementError
+from edgesmith.core.values import Interval
+from tests.benches.models import WIDTH, chain
+
+FEEDS = {4: [{"x": np.zeros((4, WIDTH), np.float32)}]}
+
+
+def contender(path: Path, label: str, **keys: object) -> Contender:
+    return Contender(**{"label": label, "session": "onnxruntime-cpu", "path": path, "file": path, **keys})
+
+
+def test_two_that_work_and_two_that_do_not(tmp_path: Path) -> None:
+    slow, fast = chain(tmp_path / "slow.onnx", 16), chain(tmp_path / "fast.onnx", 4)
+    all_ = [
+        contender(slow, "slow"),
+        contender(slow, "absent", session="gpu", reason="no CUDA device"),
+        contender(slow, "broken", session="tests.benches.no_such_module:open", optional=True),
+        contender(fast, "fast"),
+    ]
+    done: list[tuple[int, int]] = []
+    result = measure(all_, FEEDS, seconds=0.5, progress=lambda *now: done.append(now))
+    assert done == [(number, 8) for number in range(1, steps(all_) + 1)]
+    assert [row.label for row in result.rows] == ["slow", "absent", "broken", "fast"]
+    first, absent, broken, last = result.rows
+    assert first.file_bytes == slow.stat().st_size
+    assert first.peak_memory is not None and last.peak_memory is not None
+    assert first.peak_memory.value > last.peak_memory.value  # 12 more matrices of 64 kB, held at least once
+    assert (absent.reason, absent.peak_memory, absent.timings) == ("no CUDA device", None, ())
+    assert broken.reason.startswith("broken failed: edgesmith.core.errors.RecipeError: session: cannot import 'tests.")
+    (baseline,), (timing,) = first.timings, last.timings
+    assert (baseline.batch, baseline.speedup) == (4, None)
+    assert timing.speedup is not None and 2.0 < timing.speedup.value < 6.0
+    assert json.loads(json.dumps(asdict(result), allow_nan=False))["rows"][3]["timings"][0]["batch"] == 4
+
+
+def test_one_alone_is_no_comparison(tmp_path: Path) -> None:
+    path = chain(tmp_path / "a.onnx", 1)
+    with pytest.raises(MeasurementError) as caught:
+        measure([contender(path, "a"), contender(path, "b", reason="no CUDA device")], FEEDS)
+    assert str(caught.value) == ("a comparison needs two that can be measured here, found 1; b: no CUDA device")
+
+
+def test_a_failure_that_is_not_optional_is_an_error(tmp_path: Path) -> None:
+    path = chain(tmp_path / "a.onnx", 1)
+    with pytest.raises(MeasurementError, match=r"^memory_probe: the process ended with code 1; files: "):
+        measure([contender(path, "a", session="tests.no_such_module:open"), contender(path, "b")], FEEDS)
+
+
+def sample() -> SideBySide:
+    def timing(p50: float, speedup: Interval | None) -> tuple[Timing, ...]:
+        times = Latency(p50=p50, p90=2 * p50, p99=3 * p50, low=p50, high=p50)
+        return (Timing(batch=8, latency=times, speedup=speedup),)
+
+    memory = Interval(value=177e6, low=176e6, high=178e6)
+    eager = Row(
+        label="torch eager", path="[b]a", file_bytes=689_000, peak_memory=memory, timings=timing(1, None), reason=""
+    )
+    final = replace(eager, label="final, u8", path="b", timings=timing(0.4, Interval(value=2.5, low=2.4, high=2.6)))
+    absent = Row(
+        label="torch.compile", path="a", file_bytes=689_000, peak_memory=None, timings=(), reason="no compiler"
+    )
+    return SideBySide(threads=2, restarts=5, noise_floor={8: 0.0123}, rows=(eager, absent, final))
+
+
+def printed(width: int) -> list[str]:
+    stream = io.StringIO()
+    print_side_by_side(sample(), Console(file=stream, width=width))
+    return stream.getvalue().splitlines()
+
+
+def test_the_table() -> None:
+    lines = printed(160)
+    assert lines[0].strip() == "Side by side, 2 thread(s)"
+    cells = {row[0]: row[1:] for line in lines if "│" in line and (row := [c.strip() for c in line.split("│")[1:-1]])}
+    assert cells == {
+        "file size": ["689 kB", "689 kB"],
+        "peak memory": ["177 MB (176 MB to 178 MB)"] * 2,
+        "batch 8": ["baseline", "2.50x faster (2.40 to 2.60)"],
+        "median": ["1.00 ms", "0.400 ms"],
+        "p90": ["2.00 ms", "0.800 ms"],
+        "p99": ["3.00 ms", "1.20 ms"],
+    }
+    assert lines[-4:] == [
+        "torch eager: [b]a",
+        "torch.compile: a (689 kB): not measured: no compiler",
+        "final, u8: b",
+        "The first against itself: up to 1.2 % at batch 8 apart (noise floor).",
+    ]
+
+
+def test_eighty_columns_cut_no_name_short() -> None:
+    table = [line for line in printed(80) if line.startswith(("│", "┃"))]
+    assert max(map(len, table)) <= 80
+    assert not [line for line in table if "…" in line]
