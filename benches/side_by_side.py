@@ -1,7 +1,7 @@
 """Time, memory and size of several contenders beside each other: files alone, or one model in several runtimes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..core.errors import MeasurementError
 from ..core.values import Arrays, Interval
@@ -74,31 +74,47 @@ def measure(
     Raises:
         MeasurementError: fewer than two can be measured, or one that is not optional fails.
     """
-    total, done = steps(contenders, restarts), 0
+    weighed_steps, total = steps(contenders, 0), steps(contenders, restarts)
 
-    def advance() -> None:
-        nonlocal done
-        done += 1
+    def advance(done: int) -> None:
         if progress is not None:
             progress(done, total)
 
-    weighed: list[tuple[Contender, Interval | None]] = []
-    first_feed = next(iter(feeds.values()))[0]
-    for contender in contenders:
-        weighed.append((contender, None) if contender.reason else _weigh(contender, first_feed, threads))
-        if not contender.reason:
-            advance()
+    weighed = _weigh_all(contenders, next(iter(feeds.values()))[0], threads, advance)
     able = [contender for contender, _ in weighed if not contender.reason]
     if len(able) < 2:
         reasons = "; ".join(f"{one.label}: {one.reason}" for one, _ in weighed if one.reason)
         raise MeasurementError(f"a comparison needs two that can be measured here, found {len(able)}; {reasons}")
-    paired = compare(able, feeds, threads, restarts=restarts, seconds=seconds, seed=seed, progress=lambda *_: advance())
+    paired = compare(
+        able,
+        feeds,
+        threads,
+        restarts=restarts,
+        seconds=seconds,
+        seed=seed,
+        progress=lambda done, _: advance(weighed_steps + done),
+    )
     return SideBySide(
         threads=threads,
         restarts=restarts,
         noise_floor={result.batch: result.noise_floor for result in paired},
         rows=tuple(_row(one, peak, able, paired) for one, peak in weighed),
     )
+
+
+def _weigh_all(
+    contenders: Sequence[Contender], feed: Arrays, threads: int, advance: Callable[[int], None]
+) -> list[tuple[Contender, Interval | None]]:
+    weighed: list[tuple[Contender, Interval | None]] = []
+    done = 0
+    for contender in contenders:
+        if contender.reason:
+            weighed.append((contender, None))
+            continue
+        weighed.append(_weigh(contender, feed, threads))
+        done += 1
+        advance(done)
+    return weighed
 
 
 def _weigh(contender: Contender, feed: Arrays, threads: int) -> tuple[Contender, Interval | None]:

@@ -33,6 +33,7 @@ def test_as_json(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert timing["speedup"]["low"] <= 1.0 <= timing["speedup"]["high"]
 
 
+@pytest.mark.slow
 def test_a_run(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a C++ compiler, which is said in its row; tests/compressor/test_torch_run.py compiles."""
     monkeypatch.chdir("/")  # the task is found from where the run is
@@ -51,11 +52,12 @@ def test_a_run(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert rows[tensorrt]["reason"].startswith("no CUDA device")
     eager, fp32 = rows["torch eager"], rows["ONNX Runtime FP32"]
     # torch's own libraries count, and are far more than what ONNX Runtime adds for this network.
-    assert eager["peak_memory"]["low"] > 50e6 > 20 * fp32["peak_memory"]["high"] / 10
+    assert eager["peak_memory"]["low"] > 50e6 > fp32["peak_memory"]["high"]
     assert fp32["timings"][0]["speedup"]["value"] > 1.0
     assert eager["file_bytes"] == (finished / "runs/small/stages/00-original/model.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_run_of_an_onnx_file_has_no_torch(finished: Path) -> None:
     from edgesmith.compressor.run_contenders import contenders
 

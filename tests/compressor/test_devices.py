@@ -1,7 +1,8 @@
 """`--device`: everything goes to it, and what is missing for it is said before any work.
 
 On the meta device any tensor left on the CPU is an error, as it would be on CUDA; no value can come back from it, which is
-how a pass that went through ends. The tests marked gpu run the stages for real.
+how a pass that went through ends. The tests marked gpu run the stages for real, those of training beside the others in
+test_training.py.
 """
 
 import dataclasses
@@ -17,9 +18,8 @@ from torch import nn
 from edgesmith.compressor import channel_statistics, coupling, job
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.data import batches, reestimate_batch_norm
-from edgesmith.compressor.distill import Distill, open_teacher
+from edgesmith.compressor.distill import open_teacher
 from edgesmith.compressor.export import Export
-from edgesmith.compressor.finetune import Finetune
 from edgesmith.compressor.losses import task_loss
 from edgesmith.compressor.prune import Prune
 from edgesmith.compressor.quantize import Quantize
@@ -180,17 +180,6 @@ def test_calibration_on_cuda(original: Candidate, context: Context, on_cuda: Con
     assert set(there) == set(here)
     for name, params in here.items():
         np.testing.assert_allclose(there[name].scale, params.scale, rtol=0.02)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("stage", [Finetune, Distill])
-def test_training_on_cuda(
-    stage: Any, original: Candidate, on_cuda: Context, accuracy: Callable[[Candidate], float]
-) -> None:
-    pruned = Prune(id="p", macs_ratio=0.35, round_to=1).run(original, on_cuda)
-    trained = stage(id="t", epochs=3, learning_rate=2e-3).run(pruned, on_cuda)
-    assert accuracy(trained) > accuracy(pruned) + 0.05
-    assert all(tensor.device.type == "cpu" for tensor in trained.weights.values())
 
 
 @pytest.mark.gpu

@@ -1,6 +1,5 @@
 """Models as users have them: each goes through prune, save, export and INT8 with equal outputs, or is refused in words."""
 
-import copy
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
@@ -218,8 +217,7 @@ def test_tied_weights_are_counted_and_stay_one(tmp_path: Path) -> None:
 def test_training_mode_is_not_what_is_measured() -> None:
     task = CASES["train mode"][0]
     original = candidate_of(task)
-    first, second = (outputs_of(original.module(), task)["logits"] for _ in range(2))
-    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(*(outputs_of(original.module(), task)["logits"] for _ in range(2)))
     inputs = torch.tensor(any_inputs(task)["image"])
     module = original.module().train()
     assert not torch.equal(module(inputs), module(inputs))
@@ -230,8 +228,7 @@ def test_other_dynamic_axes_of_a_file_stay_dynamic(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task = make_task(Net)
     context = make_context(task, tmp_path, {})
-    path = Export(id="e").run(candidate_of(task), context).path
-    model = onnx_file.load(path)
+    model = onnx_file.load(Export(id="e").run(candidate_of(task), context).path)
     for axis, name in ((2, "height"), (3, "width")):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
     del model.graph.value_info[:]
@@ -373,7 +370,7 @@ def test_load_weights_only_fills_weights(case: str) -> None:
 
 
 def test_what_load_weights_may_do() -> None:
-    for module in (changed(lambda module: module.train()), copy.deepcopy(hooked())):
+    for module in (changed(nn.Module.train), hooked()):
         check_loaded(module, hooked(), "load_weights")
 
 

@@ -62,6 +62,8 @@ def stored(run: Path) -> Candidate:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
 @pytest.mark.parametrize("open_", [torch_run.open_eager, torch_run.open_compiled])
 def test_the_numbers_are_those_of_the_candidate(run: Path, open_: object) -> None:
+    if open_ is torch_run.open_compiled and torch_run.cannot_compile():
+        return  # what is said then is in tests/cli/test_bench.py
     candidate = stored(run)
     session = open_(str(run), 1)  # type: ignore[operator]
     for batch in (1, 5):
