@@ -13,6 +13,7 @@ from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult, Status
 from ..core.values import Interval
 from .environment import Description
+from .int8_report import Decision
 from .judge import worst_batch
 from .latency import Latency, PairedLatency
 
@@ -101,6 +102,7 @@ class ArtifactResult:
     file_bytes: int
     measured: bool
     reason: str = ""
+    layers: tuple[Decision, ...] = ()  # which of them run in INT8 and why; empty: the graph was not quantized
     engine: EngineResult | None = None  # None: none was built
     device_command: str = ""  # builds the engine on the device, in the folder of the file; empty: see the note
     device_note: str = ""

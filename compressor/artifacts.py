@@ -2,26 +2,30 @@
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pydantic
 
 from ..benches import latency
-from ..core.errors import QuantizationError
+from ..benches.int8_report import Decision
 from ..core.task import Task
-from ..core.values import Artifact, QuantParams, Session, TensorSpec
+from ..core.values import Artifact, Session
 from ..exporters import from_torch, onnx_file
 from ..exporters.canonical import canonicalise
-from ..exporters.dialect import Dialect
 from ..exporters.engine_options import Build
 from ..exporters.ort_session import OnnxRuntimeSession
 from ..exporters.targets import TARGETS, Target
 from . import engines
 from .candidate import Candidate
-from .data import any_inputs
+from .closeness_judge import Judge, Promise
+from .data import any_inputs, sample_indices
+from .evaluation import task_metrics
+from .int8_search import Found, Problem, search
+from .progress import Progress
 from .recipe import Measure
+from .runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .stage import Graph
 
 MODEL = "model.onnx"
@@ -29,11 +33,12 @@ _EXPORTED = "exported.onnx"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
-    """One way to write a model for a target, and how fast it was against the same network in float."""
+class Written:
+    """A file for a target."""
 
     artifact: Artifact
-    speedup: float | None = None  # at its worst batch size; None: not timed
+    reason: str  # why it has this form, or why that was not measured
+    layers: tuple[Decision, ...] = ()  # what a search decided
 
 
 def write(
@@ -44,25 +49,25 @@ def write(
     measure: Measure,
     threads: int,
     engine: Build | None = None,
-) -> tuple[Artifact, str]:
+    max_drop: float | None = None,
+    progress: Progress | None = None,
+) -> Written:
     """Write `value` for `target` as `model.onnx` in `folder`.
 
-    A quantized graph is written in every dialect the target knows and in float, each is timed here, and the fastest
-    stays. Where the target's runtime is missing its first dialect is written.
+    A quantized graph is written in the form that `int8_search` finds on this machine, or in float where no INT8 form is
+    faster or good enough. Where the target's runtime is missing its first dialect is written.
 
     Args:
         engine: how the engines of "tensorrt" are built beside its files; None: none are.
-
-    Returns:
-        The artefact; and why it has this form, or why that was not measured.
+        max_drop: most that INT8 may lose of the main metric on validation data; None: see `Promise`.
 
     Raises:
         ExportError, QuantizationError, BuildError, MeasurementError: see the parts.
     """
-    artifact, reason = _written(value, target, task, folder, measure, threads, engine)
+    written = _written(value, target, task, folder, measure, threads, engine, max_drop, progress or Progress())
     if engine is not None:
-        engines.build_beside(artifact, engine)
-    return artifact, reason
+        engines.build_beside(written.artifact, engine)
+    return written
 
 
 def _written(
@@ -73,39 +78,80 @@ def _written(
     measure: Measure,
     threads: int,
     engine: Build | None,
-) -> tuple[Artifact, str]:
+    max_drop: float | None,
+    progress: Progress,
+) -> Written:
     chosen = TARGETS[target]
     graph = _graph(value, task, folder)
     model = canonicalise(onnx_file.load(graph.path))
+    (folder / _EXPORTED).unlink(missing_ok=True)
     if graph.params is None:
-        (folder / _EXPORTED).unlink(missing_ok=True)
-        return chosen.write(model, None, None, folder / MODEL), "float: the recipe does not quantize"
-    missing = chosen.unmeasurable()
-    dialects = chosen.dialects() if missing is None else chosen.dialects()[:1]
-    forms, refused = _forms(chosen, model, graph.params, dialects, folder)
+        artifact = chosen.write(model, None, None, folder / MODEL)
+        return Written(artifact=artifact, reason="float: the recipe does not quantize")
+    forms = folder / "forms"
+    forms.mkdir()
+
+    def prepare(artifact: Artifact) -> None:
+        if engine is not None and chosen.unmeasurable() is None:
+            engines.build_beside(artifact, engine)  # so that timing finds it
+
+    baseline = chosen.write(model, None, None, forms / "float.onnx")
+    prepare(baseline)
+    problem = Problem(
+        model=model,
+        params=graph.params,
+        target=chosen,
+        baseline=baseline,
+        judge=Judge(baseline.path, _validation(task), Promise(metric=task_metrics(task)[0], max_drop=max_drop)),
+        feeds=latency.rotating_feeds(task.split("validation", "choosing the form"), measure.batch_sizes),
+        threads=threads,
+        seconds=measure.seconds,
+        folder=forms,
+        prepare=prepare,
+    )
+    found = search(problem, graph.keep_float, progress)
+    best, reason = _best(found, baseline, chosen)
+    kept = dataclasses.replace(best, path=folder / MODEL)
+    shutil.move(best.path, kept.path)
+    shutil.rmtree(forms)
+    return Written(artifact=kept, reason=reason, layers=found.decisions)
+
+
+def _best(found: Found, baseline: Artifact, target: Target) -> tuple[Artifact, str]:
+    """The file to keep, and why."""
+    refused = "".join(f"; {text}" for text in found.refused)
+    if found.best is None:
+        return baseline, f"float: no INT8 form is good enough{refused}"
+    missing = target.unmeasurable()
     if missing is not None:
-        return _keep(forms[0].artifact, forms, folder), missing
-    float_form = Form(artifact=chosen.write(model, None, None, folder / "float.onnx"), speedup=1.0)
-    if engine is not None:
-        for form in (float_form, *forms):
-            engines.build_beside(form.artifact, engine)  # so that timing finds it
-    timed = [float_form, *_timed(float_form, forms, task, measure, threads)]
-    best = max(timed, key=lambda form: form.speedup or 0.0)
-    return _keep(best.artifact, timed, folder), "; ".join((_ranking(timed), *refused))
+        return found.best.artifact, missing
+    best = found.best.artifact if found.best.worst > 1 else baseline
+    ranked = sorted(
+        [*((form.artifact.dialect, form.worst) for form in found.forms), ("float", 1.0)], key=lambda f: -f[1]
+    )
+    listed = ", ".join(f"{name} {speedup:.2f}x" for name, speedup in ranked)
+    kept = len(found.best.keep_float) if best is not baseline else 0
+    layers = f"; {kept} layer{'s stay' if kept > 1 else ' stays'} in float" if kept else ""
+    return best, (
+        f"the fastest of {len(ranked)} forms (against this network in float, at the worst batch size: {listed})"
+        f"{layers}{refused}"
+    )
 
 
-def describe(artifact: Artifact) -> dict[str, Any]:
-    """The artefact as plain data; the path relative to its folder."""
-    return {**dataclasses.asdict(artifact), "path": artifact.path.name}
+def _validation(task: Task) -> Runs:
+    split = task.split("validation", "choosing the layers")
+    return from_split(split, sample_indices(split, VALIDATION_SAMPLES), BATCH, labelled=True)
 
 
-def described(data: Mapping[str, Any], folder: Path) -> Artifact:
+def describe(written: Written) -> dict[str, Any]:
+    """What was written as plain data; the path relative to its folder."""
+    return {**dataclasses.asdict(written), "artifact": dataclasses.asdict(written.artifact) | {"path": MODEL}}
+
+
+def described(data: Mapping[str, Any], folder: Path) -> Written:
     """The inverse of `describe`."""
-    specs = {
-        side: tuple(TensorSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in data[side])
-        for side in ("inputs", "outputs")
-    }
-    return Artifact(**{**data, **specs, "path": folder / data["path"]})
+    written = pydantic.TypeAdapter(Written).validate_python(dict(data))
+    return dataclasses.replace(written, artifact=dataclasses.replace(written.artifact, path=folder / MODEL))
 
 
 def open_session(artifact: Artifact, threads: int) -> Session:
@@ -122,43 +168,3 @@ def _graph(value: Candidate | Graph, task: Task, folder: Path) -> Graph:
     path = folder / _EXPORTED
     from_torch.export(value.module(), any_inputs(task), task.input_specs(), task.outputs, path)
     return Graph(path=path, digest="")
-
-
-def _forms(
-    target: Target, model: Any, params: Mapping[str, QuantParams], dialects: Sequence[Dialect], folder: Path
-) -> tuple[list[Form], list[str]]:
-    forms, refused = [], []
-    for dialect in dialects:
-        try:
-            forms.append(Form(artifact=target.write(model, params, dialect, folder / f"{dialect.name}.onnx")))
-        except QuantizationError as error:
-            refused.append(f"{dialect.name} refused: {error}")
-    if not forms:
-        raise QuantizationError(f"target '{target.name}': no INT8 file could be written: {'; '.join(refused)}")
-    return forms, refused
-
-
-def _timed(baseline: Form, forms: Sequence[Form], task: Task, measure: Measure, threads: int) -> list[Form]:
-    inputs = any_inputs(task, max(measure.batch_sizes))
-    feeds = {size: {name: array[np.arange(size)] for name, array in inputs.items()} for size in measure.batch_sizes}
-    files = [baseline.artifact, *(form.artifact for form in forms)]
-    results = latency.compare(files, feeds, threads, seconds=measure.seconds)
-    return [
-        dataclasses.replace(form, speedup=min(result.speedup[index].value for result in results))
-        for index, form in enumerate(forms)
-    ]
-
-
-def _ranking(forms: Sequence[Form]) -> str:
-    ranked = sorted(forms, key=lambda form: -(form.speedup or 0.0))
-    found = ", ".join(f"{form.artifact.dialect} {form.speedup:.2f}x" for form in ranked)
-    return f"the fastest of {len(ranked)} forms (against this network in float, at the worst batch size: {found})"
-
-
-def _keep(artifact: Artifact, forms: Sequence[Form], folder: Path) -> Artifact:
-    """Leave the chosen file alone in the folder."""
-    shutil.move(artifact.path, folder / MODEL)
-    for form in forms:
-        for file in folder.glob(f"{form.artifact.path.stem}.*"):  # its engine too, which speaks of another name
-            file.unlink()
-    return dataclasses.replace(artifact, path=folder / MODEL)

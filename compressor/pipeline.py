@@ -21,6 +21,7 @@ from ..core.values import Artifact
 from ..exporters import onnx_file
 from ..exporters.targets import TARGETS
 from . import artifacts, engines, measuring, task_file, values
+from .artifacts import Written
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
 from .evaluation import task_metrics
@@ -28,12 +29,13 @@ from .job import Job, prepare
 from .measuring import Costs
 from .model_checks import check_loaded
 from .progress import Progress
+from .quantize import Quantize
 from .recipe import Recipe
 from .run_directory import Done, RunDirectory
 from .schema import plain
 from .stage import Context, Graph, Machine, Stage
 
-_FORMAT = 2  # of stage results; a release that makes other results from the same recipe raises it
+_FORMAT = 3  # of stage results; a release that makes other results from the same recipe raises it
 
 
 def compress(
@@ -96,7 +98,7 @@ class _Run:
 
     def report(self) -> Report:
         done = self._load_original()
-        original, _ = self._write("measurements/00-original", "original", self._target)
+        original = self._write("measurements/00-original", "original", self._target).artifact
         ledger = Ledger((self._entry("original", "original", done, original, original),))
         last = "original"
         for number, stage in enumerate(self._recipe.stages, 1):
@@ -104,7 +106,7 @@ class _Run:
             last = stage.id
             final = number == len(self._recipe.stages)
             place = f"artifacts/{self._target}" if final else f"measurements/{number:02d}-{stage.id}"
-            artifact, _ = self._write(place, last, self._target)
+            artifact = self._write(place, last, self._target).artifact
             ledger = ledger.with_entry(self._entry(stage.id, stage.name, done, artifact, original))
         report = self._judged(original, last, ledger)
         self._directory.tidy(self._used)
@@ -198,22 +200,25 @@ class _Run:
         factories = {"original": self._task.model, **self._task.models}
         return next(name for name, factory in factories.items() if factory is value.factory)
 
-    def _write(self, place: str, name: str, target: str) -> tuple[Artifact, str]:
+    def _write(self, place: str, name: str, target: str) -> Written:
         """The value called `name` as a file of `target`."""
         measure, threads = self._recipe.measure, self._job.machine.threads
         value = self._values[name]
         key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
         engine = engines.wanted(target, self._recipe, final=place.startswith("artifacts/"))
         key |= engines.key(engine)
+        max_drop = next((stage.max_drop for stage in self._recipe.stages if isinstance(stage, Quantize)), None)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
             if engine is not None:
                 self._progress.say(f"  {target}: writing the file and building the engine")
-            artifact, reason = artifacts.write(value, target, self._task, folder, measure, threads, engine)
-            return {"artifact": artifacts.describe(artifact), "reason": reason}
+            written = artifacts.write(
+                value, target, self._task, folder, measure, threads, engine, max_drop, self._progress
+            )
+            return artifacts.describe(written)
 
         done = self._once(place, key, make)
-        return artifacts.described(done.facts["artifact"], done.path), done.facts["reason"]
+        return artifacts.described(done.facts, done.path)
 
     def _entry(self, id: str, name: str, done: Done, artifact: Artifact, original: Artifact) -> LedgerEntry:
         key = {
@@ -250,7 +255,7 @@ class _Run:
         """Write every target's file, measure the judged one against the original, and judge."""
         recipe = self._recipe
         written = {target: self._write(f"artifacts/{target}", last, target) for target in recipe.targets}
-        final, _ = written[self._target]
+        final = written[self._target].artifact
         self._progress.say("measuring original and final on the test split")
         predictions, costs = self._measure(original, final)
         found = measuring.outcome(original, final, costs, self._task, recipe.limits, predictions)
@@ -271,7 +276,7 @@ class _Run:
             latency=found.latency,
             guilty_stage=ledger.guilty(main.higher_is_better),
             stages=ledger.entries,
-            artifacts=tuple(self._artifact_result(artifact, reason) for artifact, reason in written.values()),
+            artifacts=tuple(self._artifact_result(each) for each in written.values()),
             environment=self._machine_key,
             unmeasured_reason=found.evidence.unmeasured_reason,
         )
@@ -297,7 +302,8 @@ class _Run:
         costs = measuring.costs_from_json(self._once("measurements/costs", pair | how, time_and_weigh).facts)
         return job.out / measuring.PREDICTIONS, costs
 
-    def _artifact_result(self, artifact: Artifact, reason: str) -> ArtifactResult:
+    def _artifact_result(self, written: Written) -> ArtifactResult:
+        artifact, reason = written.artifact, written.reason
         measured = artifact.target == self._target and TARGETS[artifact.target].unmeasurable() is None
         if not measured and TARGETS[artifact.target].unmeasurable() is None:
             reason = "only the first target is judged"
@@ -310,6 +316,7 @@ class _Run:
             file_bytes=artifact.file_bytes,
             measured=measured,
             reason=reason,
+            layers=written.layers,
             **engines.report(artifact, self._recipe, self._job.out),
         )
 

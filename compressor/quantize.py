@@ -9,13 +9,12 @@ from pydantic import Field
 
 from ..calibration import hygiene
 from ..calibration.calibrators import CALIBRATORS
-from ..calibration.histogram import Histogram
 from ..core import digest
 from ..core.tables import resolve
 from ..core.task import Split, Task
-from ..core.values import QuantParams
-from ..exporters import onnx_file, placement, qdq, taps
+from ..exporters import onnx_file
 from ..exporters.canonical import canonicalise
+from .calibrate import calibrate
 from .data import calibration_split, sample_indices
 from .stage import Context, Graph, Probe, Stage
 
@@ -31,6 +30,9 @@ class Quantize(Stage):
     calibrator: str = "mse"
     samples: Annotated[int, Field(ge=1)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 32
+    # Most that INT8 may lose of the main metric on validation data; layers that cost more stay in float. None: 0.01 of
+    # a share such as accuracy, 20 dB of signal to noise in every output for any other metric.
+    max_drop: Annotated[float, Field(ge=0)] | None = None
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`: calibration data is looked at before any work."""
@@ -52,23 +54,15 @@ class Quantize(Stage):
         split = context.task.split(name, context.where)
         indices = sample_indices(split, self.samples)
         model = canonicalise(onnx_file.load(value.path))
-        placed = placement.place(model)
-        observed = placement.tensors_to_observe(placed)
-        histograms = taps.observe(model, self._with_progress(split, indices, context), observed, context.machine.device)
-        params = qdq.weight_params(model, placed) | {
-            name: self._activation(histogram, context.where) for name, histogram in histograms.items()
-        }
+        feeds = self._with_progress(split, indices, context)
+        found = calibrate(model, feeds, self.calibrator, context.machine.device)
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         context.notes.append(
-            f"{len(indices)} samples of the '{name}' split, calibrator {self.calibrator}, {len(params)} tensors"
+            f"{len(indices)} samples of the '{name}' split, calibrator {self.calibrator}, {len(found.params)} tensors"
         )
-        return Graph(path=path, digest=digest.of_file(path), params=params)
-
-    def _activation(self, histogram: Histogram, where: str) -> QuantParams:
-        """What the calibrator wants kept, as far as there were values."""
-        low, high = resolve(self.calibrator, CALIBRATORS, f"{where}.calibrator")(histogram, 8, True)
-        return qdq.activation_params(max(low, histogram.low), min(high, histogram.high), self.calibrator)
+        context.notes.extend(f"{node} stays in float: {why}" for node, why in found.keep_float.items())
+        return Graph(path=path, digest=digest.of_file(path), params=found.params, keep_float=found.keep_float)
 
     def _batches(self, split: Split, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         for start in range(0, len(indices), self.batch_size):

@@ -21,6 +21,7 @@ class Graph:
     path: Path
     digest: str
     params: Mapping[str, QuantParams] | None = None
+    keep_float: Mapping[str, str] = dataclasses.field(default_factory=dict)  # node that cannot run in INT8 -> why
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ def read(path: Path | None, test: Path | None, what: str) -> Data:
         raise DataError(
             f"{what}: --data is missing: a verdict needs real samples, made-up ones are never used; {HOW_TO_WRITE}"
         )
-    arrays = _arrays(path)
+    arrays = read_arrays(path)
     prefixed = {name.removeprefix(TEST): array for name, array in arrays.items() if name.startswith(TEST)}
     if prefixed and test is not None:
         raise DataError(f"{path}: has arrays named '{TEST}...' and --test names {test}; give one test split")
@@ -79,7 +79,7 @@ def read(path: Path | None, test: Path | None, what: str) -> Data:
         if len(found) < _FEWEST:
             raise DataError(f"{path}: {len(found)} samples are too few to split; give at least {_FEWEST}, better 1,000")
         return found
-    own = _data(path, prefixed) if prefixed else _data(test or path, _arrays(test or path))
+    own = _data(path, prefixed) if prefixed else _data(test or path, read_arrays(test or path))
     _check_same(found, own)
     return dataclasses.replace(found, test=own, kept_in="prefix" if prefixed else "files")
 
@@ -97,7 +97,7 @@ def sizes(data: Data) -> Sizes:
     return Sizes(train=train, validation=validation, test=test, copies=copies)
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):

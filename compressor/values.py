@@ -24,17 +24,20 @@ def save(value: Candidate | Graph, folder: Path) -> None:
         return
     shutil.copyfile(value.path, folder / _GRAPH)
     if value.params is not None:
-        (folder / _PARAMS).write_text(json.dumps(params_to_json(value.params), indent=1), encoding="utf-8")
+        data = {"params": params_to_json(value.params), "keep_float": dict(value.keep_float)}
+        (folder / _PARAMS).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
 def load(folder: Path, like: Candidate | None) -> Candidate | Graph:
     """Open what `save` stored; a candidate is built from the class of `like`."""
     if like is not None and (folder / _WEIGHTS).exists():
         return Candidate.load(folder / _WEIGHTS, like.factory, like.example)
-    params = None
-    if (folder / _PARAMS).exists():
-        params = params_from_json(json.loads((folder / _PARAMS).read_text(encoding="utf-8")))
-    return Graph(path=folder / _GRAPH, digest=digest.of_file(folder / _GRAPH), params=params)
+    path = folder / _GRAPH
+    if not (folder / _PARAMS).exists():
+        return Graph(path=path, digest=digest.of_file(path))
+    data = json.loads((folder / _PARAMS).read_text(encoding="utf-8"))
+    params = params_from_json(data["params"])
+    return Graph(path=path, digest=digest.of_file(path), params=params, keep_float=data["keep_float"])
 
 
 def digest_of(value: Candidate | Graph) -> str:
@@ -44,7 +47,11 @@ def digest_of(value: Candidate | Graph) -> str:
     content = digest.of_file(value.path)
     if content != value.digest:
         raise ArtifactError(f"{value.path}: the file has changed since it was written")
-    return content if value.params is None else digest.of_json([content, params_to_json(value.params)])
+    return (
+        content
+        if value.params is None
+        else digest.of_json([content, params_to_json(value.params), dict(value.keep_float)])
+    )
 
 
 def params_to_json(params: Mapping[str, QuantParams]) -> dict[str, Any]:

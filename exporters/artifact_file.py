@@ -1,6 +1,6 @@
 """The one way an ONNX artefact is written, whatever its target."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import onnx
@@ -9,7 +9,7 @@ from ..core import digest
 from ..core.errors import QuantizationError
 from ..core.values import Artifact, QuantParams
 from .dialect import Dialect
-from .onnx_file import save, specs
+from .onnx_file import load, save, specs
 from .qdq import write_qdq
 
 
@@ -20,6 +20,7 @@ def write_artifact(
     params: Mapping[str, QuantParams] | None,
     dialect: Dialect | None,
     path: Path,
+    keep_float: Collection[str] = (),
 ) -> Artifact:
     """Write, lint, describe. A file that its lint refuses does not stay.
 
@@ -28,7 +29,7 @@ def write_artifact(
     """
     if params is not None and dialect is None:
         raise QuantizationError(f"target '{target}': INT8 needs a dialect")
-    written = model if params is None or dialect is None else write_qdq(model, params, dialect)
+    written = model if params is None or dialect is None else write_qdq(model, params, dialect, keep_float)
     save(written, path)
     problems = lint(path)
     if problems:
@@ -40,6 +41,20 @@ def write_artifact(
         target=target,
         dialect="float" if params is None or dialect is None else dialect.name,
         precision="float32" if params is None else "int8",
+        inputs=inputs,
+        outputs=outputs,
+        digest=digest.of_file(path),
+    )
+
+
+def describe_file(path: Path, target: str) -> Artifact:
+    """A float ONNX file that is there, as an artefact."""
+    inputs, outputs = specs(load(path))
+    return Artifact(
+        path=path,
+        target=target,
+        dialect="float",
+        precision="float32",
         inputs=inputs,
         outputs=outputs,
         digest=digest.of_file(path),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -53,10 +53,15 @@ class OnnxRuntimeCpu:
         return None
 
     def write(
-        self, model: onnx.ModelProto, params: Mapping[str, QuantParams] | None, dialect: Dialect | None, path: Path
+        self,
+        model: onnx.ModelProto,
+        params: Mapping[str, QuantParams] | None,
+        dialect: Dialect | None,
+        path: Path,
+        keep_float: Collection[str] = (),
     ) -> Artifact:
         """See `targets.Target`."""
-        return write_artifact(self.name, self.lint, model, params, dialect, path)
+        return write_artifact(self.name, self.lint, model, params, dialect, path, keep_float)
 
     def lint(self, path: Path) -> tuple[str, ...]:
         """The file is legal if ONNX Runtime loads it."""

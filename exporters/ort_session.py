@@ -140,5 +140,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _spec(value: Any) -> TensorSpec:
-    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in value.shape)
+    shape = tuple(size if isinstance(size, int) and size >= 0 else _axis(size) for size in value.shape)
     return TensorSpec(name=value.name, dtype=_DTYPES.get(value.type, value.type), shape=shape)
+
+
+def _axis(size: Any) -> str:
+    """The name of an open axis; some files have -1 there."""
+    return size if isinstance(size, str) and size else "?"

@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
 from onnx import numpy_helper
 
+from ..core.errors import QuantizationError
 from .onnx_file import subgraphs
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-_JOINING = ("Add", "Concat")  # every input of theirs has to be INT8
+_FLOAT_RESULT = ("Gemm", "MatMul")  # run in INT8 with a float result too: a pair stands behind them only for a reader
+_JOINING = ("Add", "Mul", "Concat")  # every input of theirs has to be INT8
 _POOLING = ("GlobalAveragePool", "AveragePool")
 _PASSING = (
     "MaxPool",
@@ -37,25 +39,35 @@ class Placement:
     upper: Mapping[str, float]  # activation -> what a Clip from zero keeps it under
 
 
-def place(model: onnx.ModelProto) -> Placement:
+def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement:
     """Place INT8 on a canonical float graph.
 
     A node is taken if all it computes on can be INT8: weights must be constants, a joining node's inputs activations;
     what only moves, adds or averages values is taken where one of them is INT8 already. The output of a node whose only
     reader is a Relu gets no pair of its own: runtimes fuse the two only without one between.
+
+    Args:
+        keep_float: names of nodes that stay in float.
+
+    Raises:
+        QuantizationError: a name in `keep_float` that no node has.
     """
+    missing = sorted(set(keep_float) - {node.name for node in model.graph.node})
+    if missing:
+        raise QuantizationError(f"keep_float: the graph has no node '{missing[0]}'")
     graph = _Graph(model)
     nodes: list[str] = []
     weights: dict[str, int] = {}
     wanted: dict[str, None] = {}
     for node in model.graph.node:
-        if not graph.can_be_int8(node, wanted, weights):
+        if node.name in keep_float or not graph.can_be_int8(node, wanted, weights):
             continue
         nodes.append(node.name)
         if node.op_type in _WEIGHTED:
             weights[node.input[1]] = _channel_axis(node)
         inputs = node.input[:1] if node.op_type not in _JOINING else node.input
-        wanted |= dict.fromkeys([*inputs, graph.end_of(node)])
+        ends = [] if node.op_type in _FLOAT_RESULT else [graph.end_of(node)]
+        wanted |= dict.fromkeys([*inputs, *ends])
     order = [*(value.name for value in model.graph.input), *(name for node in model.graph.node for name in node.output)]
     activations = tuple(name for name in order if name in wanted)
     found = graph.sources(wanted)

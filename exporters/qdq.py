@@ -1,7 +1,7 @@
 """Float graph + QuantParams -> explicit Q/DQ, in any dialect. The only writer there is."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -42,20 +42,26 @@ def activation_params(low: float, high: float, origin: str) -> QuantParams:
     return QuantParams(low=low, high=high, scale=np.float32(bound / 127), origin=origin)  # type: ignore[arg-type]  # 0-d
 
 
-def write_qdq(model: onnx.ModelProto, params: Mapping[str, QuantParams], dialect: Dialect) -> onnx.ModelProto:
+def write_qdq(
+    model: onnx.ModelProto,
+    params: Mapping[str, QuantParams],
+    dialect: Dialect,
+    keep_float: Collection[str] = (),
+) -> onnx.ModelProto:
     """Write Q/DQ pairs where `placement.place` puts them.
 
     Args:
         model: a canonical float graph; not changed.
         params: of every weight, and of every tensor in `placement.tensors_to_observe`.
         dialect: how a pair is written.
+        keep_float: names of nodes that stay in float.
 
     Raises:
         QuantizationError: parameters are missing, a scale is not positive; names the tensor.
     """
     written = onnx.ModelProto()
     written.CopyFrom(model)
-    _Writer(written, place(model), params, dialect).write()
+    _Writer(written, place(model, keep_float), params, dialect).write()
     onnx.checker.check_model(written)
     return written
 

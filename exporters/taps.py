@@ -1,7 +1,7 @@
 """Ranges of inner tensors: the float graph runs on real samples, and histograms watch."""
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -14,7 +14,11 @@ from .ort_session import OnnxRuntimeSession
 
 
 def observe(
-    model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str], device: str = "cpu"
+    model: onnx.ModelProto,
+    batches: Iterable[Arrays],
+    tensors: Sequence[str],
+    device: str = "cpu",
+    unusable: dict[str, str] | None = None,
 ) -> dict[str, Histogram]:
     """One pass over the data; memory is that of one batch and of one histogram per tensor.
 
@@ -23,6 +27,7 @@ def observe(
         batches: input name -> array `(batch, ...)`.
         tensors: names of inputs, inner tensors or outputs.
         device: where the graph runs, "cpu" or "cuda"; the histograms are on the CPU.
+        unusable: gets the tensors that have no range and the reason, and they have no histogram; None: they are errors.
 
     Raises:
         UsageError, MeasurementError: ONNX Runtime cannot use the device.
@@ -36,18 +41,24 @@ def observe(
         session = OnnxRuntimeSession(path, device=device)
         try:
             for feed in batches:
-                _update(histograms, session.run(feed) | dict(feed))  # no name holds the values while the next ones come
+                # No name holds the values while the next ones come.
+                _update(histograms, session.run(feed) | dict(feed), unusable)
         finally:
             session.close()
-    return histograms
+    if unusable is not None:
+        unusable |= {name: "saw no values" for name, histogram in histograms.items() if not histogram.count}
+    return {name: histogram for name, histogram in histograms.items() if name not in (unusable or {})}
 
 
-def _update(histograms: Mapping[str, Histogram], values: Arrays) -> None:
-    for name, histogram in histograms.items():
+def _update(histograms: dict[str, Histogram], values: Arrays, unusable: dict[str, str] | None) -> None:
+    for name, histogram in list(histograms.items()):
         try:
             histogram.update(values[name])
         except DataError as error:
-            raise DataError(f"tensor '{name}': {error}") from error
+            if unusable is None:
+                raise DataError(f"tensor '{name}': {error}") from error
+            unusable[name] = str(error)
+            del histograms[name]
 
 
 def _tapped(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

@@ -1,6 +1,6 @@
 """The table of targets, and what every one of them can do."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -32,9 +32,16 @@ class Target(Protocol):
         ...
 
     def write(
-        self, model: onnx.ModelProto, params: Mapping[str, QuantParams] | None, dialect: Dialect | None, path: Path
+        self,
+        model: onnx.ModelProto,
+        params: Mapping[str, QuantParams] | None,
+        dialect: Dialect | None,
+        path: Path,
+        keep_float: Collection[str] = (),
     ) -> Artifact:
-        """Write a canonical graph, in float without `params`; what was written has passed `lint`.
+        """Write a canonical graph, in float without `params`, and the nodes in `keep_float` in float in any case.
+
+        What was written has passed `lint`.
 
         Raises:
             QuantizationError: the target would refuse the file; says which rule and where.

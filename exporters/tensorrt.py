@@ -1,7 +1,7 @@
 """TensorRT: an ONNX file with explicit Q/DQ, and the engine that is built from it."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,15 @@ class TensorRT:
         return "no CUDA device" if cuda_driver.load() is None else tool_problem("auto")
 
     def write(
-        self, model: onnx.ModelProto, params: Mapping[str, QuantParams] | None, dialect: Dialect | None, path: Path
+        self,
+        model: onnx.ModelProto,
+        params: Mapping[str, QuantParams] | None,
+        dialect: Dialect | None,
+        path: Path,
+        keep_float: Collection[str] = (),
     ) -> Artifact:
         """See `targets.Target`."""
-        return write_artifact(self.name, self.lint, model, params, dialect, path)
+        return write_artifact(self.name, self.lint, model, params, dialect, path, keep_float)
 
     def lint(self, path: Path) -> tuple[str, ...]:
         """Everything TensorRT's parser rejects, and unsigned types, which it takes with a warning and clips at 127."""

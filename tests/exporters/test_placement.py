@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgesmith.core.errors import QuantizationError
 from edgesmith.exporters.placement import Placement, place, tensors_to_observe
 
 from .conftest import Network
@@ -66,9 +67,9 @@ def test_what_passes_through_has_the_parameters_of_its_source() -> None:
         node("Transpose", "p", "t", perm=[0, 2, 3, 1]), node("Flatten", "t", "f"), node("Gemm", "f g", "y"),
     ]  # fmt: skip
     found = placed(nodes, g=random(100, 3))
-    assert found.activations == ("x", "r", "p", "t", "f", "y")
+    assert found.activations == ("x", "r", "p", "t", "f")
     assert [found.source[name] for name in ("r", "p", "t", "f")] == ["r"] * 4
-    assert tensors_to_observe(found) == ("x", "r", "y")
+    assert tensors_to_observe(found) == ("x", "r")
     assert found.never_negative == {"r", "p", "t", "f"}
 
 
@@ -181,7 +182,7 @@ def test_tied_weights_used_twice_and_along_another_axis() -> None:
 
 def test_a_sum_with_a_constant_stays_float() -> None:
     found = rows([node("MatMul", "x w", "h"), node("Add", "h c", "y")], w=random(6, 6), c=random(6))
-    assert found.nodes == ("n_h",) and found.activations == ("x", "h")
+    assert found.nodes == ("n_h",) and found.activations == ("x",)
 
 
 def test_a_sum_of_floats_stays_float() -> None:
@@ -192,8 +193,41 @@ def test_a_sum_of_floats_stays_float() -> None:
     ]  # fmt: skip
     weights = {"w": random(6, 6), "v": random(6, 6), "big": np.full(1, -3e38, np.float32)}
     found = place(graph(nodes, weights, {"x": [6, 6]}, {"y": None}))
-    assert found.nodes == ("n_q", "n_k", "n_t")
-    assert not {"scores", "mask", "y"} & set(found.activations)
+    assert found.nodes == ("n_q", "n_k")
+    assert found.activations == ("x",)
+
+
+def test_a_product_with_a_float_result_has_a_pair_only_for_a_reader() -> None:
+    # One behind a MatMul whose bias is added in float would round the sum's larger half a second time.
+    last = rows([node("MatMul", "x w", "y")], w=random(6, 6))
+    assert last.nodes == ("n_y",) and last.activations == ("x",)
+    read = rows([node("Gemm", "x w", "h"), node("Gemm", "h w", "y")], w=random(6, 6))
+    assert read.nodes == ("n_h", "n_y") and read.activations == ("x", "h")
+
+
+def test_a_gate_of_two_activations_is_int8_where_one_of_them_is() -> None:
+    found = placed([
+        node("Conv", "x w", "c", **CONV), node("HardSigmoid", "c", "g"), node("Mul", "c g", "m"),
+        node("Conv", "m v", "y", **CONV),
+    ])  # fmt: skip
+    assert found.nodes == ("n_c", "n_m", "n_y") and found.activations == ("x", "c", "g", "m", "y")
+
+
+def test_nodes_that_are_to_stay_float_and_what_hangs_on_them() -> None:
+    nodes = [
+        node("Conv", "x w", "c", **CONV), node("Relu", "c", "r"), node("MaxPool", "r", "p", kernel_shape=[2, 2]),
+        node("Conv", "p v", "y", **CONV),
+    ]  # fmt: skip
+    whole, later, first = (place(images(nodes), keep) for keep in ((), ("n_y",), ("n_c",)))
+    assert whole.nodes == ("n_c", "n_p", "n_y")
+    assert later.nodes == ("n_c", "n_p") and later.activations == ("x", "r", "p")
+    assert first.nodes == ("n_y",) and first.activations == ("p", "y")  # the pool only moves floats now
+    assert first.source["p"] == "p"
+
+
+def test_a_node_to_keep_that_is_not_there() -> None:
+    with pytest.raises(QuantizationError, match=r"^keep_float: the graph has no node 'n_z'$"):
+        place(images([node("Conv", "x w", "y", **CONV)]), ("n_z",))
 
 
 def test_integers_are_left_alone() -> None:

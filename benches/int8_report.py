@@ -1,0 +1,67 @@
+"""What quantizing one file came to: layer by layer, and as a whole."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from ..core.values import Interval
+from .closeness import Closeness
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+    """A changed file against the original on the same runs."""
+
+    outputs: tuple[Closeness, ...]
+    snr_db: float  # the worst output's
+    drop: Interval | None  # of the metric, or share of changed answers; None: neither is asked for
+    original: float | None = None  # the metric, where there are labels
+    changed: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A layer that could run in INT8, and what became of it."""
+
+    node: str
+    operator: str
+    int8: bool
+    why: str = ""  # why it stays in float
+    alone_db: float | None = None  # signal-to-noise ratio of the outputs when it alone runs in INT8; None: not tried
+    float_ms: float | None = None  # of its kernels in the float file; None: not timed
+    int8_ms: float | None = None  # of those in the INT8 file
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """The outcome. Without `out` nothing was written, and `reason` says why."""
+
+    model: str
+    target: str
+    status: Literal["written", "refused", "unproven"]  # unproven: written, but not everything could be proven here
+    reason: str
+    out: str | None
+    dialect: str
+    metric: str | None  # None: there are no labels
+    quality: Quality | None  # on runs that nothing was chosen with
+    speedup: Interval | None
+    original_ms: float | None
+    final_ms: float | None
+    original_bytes: int
+    final_bytes: int | None
+    runs: Mapping[str, int]  # how many calibrated, chose and judged
+    decisions: tuple[Decision, ...] = ()
+    tried: tuple[str, ...] = ()  # every form that was tried, and what came of it
+
+
+def describe(quality: Quality) -> str:
+    """A file's quality in a few words.
+
+    >>> describe(Quality(outputs=(), snr_db=31.25, drop=None))
+    '31.2 dB'
+    """
+    if quality.drop is None:
+        return f"{quality.snr_db:.1f} dB"
+    if quality.original is None:
+        return f"{100 * quality.drop.value:.2f} % of the answers changed"
+    return f"{quality.original:.4f} became {quality.changed:.4f}"

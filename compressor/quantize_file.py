@@ -1,0 +1,177 @@
+"""`edgesmith quantize MODEL.onnx`: any float ONNX file in; an INT8 file that is close and faster, or a reasoned no."""
+
+import dataclasses
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from ..benches import latency
+from ..benches.inspection import dialect_of
+from ..benches.int8_report import Quantized, describe
+from ..core.errors import ArtifactError, QuantizationError, UsageError
+from ..core.files import atomic_path, storage_errors
+from ..core.tables import resolve
+from ..exporters import onnx_file
+from ..exporters.artifact_file import describe_file
+from ..exporters.canonical import canonicalise
+from ..exporters.targets import TARGETS
+from . import runs
+from .calibrate import calibrate
+from .closeness_judge import Judge, Promise
+from .int8_search import Form, Found, Problem, search
+from .progress import Progress
+from .runs import RunData
+from .task_runs import from_task
+
+_TRIES = 3  # of the final measurement, each twice as long as the one before
+_ROTATE = 4  # feeds that take turns while a file is timed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked for."""
+
+    target: str = "onnxruntime-cpu"
+    calibrator: str = "mse"
+    max_drop: float | None = None
+    threads: int = 1
+    batch: int | None = None  # rows of a timed run; None: as each run of the data is
+    seconds: float = 5.0  # timed for the verdict; while choosing a fifth of it
+    device: Literal["cpu", "cuda"] = "cpu"
+    confidence: float = 0.95
+
+
+def quantize_file(model: Path, data: Path, out: Path, options: Options, progress: Progress | None = None) -> Quantized:
+    """Quantize a file.
+
+    Args:
+        model: float ONNX file.
+        data: .npz or folder (see `runs.from_file`), or a task file, "task.py" or "task.py:function".
+        out: where the INT8 file goes, complete or absent.
+        options: see there.
+
+    Raises:
+        ArtifactError: not a float ONNX file; one that is quantized already.
+        DataError, TaskError, RecipeError: data or options that cannot be used.
+    """
+    progress = progress or Progress()
+    target = resolve(options.target, TARGETS, "--target")
+    if out.resolve() == model.resolve():
+        raise UsageError(f"--out {out}: is the original itself; give another name")
+    loaded = onnx_file.load(model)
+    written_as = dialect_of(loaded)
+    if written_as != "float":
+        raise ArtifactError(f"{model}: is quantized already ({written_as}); give the float model it was made from")
+    inputs, _ = onnx_file.specs(loaded)
+    found = runs.from_file(data, inputs) if data.is_dir() or data.suffix == ".npz" else from_task(data, inputs)
+    promise = Promise(metric=found.metric, max_drop=options.max_drop)
+    base = _nothing(model, found, options)
+    with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
+        try:
+            graph = canonicalise(loaded)
+            progress.say(f"calibrating with {len(found.calibration)} runs")
+            calibrated = calibrate(graph, found.calibration.feeds, options.calibrator, options.device)
+        except QuantizationError as error:
+            return dataclasses.replace(base, reason=str(error))
+        problem = Problem(
+            model=graph,
+            params=calibrated.params,
+            target=target,
+            baseline=describe_file(model, options.target),
+            judge=Judge(model, found.validation, promise, options.confidence),
+            feeds=runs.batched(found.validation.feeds, options.batch, _ROTATE),
+            threads=options.threads,
+            seconds=options.seconds / 5,
+            folder=Path(folder),
+        )
+        result = search(problem, calibrated.keep_float, progress)
+        outcome = _judged(base, result, problem, found, promise, options)
+        if outcome.status != "refused" and result.best is not None:
+            with storage_errors(out.parent), atomic_path(out) as partial:
+                shutil.copyfile(result.best.artifact.path, partial)
+            outcome = dataclasses.replace(outcome, out=str(out))
+        return outcome
+
+
+def _nothing(model: Path, data: RunData, options: Options) -> Quantized:
+    """The outcome before anything was tried."""
+    return Quantized(
+        model=str(model),
+        target=options.target,
+        status="refused",
+        reason="",
+        out=None,
+        dialect="float",
+        metric=None if data.metric is None else data.metric.name,
+        quality=None,
+        speedup=None,
+        original_ms=None,
+        final_ms=None,
+        original_bytes=model.stat().st_size,
+        final_bytes=None,
+        runs={name: len(getattr(data, name)) for name in ("calibration", "validation", "test")},
+    )
+
+
+def _judged(
+    base: Quantized, found: Found, problem: Problem, data: RunData, promise: Promise, options: Options
+) -> Quantized:
+    """Judge the form that was chosen on runs that nothing was chosen with."""
+    tried = tuple(_tried(form) for form in found.forms) + found.refused
+    base = dataclasses.replace(base, decisions=found.decisions, tried=tried)
+    if found.best is None:
+        return dataclasses.replace(base, reason=f"no INT8 form is close enough: {'; '.join(found.refused)}")
+    judge = Judge(Path(base.model), data.test, promise, options.confidence)
+    quality = judge.quality(found.best.artifact.path)
+    base = dataclasses.replace(base, quality=quality, dialect=found.best.artifact.dialect)
+    if not judge.keeps(quality):
+        reason = f"what was good enough on the runs it was chosen with is not on others: {describe(quality)}"
+        return dataclasses.replace(base, reason=reason)
+    base = dataclasses.replace(base, final_bytes=found.best.artifact.file_bytes)
+    missing = problem.target.unmeasurable()
+    if missing is not None:
+        return dataclasses.replace(base, status="unproven", reason=f"latency not measured: {missing}")
+    return _timed(base, found.best, problem, judge.proves(quality), options)
+
+
+def _timed(base: Quantized, best: Form, problem: Problem, proven: bool, options: Options) -> Quantized:
+    """The verdict on speed: a measurement of its own, repeated for longer while it cannot tell which is faster."""
+    seconds = options.seconds
+    for _ in range(_TRIES):
+        (paired,) = latency.compare(
+            [problem.baseline, best.artifact],
+            problem.feeds,
+            options.threads,
+            seconds=seconds,
+            seed=1,
+            confidence=options.confidence,
+        )
+        speedup = paired.speedup[0]
+        if speedup.low > 1 or speedup.high < 1:
+            break
+        seconds *= 2
+    base = dataclasses.replace(base, speedup=speedup, original_ms=paired.latency[0].p50, final_ms=paired.latency[1].p50)
+    measured = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
+    if speedup.high < 1:
+        return dataclasses.replace(base, final_bytes=None, reason=f"slower than the original: {measured}")
+    if speedup.low <= 1:
+        reason = f"not proven to be faster than the original: {measured}, noise floor {100 * paired.noise_floor:.1f} %"
+        return dataclasses.replace(base, final_bytes=None, reason=reason)
+    if options.max_drop is not None and not proven:
+        reason = f"--max-drop {options.max_drop:g}: {_unproven(base)}"
+        return dataclasses.replace(base, status="unproven", reason=reason)
+    return dataclasses.replace(base, status="written")
+
+
+def _unproven(base: Quantized) -> str:
+    drop = None if base.quality is None else base.quality.drop
+    assert drop is not None  # a limit on it was asked for
+    return f"kept by the estimate, {drop.value:.4f}, but not by its bound, {drop.high:.4f}; more runs would tell"
+
+
+def _tried(form: Form) -> str:
+    parts = [f"{form.worst:.2f}x"] if form.speedup else []
+    parts += [] if form.quality is None else [describe(form.quality)]
+    parts += [f"{len(form.keep_float)} layers in float"] if form.keep_float else []
+    return f"{form.artifact.dialect}: {', '.join(parts)}"

@@ -1,0 +1,176 @@
+"""`edgesmith quantize`: a file that is close and faster, or none and the reason."""
+
+import itertools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgesmith.cli import main
+
+WIDTH = 768
+Model = Callable[..., Path]
+
+
+def layers(*widths: int, outliers: bool = False) -> onnx.ModelProto:
+    """A perceptron on `x` (n, widths[0]), random weights of the usual size; opset 11, as old exporters write.
+
+    With `outliers` the second layer's input has one column a thousand times as large as the others, which the layer
+    weighs by zero: per tensor nothing is left of the others in INT8.
+    """
+    rng, nodes, tensors = np.random.default_rng(0), [], []
+    for index, (rows, columns) in enumerate(itertools.pairwise(widths)):
+        weight = (rng.standard_normal((rows, columns)) * (2 / rows) ** 0.5).astype(np.float32)
+        if outliers and index == 0:
+            weight[:, 0] *= 1000
+        if outliers and index == 1:
+            weight[0] = 0
+        tensors.append(numpy_helper.from_array(weight, f"w{index}"))
+        last = index == len(widths) - 2
+        nodes.append(
+            helper.make_node(
+                "Gemm",
+                [f"r{index - 1}" if index else "x", f"w{index}"],
+                [f"h{index}" if not last else "y"],
+                name=f"layer{index}",
+            )
+        )
+        if not last:
+            nodes.append(helper.make_node("Relu", [f"h{index}"], [f"r{index}"], name=f"relu{index}"))
+    values = [("x", widths[0]), ("y", widths[-1])]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size]) for name, size in values]
+    graph = helper.make_graph(nodes, "mlp", infos[:1], infos[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def make(*widths: int, labels: bool = False, count: int = 80, outliers: bool = False) -> None:
+    """`m.onnx` and `data.npz`; the labels are the model's own answers, so that all of them are right."""
+    onnx.save(layers(*widths, outliers=outliers), "m.onnx")
+    x = np.random.default_rng(1).standard_normal((count, widths[0])).astype(np.float32)
+    arrays = {"x": x}
+    if labels:
+        (y,) = onnxruntime.InferenceSession("m.onnx", providers=["CPUExecutionProvider"]).run(None, {"x": x})
+        arrays["labels"] = y.argmax(1)
+    np.savez("data.npz", **arrays)
+
+
+def quantize(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, Any]]:
+    code = main(["quantize", "m.onnx", "--data", "data.npz", "--out", "q.onnx", "--seconds", "0.5", "--json", *more])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_wide_layers_become_a_file_that_is_close_and_faster(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(WIDTH, WIDTH, WIDTH, 10)
+    code, found = quantize(capsys)
+    assert (code, found["status"], found["out"]) == (0, "written", "q.onnx")
+    assert found["quality"]["snr_db"] >= 20 and found["speedup"]["low"] > 1
+    assert found["final_bytes"] == os.path.getsize("q.onnx") < 0.3 * found["original_bytes"]
+    assert found["runs"] == {"calibration": 40, "validation": 20, "test": 20}
+    with np.load("data.npz") as data:
+        x = data["x"]
+    both = [
+        onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for name in ("m.onnx", "q.onnx")
+    ]
+    assert 10 * np.log10((both[0] ** 2).sum() / ((both[0] - both[1]) ** 2).sum()) >= 20
+    assert [decision["int8"] for decision in found["decisions"]][:2] == [True, True]
+
+
+def test_only_the_layer_that_spoils_it_stays_in_float(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(WIDTH, WIDTH, WIDTH, WIDTH, 10, labels=True, count=160, outliers=True)
+    code, found = quantize(capsys, "--calibrator", "min-max")
+    assert code == 0
+    kept = {decision["node"]: decision["why"] for decision in found["decisions"] if not decision["int8"]}
+    assert kept["layer1"].startswith("costs too much: ") and "layer2" not in kept
+    alone = {decision["node"]: decision["alone_db"] for decision in found["decisions"]}
+    assert alone["layer1"] == min(alone.values()) < 10
+    assert (found["metric"], found["quality"]["original"]) == ("accuracy", 1.0)
+    assert found["quality"]["drop"]["value"] <= 0.01 and found["speedup"]["low"] > 1
+
+
+def test_what_is_no_faster_is_refused_and_nothing_is_written(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(4, 4, 3)
+    code, found = quantize(capsys)
+    assert (code, found["status"], found["out"], os.path.exists("q.onnx")) == (3, "refused", None, False)
+    assert found["reason"].startswith(("slower than the original: ", "not proven to be faster than the original: "))
+
+
+def test_what_cannot_be_kept_close_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(16, 16, 4)
+    onnx.save(_only_layer_with_outliers(), "m.onnx")
+    code, found = quantize(capsys, "--calibrator", "min-max")
+    assert code == 3 and not os.path.exists("q.onnx")
+    assert found["reason"].startswith("no INT8 form is close enough: ") and "dB, not good enough" in found["reason"]
+
+
+def _only_layer_with_outliers() -> onnx.ModelProto:
+    model = layers(16, 4)
+    weight = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight[0] = 0
+    scale = np.ones((1, 16), np.float32)
+    scale[0, 0] = 1e4
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w0"))
+    model.graph.initializer.append(numpy_helper.from_array(scale, "scale"))
+    model.graph.node[0].input[0] = "scaled"
+    model.graph.node.insert(0, helper.make_node("Mul", ["x", "scale"], ["scaled"], name="scaling"))
+    return model
+
+
+def test_a_limit_that_few_runs_cannot_prove(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(WIDTH, WIDTH, WIDTH, 10)
+    code, found = quantize(capsys, "--max-drop", "0.02")
+    assert (code, found["status"], os.path.exists("q.onnx")) == (4, "unproven", True)
+    assert found["reason"].startswith("--max-drop 0.02: kept by the estimate, 0.0")
+
+
+def test_a_target_that_is_not_here_gets_its_legal_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(64, 64, 10)
+    code, found = quantize(capsys, "--target", "tensorrt")
+    assert (code, found["status"], found["dialect"]) == (4, "unproven", "s8-symmetric")
+    assert found["reason"] == "latency not measured: no CUDA device" and os.path.exists("q.onnx")
+
+
+def test_what_is_quantized_already_is_recognised(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(64, 64, 10)
+    assert quantize(capsys, "--target", "tensorrt")[0] == 4
+    os.rename("q.onnx", "m.onnx")
+    code, found = quantize(capsys)
+    assert code == 2
+    assert found["message"] == "m.onnx: is quantized already (s8-symmetric); give the float model it was made from"
+
+
+def test_the_original_is_not_written_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(4, 4, 3)
+    assert main(["quantize", "m.onnx", "--data", "data.npz", "--out", "./m.onnx"]) == 2
+    assert capsys.readouterr().err == "UsageError: --out m.onnx: is the original itself; give another name\n"
+
+
+def test_answers_are_asked_for_and_there_are_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(8, 8, 1)
+    code, found = quantize(capsys, "--max-drop", "0.01")
+    assert code == 2 and found["message"].startswith(
+        "--max-drop: the data has no labels, and no output of the model has"
+    )
+
+
+def test_a_task_judges_by_its_own_metric(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    original = "runs/small/measurements/00-original/model.onnx"
+    code = main(["quantize", original, "--data", "task.py", "--out", "q.onnx", "--seconds", "0.5", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["metric"] == "accuracy" and found["quality"]["original"] > 0.8
+    assert (code, os.path.exists("q.onnx")) in ((0, True), (3, False))  # so small a network may be no faster in INT8
+    assert found["runs"] == {"calibration": 16, "validation": 10, "test": 16}
