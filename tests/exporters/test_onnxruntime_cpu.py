@@ -3,9 +3,12 @@
 import platform
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu, weight_bits
+
+from .lint_graphs import microsoft
 
 
 @pytest.mark.parametrize(
@@ -41,5 +44,11 @@ def test_dialects_of_a_machine(machine: str, names: list[str], monkeypatch: pyte
 def test_lint_says_what_the_runtime_says(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing of the kind")
-    (problem,) = OnnxRuntimeCpu().lint(path)
-    assert problem.startswith(f"{path}: ONNX Runtime cannot load it: ")
+    (finding,) = OnnxRuntimeCpu().lint(path)
+    assert finding.text == (
+        f"{path}: not an ONNX file, or truncated; export it again; nothing in it was checked [unreadable]"
+    )
+    onnx.save(microsoft("NoSuchOperator", "x"), path)
+    (finding,) = OnnxRuntimeCpu().lint(path)
+    assert (finding.rule, finding.severity) == ("load", "refused")
+    assert finding.problem.startswith(f"{path}: ONNX Runtime cannot load it: ")
