@@ -81,6 +81,6 @@ def _compared(linted: "Linted") -> str:
     if found is None:
         return f"not compared with the original: {linted.not_compared}"
     return (
-        f"in ONNX Runtime at most {found.largest:.3g} from the original (output '{found.output}', "
-        f"values up to {found.magnitude:.3g})"
+        f"its outputs in ONNX Runtime are at most {found.largest:.3g} from the original's "
+        f"('{found.output}', values up to {found.magnitude:.3g})"
     )

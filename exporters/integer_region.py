@@ -23,7 +23,6 @@ _PASSING = (
     "Transpose",
     "Unsqueeze",
 )
-_MIDDLE: dict[int, int] = {TensorProto.UINT8: 128, TensorProto.INT8: 0}  # integer type -> the middle of its range
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,21 +52,29 @@ def region_of(view: GraphView, node: onnx.NodeProto) -> Region:
     return _region(view, node.output[0] if node.op_type == "QuantizeLinear" else node.input[0])
 
 
-def can_be_centred(view: GraphView, region: Region, kind: int) -> bool:
-    """Whether all zero points are in the middle of `kind`, so that the other 8-bit type holds the very same numbers."""
+def can_be_shifted(view: GraphView, region: Region, kind: int) -> bool:
+    """Whether it is all of one 8-bit type: the other one holds the same numbers, 128 more or less, zero points too."""
     return (
         view.main
         and region.closed
         and all(view.integer_type(node) == kind for node in region.quantizers)
-        and all(_is_all(view.constant(node, 2), _MIDDLE[kind]) for node in region.quantizers)
+        and all(view.constant(node, 2) is not None for node in region.quantizers)
     )
+
+
+def is_centred(view: GraphView, region: Region) -> bool:
+    """Whether it is UINT8 around 128, which is INT8 around 0."""
+    if not can_be_shifted(view, region, TensorProto.UINT8):
+        return False
+    zeros = [view.constants[node.input[2]] for node in region.quantizers]
+    return all(zero.size > 0 and bool((zero == 128).all()) for zero in zeros)
 
 
 def starts_at_zero(view: GraphView, region: Region) -> bool:
     """Whether it is what Relus give, in UINT8 around 128: its lower half is never used."""
     makers = [node for node in region.quantizers if node.op_type == "QuantizeLinear"]
     return (
-        can_be_centred(view, region, TensorProto.UINT8)
+        is_centred(view, region)
         and not region.constants
         and all(view.producer(node.input[0], "Relu") is not None for node in makers)
     )
@@ -111,10 +118,6 @@ def folds(view: GraphView, node: onnx.NodeProto) -> bool:
 
 def _parameters(view: GraphView, node: onnx.NodeProto) -> tuple[str, int]:
     return view.input(node, 2), attribute(node, "axis", 1)
-
-
-def _is_all(values: np.ndarray | None, wanted: int) -> bool:
-    return values is not None and values.size > 0 and bool((values.astype(np.int64) == wanted).all())
 
 
 def _region(view: GraphView, first: str) -> Region:

@@ -10,7 +10,17 @@ from onnx import TensorProto, version_converter
 from .graph_editor import GraphEditor
 from .graph_view import attribute, opset_of
 from .half import QDQ_OPSET
-from .integer_region import Region, along, can_be_centred, can_be_recentred, centred, folds, regions, starts_at_zero
+from .integer_region import (
+    Region,
+    along,
+    can_be_recentred,
+    can_be_shifted,
+    centred,
+    folds,
+    is_centred,
+    regions,
+    starts_at_zero,
+)
 from .lint import Finding
 
 _OPSET = 17  # per-channel scales need 13; what `canonicalise` raises to as well
@@ -82,18 +92,18 @@ def _rewritten(model: onnx.ModelProto, entry: Fix, changes: list[str]) -> onnx.M
 
 def _to_int8(editor: GraphEditor) -> int:
     """UINT8 around 128 is INT8 around 0, 128 less in every number."""
-    found = [region for region in regions(editor.view) if can_be_centred(editor.view, region, TensorProto.UINT8)]
+    found = [region for region in regions(editor.view) if is_centred(editor.view, region)]
     for region in found:
         _write(editor, region, np.dtype(np.int8), -128)
     return len(found)
 
 
 def _to_uint8(editor: GraphEditor) -> int:
-    """INT8 around 0 is UINT8 around 128; weights stay as they are, kernels want those signed."""
+    """INT8 is UINT8, 128 more in every number and zero point; weights stay as they are, kernels want those signed."""
     found = [
         region
         for region in regions(editor.view)
-        if can_be_centred(editor.view, region, TensorProto.INT8) and not _weights(editor, region)
+        if can_be_shifted(editor.view, region, TensorProto.INT8) and not _weights(editor, region)
     ]
     for region in found:
         _write(editor, region, np.dtype(np.uint8), 128)
@@ -108,11 +118,8 @@ def _weights(editor: GraphEditor, region: Region) -> bool:
 
 def _write(editor: GraphEditor, region: Region, kind: np.dtype, step: int) -> None:
     view = editor.view
-    middle = max(step, 0)
-    named = {name: view.constants[name].astype(np.int16) + step for name in region.constants}
-    named |= {
-        node.input[2]: np.full_like(view.constants[node.input[2]], middle, np.int16) for node in region.quantizers
-    }
+    names = {*region.constants, *(node.input[2] for node in region.quantizers)}
+    named = {name: view.constants[name].astype(np.int16) + step for name in sorted(names)}
     written = {name: editor.constant(f"{name}_{kind.name}", values.astype(kind)) for name, values in named.items()}
     for node in region.quantizers:
         node.input[2] = written[node.input[2]]
@@ -195,7 +202,8 @@ FIXES: Mapping[str, Fix] = {
     "missing-zero-point": _ZERO_POINTS,
     "zero-point-count": _ZERO_POINTS,
     "signed-activations": Fix(
-        rewrite=_to_uint8, said="{count} tensor(s) in INT8 around 0 written as UINT8 around 128: the same numbers"
+        rewrite=_to_uint8,
+        said="{count} tensor(s) in INT8 written as UINT8, 128 more and the zero point too: the same numbers",
     ),
     "zero-point-after-relu": Fix(
         rewrite=_from_zero,

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from .graph_view import GraphView
-from .integer_region import can_be_centred, can_be_recentred, folds, region_of
+from .integer_region import can_be_recentred, folds, is_centred, region_of
 from .lint import Finding, at
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -40,15 +40,15 @@ def unsigned(view: GraphView) -> Iterator[Finding]:
             continue
         zero, region = view.constant(node, 2), region_of(view, node)
         from_zero = zero is not None and not zero.any()
-        fixable = can_be_centred(view, region, TensorProto.UINT8) or can_be_recentred(view, region)
+        fixable = is_centred(view, region) or can_be_recentred(view, region)
         remedy = _SYMMETRIC
         if fixable:
-            remedy = "INT8 with zero point 0 holds the same numbers, --fix writes that"
+            remedy = "INT8 with zero point 0 holds the same numbers, as --fix writes"
         elif from_zero:
-            remedy = f"INT8 holds its range at twice the scale only, which are other numbers: {_SYMMETRIC}"
+            remedy = f"{_SYMMETRIC}: at twice the scale it would lose a bit"
         problem = f"works on UINT8 with {_values(zero)}"
         if from_zero and node.op_type == "QuantizeLinear":
-            problem += ", taken as INT8 with no more than a warning: clips at 127"
+            problem += ": builds with a warning, and clips at 127"
         yield at(node, "unsigned", problem, remedy, fixable=fixable)
 
 

@@ -13,7 +13,7 @@ from ..core.values import Artifact, QuantParams, Session
 from .artifact_file import write_artifact
 from .dialect import Dialect
 from .lint import Finding, Rule, check_file, refusals
-from .lint_onnxruntime import RULES, X86_RULES
+from .lint_onnxruntime import RULES, SATURATING_RULES, VNNI_RULES
 from .ort_session import OnnxRuntimeSession
 
 # A last Gemm alone runs in INT8 with a float result; everything else is fused only with a Q behind it.
@@ -62,8 +62,10 @@ class OnnxRuntimeCpu:
         return write_artifact(self.name, self.lint, model, params, dialect, path)
 
     def rules(self) -> Mapping[str, Rule]:
-        """See `targets.Target`. Signed activations are slow on x86 only."""
-        return X86_RULES if platform.machine() in _X86 else RULES
+        """See `targets.Target`. What is slow and what saturates hangs on this machine's CPU."""
+        if platform.machine() not in _X86:
+            return RULES
+        return VNNI_RULES if weight_bits() == 8 else SATURATING_RULES
 
     def lint(self, path: Path) -> tuple[Finding, ...]:
         """See `targets.Target`. Whether ONNX Runtime loads the file is tried."""

@@ -50,7 +50,9 @@ def test_what_is_risky_is_printed_and_no_failure(folder: Path, capsys: pytest.Ca
 
 def test_refusals_are_exit_code_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = said(capsys, 3, "fixable.onnx", "--target", "tensorrt")
-    text = "works on UINT8 with zero point 128; INT8 with zero point 0 holds the same numbers, --fix writes that [unsigned]"
+    text = (
+        "works on UINT8 with zero point 128; INT8 with zero point 0 holds the same numbers, as --fix writes [unsigned]"
+    )
     assert lines == [
         "fixable.onnx, tensorrt: 5 refused",
         f"  refused: QuantizeLinear 'n_q': {text}",
@@ -70,7 +72,7 @@ def test_fix(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "  2 tensor(s) in UINT8 around 128 written as INT8 around 0: the same numbers",
         "  1 INT32 bias(es) written in float: the same numbers",
     ]
-    assert lines[9].startswith("  in ONNX Runtime at most 0 from the original (output 'y', values up to ")
+    assert lines[9].startswith("  its outputs in ONNX Runtime are at most 0 from the original's ('y', values up to ")
     assert lines[10:] == ["  nothing found"]
     assert sorted({*os.listdir()} - {*FILES}) == ["fixable.fixed.onnx"]
     assert said(capsys, 0, "fixable.fixed.onnx", "--target", "tensorrt") == [
@@ -84,7 +86,7 @@ def test_what_is_left_is_said_and_is_exit_code_3(folder: Path, capsys: pytest.Ca
     assert lines[start + 1] == "  1 INT32 bias(es) written in float: the same numbers"
     assert lines[start + 3] == "  4 refused"
     assert lines[start + 4].startswith(
-        "  refused: QuantizeLinear 'n_q': works on UINT8 with zero point 0, taken as INT8 "
+        "  refused: QuantizeLinear 'n_q': works on UINT8 with zero point 0: builds with a warning, and clips at 127; "
     )
     assert len(lines) == start + 8 and os.listdir("o") == ["n.onnx"]
     lines = said(capsys, 3, "o/n.onnx", "--target", "tensorrt", "--fix")

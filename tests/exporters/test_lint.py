@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgesmith.exporters.lint import Finding, check, summary
-from edgesmith.exporters.lint_onnxruntime import RULES as PLAIN_RULES, X86_RULES
+from edgesmith.exporters.lint_onnxruntime import RULES as PLAIN_RULES, SAFE_WEIGHT, SATURATING_RULES, VNNI_RULES
 from edgesmith.exporters.lint_tensorrt import RULES
 
 from .graphs import node, random
@@ -30,12 +30,11 @@ SYMMETRIC = "calibrate it symmetrically, as INT8"
     [
         (S8(3), ["{}: zero point 3; it must be 0; " + SYMMETRIC + " [zero-point]"] * 4),
         (U8(17), ["{}: works on UINT8 with zero point 17; " + SYMMETRIC + " [unsigned]"] * 4),
-        (U8(128), ["{}: works on UINT8 with zero point 128; INT8 with zero point 0 holds the same numbers, --fix writes that [unsigned]"] * 4),
+        (U8(128), ["{}: works on UINT8 with zero point 128; INT8 with zero point 0 holds the same numbers, as --fix writes [unsigned]"] * 4),
         (U8(0), [
-            "{}: works on UINT8 with zero point 0, taken as INT8 with no more than a warning: clips at 127; INT8 holds its "
-            "range at twice the scale only, which are other numbers: " + SYMMETRIC + " [unsigned]",
-            "{}: works on UINT8 with zero point 0; INT8 holds its range at twice the scale only, which are other numbers: "
-            + SYMMETRIC + " [unsigned]",
+            "{}: works on UINT8 with zero point 0: builds with a warning, and clips at 127; " + SYMMETRIC
+            + ": at twice the scale it would lose a bit [unsigned]",
+            "{}: works on UINT8 with zero point 0; " + SYMMETRIC + ": at twice the scale it would lose a bit [unsigned]",
         ] * 2),
     ],
 )  # fmt: skip
@@ -226,23 +225,36 @@ def test_what_is_slow_on_x86() -> None:
         "instead [pair-before-relu]"
     )
     signed = (
-        "QuantizeLinear 'n_{}': signed activations are slow on x86; UINT8 around 128 is the same numbers, --fix writes it "
+        "QuantizeLinear 'n_{}': signed activations are slow on x86; as UINT8, 128 more, they are the same numbers, --fix writes that "
         "[signed-activations]"
     )
-    found = check(relu_between(S8(0)), X86_RULES)
+    found = check(relu_between(S8(0)), VNNI_RULES)
     assert {finding.severity for finding in found} == {"slow"}
     assert [finding.text for finding in found] == [pair_text, signed.format("q"), signed.format("rq")]
     assert [finding.text for finding in check(relu_between(S8(0)), PLAIN_RULES)] == [pair_text]
-    assert [finding.text for finding in check(relu_between(U8(128)), X86_RULES)] == [
+    assert [finding.text for finding in check(relu_between(U8(128)), VNNI_RULES)] == [
         pair_text,
         "QuantizeLinear 'n_rq': zero point 128 behind a Relu, which is then run by itself; with zero point 0 the Relu is "
         "dropped, --fix writes it [zero-point-after-relu]",
     ]
-    assert [finding.rule for finding in check(relu_between(U8(0)), X86_RULES)] == ["pair-before-relu"]
+    assert [finding.rule for finding in check(relu_between(U8(0)), VNNI_RULES)] == ["pair-before-relu"]
 
 
 def test_weights_are_signed_and_meant_to_be() -> None:
-    assert check(layer(zero=U8(128), weight_type=np.float32), X86_RULES) == ()
+    assert check(layer(zero=U8(128), weight_type=np.float32), VNNI_RULES) == ()
+
+
+def test_what_saturates_without_vnni() -> None:
+    text = (
+        "Conv 'n_m': weights up to 127 times unsigned activations saturate on this CPU, which has no VNNI; write weights in 7 "
+        "bits: quantize it here [saturating-weights]"
+    )
+    found = check(layer(zero=U8(128)), SATURATING_RULES)
+    assert [(finding.text, finding.severity) for finding in found] == [(text, "risky")]
+    assert check(layer(), SATURATING_RULES) == (), "signed activations go another way there"
+    safe = layer(zero=U8(128), change=setting(w=np.full((8, 8, 3, 3), -SAFE_WEIGHT, S8)))
+    assert check(safe, SATURATING_RULES) == ()
+    assert 2 * 255 * SAFE_WEIGHT <= np.iinfo(np.int16).max < 2 * 255 * (SAFE_WEIGHT + 1)
 
 
 @pytest.mark.parametrize(
@@ -256,5 +268,5 @@ def test_weights_are_signed_and_meant_to_be() -> None:
     ],
 )
 def test_what_onnx_itself_refuses(made: object, rule: str) -> None:
-    found = check(made(), X86_RULES)  # type: ignore[operator]
+    found = check(made(), VNNI_RULES)  # type: ignore[operator]
     assert {(finding.rule, finding.severity) for finding in found} == {(rule, "refused")}

@@ -14,7 +14,7 @@ from edgesmith.exporters import lint_file, onnx_file, qdq
 from edgesmith.exporters.lint import check
 from edgesmith.exporters.lint_file import fix_file
 from edgesmith.exporters.lint_fix import Fixed, fix
-from edgesmith.exporters.lint_onnxruntime import X86_RULES
+from edgesmith.exporters.lint_onnxruntime import VNNI_RULES
 from edgesmith.exporters.lint_tensorrt import RULES
 
 from .conftest import Network
@@ -154,7 +154,7 @@ def test_a_bias_with_a_scale_per_channel() -> None:
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose", "Gemm"])
 def test_scales_per_channel_in_an_old_opset(kind: str) -> None:
     """As ONNX Runtime's quantizer leaves them: the file does not load. Its twin in opset 17 says what it means."""
-    found = fixed(layer(kind, opset=11, weight_scale=0.05), X86_RULES)
+    found = fixed(layer(kind, opset=11, weight_scale=0.05), VNNI_RULES)
     assert found.changes[0] == "opset raised from 11 to 17"
     twin = layer(kind, weight_scale=0.05)
     expected, actual = (run(version, feed(twin), optimise=False)["y"] for version in (twin, found.model))
@@ -190,8 +190,8 @@ def written(digits: Network) -> dict[str, onnx.ModelProto]:
 def test_a_file_for_tensorrt_becomes_one_for_x86(
     digits: Network, written: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
-    found = fixed(written["s8-symmetric"], X86_RULES)
-    assert left(found, X86_RULES) == []
+    found = fixed(written["s8-symmetric"], VNNI_RULES)
+    assert left(found, VNNI_RULES) == []
     assert kinds(found.model) == kinds(written["s8-symmetric"])
     for name, made in (("before", written["s8-symmetric"]), ("after", found.model)):
         onnx_file.save(made, tmp_path / f"{name}.onnx")
@@ -202,6 +202,17 @@ def test_a_file_for_tensorrt_becomes_one_for_x86(
     assert digits.labels is not None
     accuracy = [(values.argmax(1) == digits.labels).mean() for values in (expected, actual)]
     assert abs(accuracy[0] - accuracy[1]) < 0.01
+
+
+@pytest.mark.parametrize("zero", [0, 3, -128, 127])
+def test_signed_activations_with_any_zero_point(zero: int) -> None:
+    """As ONNX Runtime's quantizer writes them by default."""
+    made = layer(zero=np.int8(zero), bias="int32")
+    found = fixed(made, VNNI_RULES)
+    assert found.changes == ("2 tensor(s) in INT8 written as UINT8, 128 more and the zero point too: the same numbers",)
+    assert left(found, VNNI_RULES) == [] and initializer(found.model, "z_uint8") == zero + 128
+    assert initializer(found.model, "w").dtype == np.int8, "kernels want signed weights"
+    assert np.array_equal(run(made, feed(made), optimise=False)["y"], run(found.model, feed(made), optimise=False)["y"])
 
 
 def test_what_is_left_of_a_file_for_x86(written: dict[str, onnx.ModelProto]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from edgesmith.exporters import tensorrt_operators as operators
 from edgesmith.exporters.lint import check, refusals
+from edgesmith.exporters.lint_file import compare
 from edgesmith.exporters.lint_fix import fix
 from edgesmith.exporters.lint_tensorrt import RULES
 
@@ -58,13 +59,15 @@ def test_where_it_ends(found: dict[str, str]) -> None:
     assert {name for name, step in found.items() if step == "build"} == {"zero-point-from-data", "fp8"}
 
 
-def test_what_is_fixed_builds(tmp_path: Path) -> None:
+def test_what_is_fixed_builds_and_computes_the_same(tmp_path: Path) -> None:
     fixed = {}
     for name, case in CASES.items():
         model = case.graph()
         if any(finding.fixable for finding in refusals(check(model, RULES))):
             result = fix(model, lambda candidate: check(candidate, RULES))
             assert result.changes and refusals(check(result.model, RULES)) == (), name
+            difference, not_compared = compare(model, result.model, seed=0)
+            assert (difference is None) == bool(not_compared) and (difference is None or difference.largest == 0), name
             fixed[name] = result.model
     assert len(fixed) == 18
     assert set(labels(fixed, tmp_path).values()) == {"engine"}
