@@ -13,6 +13,12 @@ from .placement import names_read
 
 _STANDARD = ("", "ai.onnx")
 _UNTYPED = TensorProto.UNDEFINED
+_NUMBERS: dict[str, tuple[type, int]] = {
+    "value_float": (np.float32, TensorProto.FLOAT),
+    "value_floats": (np.float32, TensorProto.FLOAT),
+    "value_int": (np.int64, TensorProto.INT64),
+    "value_ints": (np.int64, TensorProto.INT64),
+}
 _FOLDED = ("Add", "Cast", "Div", "Expand", "Identity", "Mul", "Neg", "Reshape", "Squeeze", "Sub", "Unsqueeze")
 _LARGEST_FOLDED = 65_536  # numbers; a scale for each channel, and no weights
 
@@ -107,9 +113,8 @@ def _graph_views(graph: onnx.GraphProto, outer: GraphView, main: bool = False) -
         producers |= dict.fromkeys(node.output, node)
         for name in dict.fromkeys([*node.input, *(name for inner in subgraphs(node) for name in names_read(inner))]):
             readers[name] = (*readers.get(name, ()), node)
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-            types[node.output[0]] = node.attribute[0].t.data_type
+        if node.op_type == "Constant":
+            _note_constant(node, constants, types)
         _fold(node, constants, types)
     view = dataclasses.replace(
         outer,
@@ -125,6 +130,16 @@ def _graph_views(graph: onnx.GraphProto, outer: GraphView, main: bool = False) -
     for node in nodes:
         for inner in subgraphs(node):
             yield from _graph_views(inner, view)
+
+
+def _note_constant(node: onnx.NodeProto, constants: dict[str, np.ndarray], types: dict[str, int]) -> None:
+    """What a Constant node holds, a tensor or bare numbers; strings and sparse tensors are left out."""
+    entry, name = node.attribute[0], node.output[0]
+    if entry.name == "value":
+        constants[name], types[name] = numpy_helper.to_array(entry.t), entry.t.data_type
+    elif entry.name in _NUMBERS:
+        kind, types[name] = _NUMBERS[entry.name]
+        constants[name] = np.array(helper.get_attribute_value(entry), kind)
 
 
 def _fold(node: onnx.NodeProto, constants: dict[str, np.ndarray], types: dict[str, int]) -> None:

@@ -14,9 +14,20 @@ from . import lint_onnx, lint_tensorrt_pairs as pairs
 from .graph_view import GraphView, attribute
 from .lint import Finding, Rule, at
 from .lint_tensorrt_pairs import FLOATS, TAKEN, name_of
-from .tensorrt_operators import FOREIGN, INTEGER, PLUGINS, QUANTIZED_FOREIGN, UNSUPPORTED
+from .tensorrt_operators import (
+    BUILD_TIME_INPUTS,
+    FOREIGN,
+    INTEGER,
+    ONE_OUTPUT,
+    PLUGINS,
+    QUANTIZED_FOREIGN,
+    UNDILATED,
+    UNSUPPORTED,
+)
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
+_OLDEST_PARSED = 7  # its parser knows no older rules of broadcasting
+_BROADCASTING = ("Add", "Div", "Gemm", "Mul", "Pow", "PRelu", "Sub")
 _QUANTIZED = "TensorRT documentation, Explicit Quantization"
 _LAYER = "TensorRT API, IQuantizeLayer and IDequantizeLayer"
 
@@ -96,7 +107,10 @@ def _opset(view: GraphView) -> Iterator[Finding]:
         old = view.opset < OLDEST_OPSET
         problem = f"opset {view.opset}; TensorRT documents {OLDEST_OPSET} to {NEWEST_OPSET}"
         remedy = "raise it, as --fix does" if old else f"export it with opset {NEWEST_OPSET} or below"
-        yield Finding(rule="opset", problem=problem, remedy=remedy, severity="risky", fixable=old)
+        refused = view.opset < _OLDEST_PARSED and any(node.op_type in _BROADCASTING for node in view.nodes)
+        yield Finding(
+            rule="opset", problem=problem, remedy=remedy, severity="refused" if refused else "risky", fixable=old
+        )
 
 
 def _operator(view: GraphView) -> Iterator[Finding]:
@@ -105,9 +119,6 @@ def _operator(view: GraphView) -> Iterator[Finding]:
         if kind in (*INTEGER, *QUANTIZED_FOREIGN):
             remedy = "quantize the float original again, with Q/DQ pairs"
             yield at(node, "integer-operator", "an integer operator, which TensorRT has none of", remedy)
-        elif kind == "MaxPool" and len(node.output) > 1 and node.output[1]:
-            remedy = "pool without the indices"
-            yield at(node, "unsupported-operator", "gives indices too, which TensorRT does not", remedy)
         elif kind in PLUGINS or kind.endswith("_TRT"):
             remedy = "load the plugin, or express it with other operators"
             yield at(node, "unsupported-operator", "needs a plugin; TensorRT for RTX has none", remedy, "risky")
@@ -116,6 +127,20 @@ def _operator(view: GraphView) -> Iterator[Finding]:
             yield at(
                 node, "unsupported-operator", problem, "express it with other operators, or write a plugin of that name"
             )
+
+
+def _operator_use(view: GraphView) -> Iterator[Finding]:
+    """Operators that TensorRT has, in a form that it has not."""
+    for node in view.nodes:
+        index = BUILD_TIME_INPUTS.get(node.op_type, -1)
+        if index >= 0 and view.input(node, index) and view.constant(node, index) is None:
+            problem = f"its input {index} is not a constant; TensorRT must know it when it builds"
+            yield at(node, "operator-use", problem, "fold the constants, or give it a fixed value")
+        if node.op_type in ONE_OUTPUT and any(node.output[1:]):
+            yield at(node, "operator-use", "TensorRT gives its first output only", "leave out the others")
+        dilations = next((entry.ints for entry in node.attribute if entry.name == "dilations"), ())
+        if node.op_type in UNDILATED and any(step != 1 for step in dilations):
+            yield at(node, "operator-use", "TensorRT pools without dilation only", "express it with other operators")
 
 
 RULES: dict[str, Rule] = {
@@ -137,5 +162,6 @@ RULES: dict[str, Rule] = {
     "grouped-transposed": Rule(check=_grouped_transposed, document="NVIDIA/TensorRT#1934"),
     "grouped-convolution": Rule(check=_grouped_convolution, document="NVIDIA/TensorRT#4529"),
     "opset": Rule(check=_opset, document="TensorRT documentation, ONNX Opset Guide"),
+    "operator-use": Rule(check=_operator_use, document="onnx-tensorrt, docs/operators.md: restrictions"),
     "unsupported-operator": Rule(check=_operator, document="onnx-tensorrt, docs/operators.md"),
 }

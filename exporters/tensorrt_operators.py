@@ -6,7 +6,7 @@ The parser goes by an operator's name and not by its domain. tests/exporters/tes
 # Of ONNX's own operators, those that work on integers in place of Q/DQ pairs.
 INTEGER = ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 # Of ONNX's own operators, those that TensorRT has a plugin for, or a layer, and TensorRT for RTX has not.
-PLUGINS = ("DeformConv", "NonZero")
+PLUGINS = ("CausalConvWithState", "DeformConv", "LinearAttention", "NonZero", "RoiAlign")
 # The rest of ONNX's own operators that it does not know.
 UNSUPPORTED = (
     "AffineGrid",
@@ -83,3 +83,22 @@ QUANTIZED_FOREIGN = (
     "QLinearSigmoid",
     "QLinearSoftmax",
 )
+# Input that it must know when it builds: operator -> index.
+BUILD_TIME_INPUTS = {
+    "Dropout": 2,
+    "ReduceL1": 1,
+    "ReduceL2": 1,
+    "ReduceLogSum": 1,
+    "ReduceLogSumExp": 1,
+    "ReduceMax": 1,
+    "ReduceMean": 1,
+    "ReduceMin": 1,
+    "ReduceProd": 1,
+    "ReduceSum": 1,
+    "ReduceSumSquare": 1,
+    "STFT": 1,
+}
+# It has the first of their outputs only.
+ONE_OUTPUT = ("Attention", "LayerNormalization", "MaxPool")
+# It pools neighbours only.
+UNDILATED = ("AveragePool", "LpPool", "MaxPool")

@@ -164,7 +164,12 @@ _OTHERS: dict[str, Case] = {
     "dynamic-quantize-matmul": Case(graph=partial(microsoft, "DynamicQuantizeMatMul", "x w ws", w=random(8, 8, scale=40).astype(S8), ws=np.float32(0.01)), rules=("integer-operator",)),
     "det": Case(graph=partial(one, "Det", (2, 4, 4), (2,)), rules=("unsupported-operator",)),
     "microsoft-fast-gelu": Case(graph=partial(microsoft, "FastGelu", "x"), rules=("unsupported-operator",)),
-    "max-pool-indices": Case(graph=lambda: model([node("MaxPool", "x", "y i", kernel_shape=[2, 2]), node("Cast", "i", "f", to=FLOAT)], {}, _IMAGE, (2, 8, 5, 5)), rules=("unsupported-operator",)),
+    "max-pool-indices": Case(graph=lambda: model([node("MaxPool", "x", "y i", kernel_shape=[2, 2]), node("Cast", "i", "f", to=FLOAT)], {}, _IMAGE, (2, 8, 5, 5)), rules=("operator-use",)),
+    "max-pool-dilated": Case(graph=partial(one, "MaxPool", _IMAGE, (2, 8, 4, 4), kernel_shape=[2, 2], dilations=[2, 2]), rules=("operator-use",)),
+    "layer-norm-and-its-mean": Case(graph=lambda: model([node("LayerNormalization", "x g", "n m"), node("Add", "n m", "y")], {"g": np.ones(8, np.float32)}, (2, 8), (2, 8)), rules=("operator-use",)),
+    "axes-from-data": Case(graph=lambda: model([node("Cast", "a", "axes", to=TensorProto.INT64), node("ReduceSum", "x axes", "y")], {}, (2, 8), (2, 1), more_inputs={"a": [1]}), rules=("operator-use",)),
+    "axes-from-a-shape": Case(graph=lambda: model([node("Shape", "x", "h", end=1), node("Sub", "h o", "axes"), node("ReduceSum", "x axes", "y")], {"o": np.array([1])}, (2, 8), (2, 1)), rules=("operator-use",)),
+    "opset-6": Case(graph=lambda: model([node("Add", "x x", "y")], {}, (2, 8), (2, 8), opset=6), rules=("opset",)),
 }  # fmt: skip
 CASES: dict[str, Case] = {
     f"{kind}-{name}": Case(graph=partial(layer, kind, **how), rules=rules)  # type: ignore[arg-type]  # all are its own

@@ -1,6 +1,7 @@
 """What TensorRT for RTX says of the graphs in `lint_cases`, against what the linter says.
 
-``python -m tests.exporters.lint_truth`` in the checkout prints the table of benches/results.
+``python -m tests.exporters.lint_truth`` in the checkout prints the table of benches/results; with ``onnx`` behind it the counts
+for the test graphs of ONNX's own operators, which are parsed only.
 """
 
 import json
@@ -21,14 +22,14 @@ from .lint_cases import CASES, FALSE_ACCEPTS, FALSE_REJECTS
 CHILD = Path(__file__).parent / "rtx_labels.py"
 
 
-def labels(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, str]:
+def labels(models: Mapping[str, onnx.ModelProto], folder: Path, mode: str = "build") -> dict[str, str]:
     """Name -> where TensorRT for RTX ended: "parse", "build", "crash" or "engine", which is a file that it takes."""
     for name, model in models.items():
         onnx.save(model, folder / f"{name}.onnx")
     found: dict[str, str] = {}
     while len(found) < len(models):  # a graph that kills the process leaves those behind it for the next one
         before, files = len(found), [str(folder / f"{name}.onnx") for name in models if name not in found]
-        command = [sys.executable, str(CHILD), str(folder / "labels.jsonl"), *files]
+        command = [sys.executable, str(CHILD), mode, str(folder / "labels.jsonl"), *files]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         lines = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
         found = {line["file"]: line["step"] for line in lines}
@@ -60,6 +61,28 @@ def table(found: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def of_onnx() -> dict[str, onnx.ModelProto]:
+    """The test graphs of ONNX's own operators."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    return {case.name: case.model for case in collect_testcases(None) if case.model is not None}
+
+
+def counts(models: Mapping[str, onnx.ModelProto], found: Mapping[str, str]) -> str:
+    """How often the two agree, in one line, and the false rejects."""
+    pairs = {name: (found[name] == "engine", bool(refusing(model))) for name, model in models.items()}
+    number = Counter(pairs.values())
+    rejects = sorted(name for name, pair in pairs.items() if pair == (True, True))
+    return (
+        f"{len(models)} graphs: taken by both {number[True, False]}, refused by both {number[False, True]}, "
+        f"refused by the linter alone {number[True, True]}, by the parser alone {number[False, False]}\n{', '.join(rejects)}"
+    )
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as place:
-        print(table(labels({name: case.graph() for name, case in CASES.items()}, Path(place))))
+        if sys.argv[1:] == ["onnx"]:
+            graphs = of_onnx()
+            print(counts(graphs, labels(graphs, Path(place), "parse")))
+        else:
+            print(table(labels({name: case.graph() for name, case in CASES.items()}, Path(place))))

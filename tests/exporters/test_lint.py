@@ -178,6 +178,20 @@ def test_a_float_weight_in_groups_is_not_int8s_business() -> None:
     assert check(made, RULES) == ()
 
 
+def test_operators_in_a_form_that_is_not_there() -> None:
+    use = "{}; {} [operator-use]"
+    for made, text in (
+        (one("MaxPool", (1, 1, 4, 4), (1, 1, 2, 2), kernel_shape=[2, 2], dilations=[2, 2]),
+         use.format("MaxPool 'n_y': TensorRT pools without dilation only", "express it with other operators")),
+        (model([node("ReduceSum", "x x", "y")], {}, (1,), (1,)),
+         use.format("ReduceSum 'n_y': its input 1 is not a constant; TensorRT must know it when it builds", "fold the constants, or give it a fixed value")),
+        (model([node("MaxPool", "x", "y i", kernel_shape=[2, 2])], {}, (1, 1, 4, 4), (1, 1, 3, 3)),
+         use.format("MaxPool 'n_y': TensorRT gives its first output only", "leave out the others")),
+    ):  # fmt: skip
+        assert said(made) == [text]
+    assert said(one("MaxPool", (1, 1, 4, 4), (1, 1, 3, 3), kernel_shape=[2, 2], dilations=[1, 1])) == []
+
+
 def test_inside_branches_and_functions() -> None:
     text = "zero point 3; it must be 0; calibrate it symmetrically, as INT8 [zero-point]"
     assert said(in_branches(S8(3))) == [
@@ -192,6 +206,16 @@ def test_a_scale_that_a_caller_may_replace_is_no_constant() -> None:
     made = pair()
     made.graph.input.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, []))
     assert {finding.rule for finding in check(made, RULES)} == {"dynamic-parameters"}
+
+
+def test_numbers_in_constant_nodes() -> None:
+    nodes = [
+        node("Constant", "", "s", value_float=0.1), node("Constant", "", "zero", value_int=0),
+        node("Cast", "zero", "z", to=TensorProto.INT8), node("QuantizeLinear", "x s z", "q"),
+        node("DequantizeLinear", "q s z", "d"), node("Constant", "", "axes", value_ints=[1]),
+        node("ReduceSum", "d axes", "y"),
+    ]  # fmt: skip
+    assert check(model(nodes, {}, (2, 8), (2, 1)), RULES) == ()
 
 
 def test_findings_come_in_the_order_of_the_nodes() -> None:
