@@ -30,7 +30,7 @@ class Region:
     """One set of integer tensors: what makes them and what turns them back into real numbers."""
 
     tensors: frozenset[str]
-    quantizers: tuple[onnx.NodeProto, ...]  # QuantizeLinear and DequantizeLinear, in the order of the graph
+    quantizers: tuple[onnx.NodeProto, ...]  # QuantizeLinear and DequantizeLinear, as they are found
     constants: tuple[str, ...]  # those of the tensors that are constants
     passing: bool  # nodes that move integers are in it
     closed: bool  # nothing else makes or reads them, no caller sees them
@@ -146,10 +146,9 @@ def _region(view: GraphView, first: str) -> Region:
                 waiting += more
             else:
                 closed = False
-    unique = {id(node): node for node in quantizers}
     return Region(
         tensors=frozenset(tensors),
-        quantizers=tuple(node for node in view.nodes if id(node) in unique),
+        quantizers=tuple({id(node): node for node in quantizers}.values()),
         constants=tuple(constants),
         passing=passing,
         closed=closed,

@@ -125,10 +125,14 @@ def _write(editor: GraphEditor, region: Region, kind: np.dtype, step: int) -> No
         node.input[2] = written[node.input[2]]
         for entry in [entry for entry in node.attribute if _says_type(node, entry)]:
             node.attribute.remove(entry)
-    for node in view.nodes:
-        for index, name in enumerate(node.input):
-            if name in region.constants:
-                node.input[index] = written[name]
+    for name in region.constants:
+        for node in view.readers[name]:
+            _rename(node, name, written[name])
+
+
+def _rename(node: onnx.NodeProto, name: str, new: str) -> None:
+    for index, read in enumerate(node.input):
+        node.input[index] = new if read == name else read
 
 
 def _says_type(node: onnx.NodeProto, entry: onnx.AttributeProto) -> bool:

@@ -50,28 +50,18 @@ def _tensor_type(view: GraphView) -> Iterator[Finding]:
 
 
 def _weight_axis(view: GraphView) -> Iterator[Finding]:
+    remedy = "one scale for the weights, or one for each value along that axis"
     for node in view.nodes:
         end = view.producer(view.input(node, 1), "DequantizeLinear")
-        scale = None if end is None else view.constant(end, 1)
-        if (
-            node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul")
-            or end is None
-            or scale is None
-            or scale.size == 1
-        ):
+        if end is None or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             continue
-        shape = view.shapes.get(end.input[0], ())
-        axis = attribute(end, "axis", 1) % max(len(shape), 1)
-        wanted = _output_axis(node, len(shape))
-        if scale.ndim == 1 and len(shape) > 1 and axis != wanted:
+        scale, rank = view.constant(end, 1), len(view.shapes.get(end.input[0], ()))
+        if scale is None or scale.size == 1 or scale.ndim != 1 or rank < 2:
+            continue
+        axis, wanted = attribute(end, "axis", 1) % rank, _output_axis(node, rank)
+        if axis != wanted:
             problem = f"scales of its weights along axis {axis}; INT8 kernels want them along axis {wanted}"
-            yield at(
-                node,
-                "weight-axis",
-                problem,
-                "one scale for the weights, or one for each value along that axis",
-                "risky",
-            )
+            yield at(node, "weight-axis", problem, remedy, "risky")
 
 
 def _output_axis(node: onnx.NodeProto, rank: int) -> int:
@@ -113,20 +103,23 @@ def _opset(view: GraphView) -> Iterator[Finding]:
         )
 
 
-def _operator(view: GraphView) -> Iterator[Finding]:
+def _integer_operator(view: GraphView) -> Iterator[Finding]:
     for node in view.nodes:
-        kind = node.op_type
-        if kind in (*INTEGER, *QUANTIZED_FOREIGN):
+        if node.op_type in (*INTEGER, *QUANTIZED_FOREIGN):
             remedy = "quantize the float original again, with Q/DQ pairs"
             yield at(node, "integer-operator", "an integer operator, which TensorRT has none of", remedy)
-        elif kind in PLUGINS or kind.endswith("_TRT"):
+
+
+def _unsupported_operator(view: GraphView) -> Iterator[Finding]:
+    for node in view.nodes:
+        kind = node.op_type
+        if kind in PLUGINS or kind.endswith("_TRT"):
             remedy = "load the plugin, or express it with other operators"
             yield at(node, "unsupported-operator", "needs a plugin; TensorRT for RTX has none", remedy, "risky")
-        elif kind in UNSUPPORTED or not (kind in FOREIGN or onnx.defs.has(kind)):
+        elif kind in UNSUPPORTED or not (onnx.defs.has(kind) or kind in (*FOREIGN, *QUANTIZED_FOREIGN)):
             problem = "TensorRT has no such operator" + (f" ({node.domain})" if node.domain else "")
-            yield at(
-                node, "unsupported-operator", problem, "express it with other operators, or write a plugin of that name"
-            )
+            remedy = "express it with other operators, or write a plugin of that name"
+            yield at(node, "unsupported-operator", problem, remedy)
 
 
 def _operator_use(view: GraphView) -> Iterator[Finding]:
@@ -162,6 +155,7 @@ RULES: dict[str, Rule] = {
     "grouped-transposed": Rule(check=_grouped_transposed, document="NVIDIA/TensorRT#1934"),
     "grouped-convolution": Rule(check=_grouped_convolution, document="NVIDIA/TensorRT#4529"),
     "opset": Rule(check=_opset, document="TensorRT documentation, ONNX Opset Guide"),
+    "integer-operator": Rule(check=_integer_operator, document="onnx-tensorrt, docs/operators.md"),
     "operator-use": Rule(check=_operator_use, document="onnx-tensorrt, docs/operators.md: restrictions"),
-    "unsupported-operator": Rule(check=_operator, document="onnx-tensorrt, docs/operators.md"),
+    "unsupported-operator": Rule(check=_unsupported_operator, document="onnx-tensorrt, docs/operators.md"),
 }

@@ -6,6 +6,7 @@ import onnx
 import pytest
 
 from edgesmith.exporters import tensorrt_operators as operators
+from edgesmith.exporters.graph_view import views
 from edgesmith.exporters.lint import check, refusals
 from edgesmith.exporters.lint_file import compare
 from edgesmith.exporters.lint_fix import fix
@@ -26,6 +27,13 @@ def test_the_linter_says_what_the_table_says() -> None:
     assert {name: refusing(case.graph()) for name, case in CASES.items()} == {
         name: tuple(sorted(case.rules)) for name, case in CASES.items()
     }
+
+
+def test_every_finding_is_of_its_own_rule() -> None:
+    for case in CASES.values():
+        for view in views(case.graph()):
+            for name, rule in RULES.items():
+                assert {finding.rule for finding in rule.check(view)} <= {name}
 
 
 def test_there_are_enough_of_both_kinds() -> None:
