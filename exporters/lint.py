@@ -32,7 +32,7 @@ class Finding:
     node: str = ""  # empty, as the operator: the file as a whole
     operator: str = ""
     severity: Severity = "refused"
-    fixable: bool = False  # `fix` rewrites it without changing what the file computes
+    fixable: bool = False  # `fix` rewrites it, and says so where that can change what is clipped
 
     @property
     def text(self) -> str:

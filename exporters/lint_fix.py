@@ -1,4 +1,4 @@
-"""What a lint has found, rewritten where the file then computes the same: one fix for each rule that has one."""
+"""What a lint has found, rewritten so that the file computes the same, or says what else: a fix for each such rule."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
