@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from ..core.values import TensorSpec
 from ..exporters import onnx_file
 from ..exporters.graph_stats import Shapes, macs_and_parameters, macs_by_node, shapes_of
+from ..exporters.lint import Finding
 from ..exporters.targets import TARGETS
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -50,11 +51,11 @@ class QuantizedOps:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """What a target would say about the file; no problems: it takes it."""
+class TargetFindings:
+    """What a target would say about the file; nothing: it takes it."""
 
     target: str
-    problems: tuple[str, ...]
+    findings: tuple[Finding, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Inspection:
     opset: int | None = None
     dialect: str = ""
     quantized: tuple[QuantizedOps, ...] = ()
-    refusals: tuple[Refusal, ...] = ()
+    targets: tuple[TargetFindings, ...] = ()
     unknown_operators: tuple[str, ...] = ()  # outside ONNX's own set
 
 
@@ -96,7 +97,7 @@ def inspect_onnx(path: Path) -> Inspection:
         opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None),
         dialect=dialect_of(model),
         quantized=quantized_ops(model),
-        refusals=tuple(Refusal(target=name, problems=target.lint(path)) for name, target in TARGETS.items()),
+        targets=tuple(TargetFindings(target=name, findings=target.lint(path)) for name, target in TARGETS.items()),
         unknown_operators=unknown_operators(model),
     )
 

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.values import TensorSpec
+from ..exporters.lint import refusals
 from . import words
 from .inspection import Inspection, Layer
 
@@ -32,9 +33,12 @@ def print_inspection(found: Inspection, console: Console, everything: bool) -> N
     say(f"INT8: {', '.join(parts) or 'nothing'}; written as {found.dialect}")
     if found.unknown_operators:
         say(f"operators outside ONNX's own set: {', '.join(found.unknown_operators)}")
-    for refusal in found.refusals:
-        say(f"{refusal.target}: {'would refuse it:' if refusal.problems else 'takes it'}")
-        for line in cut([f"  {problem}" for problem in refusal.problems], everything):
+    for target in found.targets:
+        refused = refusals(target.findings)
+        say(
+            f"{target.target}: {'would refuse it:' if refused else 'takes it, but:' if target.findings else 'takes it'}"
+        )
+        for line in cut([f"  {finding.severity}: {finding.text}" for finding in target.findings], everything):
             say(line)
 
 

@@ -9,13 +9,14 @@ from ..core import digest
 from ..core.errors import QuantizationError
 from ..core.values import Artifact, QuantParams
 from .dialect import Dialect
+from .lint import Finding, refusals, summary
 from .onnx_file import load, save, specs
 from .qdq import write_qdq
 
 
 def write_artifact(
     target: str,
-    lint: Callable[[Path], tuple[str, ...]],
+    lint: Callable[[Path], tuple[Finding, ...]],
     model: onnx.ModelProto,
     params: Mapping[str, QuantParams] | None,
     dialect: Dialect | None,
@@ -31,10 +32,10 @@ def write_artifact(
         raise QuantizationError(f"target '{target}': INT8 needs a dialect")
     written = model if params is None or dialect is None else write_qdq(model, params, dialect, keep_float)
     save(written, path)
-    problems = lint(path)
-    if problems:
+    refused = refusals(lint(path))
+    if refused:
         path.unlink()
-        raise QuantizationError(f"target '{target}' would refuse the file: {'; '.join(problems)}")
+        raise QuantizationError(f"target '{target}' would refuse the file: {summary(refused)}")
     inputs, outputs = specs(written)
     return Artifact(
         path=path,

@@ -19,8 +19,12 @@ _MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Mul", "BatchNormaliz
 _TOO_LARGE = "the model does not fit in one ONNX file of 2 GiB"
 
 
-def load(path: Path) -> onnx.ModelProto:
+def load(path: Path, valid: bool = True) -> onnx.ModelProto:
     """Read a model with all its weights in memory.
+
+    Args:
+        path: ONNX file.
+        valid: refuse what ONNX's checker refuses too; False: for those who say what is wrong with it.
 
     Raises:
         ArtifactError: missing, truncated, not ONNX; weights outside the model's folder, missing or short; NaN weights.
@@ -34,8 +38,22 @@ def load(path: Path) -> onnx.ModelProto:
     if not model.graph.output or model.ir_version == 0:
         raise ArtifactError(f"{path}: not an ONNX file, or truncated: it has no graph outputs; export it again")
     _read_external(model, path)
-    _check(model, path)
+    _check_tensors(model, path)
+    problem = invalid(model) if valid else ""
+    if problem:
+        raise ArtifactError(f"{path}: {problem}")
     return model
+
+
+def invalid(model: onnx.ModelProto) -> str:
+    """What ONNX's checker has against a model; empty: nothing."""
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        return f"not a valid ONNX model: {str(error).splitlines()[0]}"
+    except (EncodeError, ValueError) as error:
+        return f"{_TOO_LARGE}: {error}"
+    return ""
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
@@ -145,7 +163,7 @@ def _check_external(name: str, tensor: onnx.TensorProto, folder: Path, path: Pat
         )
 
 
-def _check(model: onnx.ModelProto, path: Path) -> None:
+def _check_tensors(model: onnx.ModelProto, path: Path) -> None:
     multiplied = _multiplied(model)
     for name, tensor in _tensors(model):
         try:
@@ -156,12 +174,6 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
             continue
         if bool(np.isnan(values).any()) or (name in multiplied and bool(np.isinf(values).any())):
             raise ArtifactError(f"{path}: weight '{name}' holds NaN or infinity; train or export the model again")
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise ArtifactError(f"{path}: not a valid ONNX model: {str(error).splitlines()[0]}") from error
-    except (EncodeError, ValueError) as error:
-        raise ArtifactError(f"{path}: {_TOO_LARGE}: {error}") from error
 
 
 def _multiplied(model: onnx.ModelProto) -> set[str]:

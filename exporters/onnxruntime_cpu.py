@@ -12,10 +12,13 @@ from ..core.errors import ArtifactError
 from ..core.values import Artifact, QuantParams, Session
 from .artifact_file import write_artifact
 from .dialect import Dialect
+from .lint import Finding, Rule, check_file, refusals
+from .lint_onnxruntime import RULES, SATURATING_RULES, VNNI_RULES
 from .ort_session import OnnxRuntimeSession
 
 # A last Gemm alone runs in INT8 with a float result; everything else is fused only with a Q behind it.
 _PAIR_AFTER = ("Conv", "MatMul", "Add", "Concat", "GlobalAveragePool", "AveragePool", "Relu", "Clip")
+_X86 = ("x86_64", "AMD64")
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -41,7 +44,7 @@ class OnnxRuntimeCpu:
                 weight_bits=bits,
             ),
         )
-        if platform.machine() in ("x86_64", "AMD64"):
+        if platform.machine() in _X86:
             return unsigned
         return (
             *unsigned,
@@ -63,13 +66,21 @@ class OnnxRuntimeCpu:
         """See `targets.Target`."""
         return write_artifact(self.name, self.lint, model, params, dialect, path, keep_float)
 
-    def lint(self, path: Path) -> tuple[str, ...]:
-        """The file is legal if ONNX Runtime loads it."""
+    def rules(self) -> Mapping[str, Rule]:
+        """See `targets.Target`. What is slow and what saturates hangs on this machine's CPU."""
+        if platform.machine() not in _X86:
+            return RULES
+        return VNNI_RULES if weight_bits() == 8 else SATURATING_RULES
+
+    def lint(self, path: Path) -> tuple[Finding, ...]:
+        """See `targets.Target`. Whether ONNX Runtime loads the file is tried."""
+        found = check_file(path, self.rules())
         try:
             OnnxRuntimeSession(path).close()
         except ArtifactError as error:
-            return (str(error),)
-        return ()
+            if not refusals(found):  # else they say better why
+                return (*found, Finding(rule="load", problem=str(error), remedy="export it again"))
+        return found
 
     def open(self, artifact: Artifact, threads: int) -> Session:
         """See `targets.Target`."""
@@ -78,7 +89,7 @@ class OnnxRuntimeCpu:
 
 def weight_bits(machine: str | None = None, cpu_info: Path = _CPU_INFO) -> Literal[7, 8]:
     """8, or 7 on an x86 CPU without VNNI: there two products are added in 16 bits and saturate."""
-    if (machine or platform.machine()) not in ("x86_64", "AMD64"):
+    if (machine or platform.machine()) not in _X86:
         return 8
     try:
         return 8 if "vnni" in cpu_info.read_text() else 7

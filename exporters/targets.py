@@ -8,6 +8,7 @@ import onnx
 
 from ..core.values import Artifact, QuantParams, Session
 from .dialect import Dialect
+from .lint import Finding, Rule
 from .onnxruntime_cpu import OnnxRuntimeCpu
 from .tensorrt import TensorRT
 
@@ -48,8 +49,12 @@ class Target(Protocol):
         """
         ...
 
-    def lint(self, path: Path) -> tuple[str, ...]:
-        """What the target would refuse in a file; empty: nothing."""
+    def rules(self) -> Mapping[str, Rule]:
+        """What can be told from a graph alone: rule id -> rule."""
+        ...
+
+    def lint(self, path: Path) -> tuple[Finding, ...]:
+        """What the target would refuse in a file, or run wrongly or slowly; empty: nothing."""
         ...
 
     def open(self, artifact: Artifact, threads: int) -> Session:

@@ -11,6 +11,7 @@ from edgesmith.core import digest
 from edgesmith.core.errors import MeasurementError, QuantizationError
 from edgesmith.core.values import QuantParams, TensorSpec
 from edgesmith.exporters import graph_stats, onnx_file, placement, qdq, taps
+from edgesmith.exporters.graph_view import views
 from edgesmith.exporters.ort_session import OnnxRuntimeSession
 from edgesmith.exporters.targets import TARGETS, Target
 
@@ -149,8 +150,17 @@ def test_a_damaged_file_is_found_by_lint(target: Target, model: onnx.ModelProto,
     path = tmp_path / "model.onnx"
     target.write(model, None, None, path)
     path.write_bytes(path.read_bytes()[:-100])
-    (problem,) = target.lint(path)
-    assert problem.startswith(f"{path}: ")
+    (finding,) = target.lint(path)
+    assert (finding.rule, finding.severity, finding.fixable) == ("unreadable", "refused", False)
+    assert finding.text.startswith(f"{path}: ")
+
+
+@EVERY_TARGET
+def test_rules_have_a_source_and_can_be_asked(target: Target, model: onnx.ModelProto) -> None:
+    assert target.rules()
+    for name, rule in target.rules().items():
+        assert name == name.lower() and rule.document
+        assert [finding for view in views(model) for finding in rule.check(view)] == [], "a legal float graph"
 
 
 def _outputs(path: Path) -> np.ndarray:

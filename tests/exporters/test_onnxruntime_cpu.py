@@ -3,9 +3,18 @@
 import platform
 from pathlib import Path
 
+import onnx
 import pytest
 
+from edgesmith.exporters import qdq
+from edgesmith.exporters.dialect import Dialect
+from edgesmith.exporters.lint import check
+from edgesmith.exporters.lint_onnxruntime import RULES, VNNI_RULES
 from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu, weight_bits
+
+from .conftest import Network
+from .graphs import ASYMMETRIC, U8
+from .lint_graphs import microsoft
 
 
 @pytest.mark.parametrize(
@@ -38,8 +47,34 @@ def test_dialects_of_a_machine(machine: str, names: list[str], monkeypatch: pyte
     assert [dialect.name for dialect in OnnxRuntimeCpu().dialects()] == names
 
 
+@pytest.mark.parametrize(
+    ("machine", "bits", "rule"),
+    [
+        ("x86_64", 8, "signed-activations"),
+        ("x86_64", 7, "saturating-weights"),
+        ("aarch64", 8, None),
+    ],
+)
+def test_rules_of_a_machine(machine: str, bits: int, rule: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr("edgesmith.exporters.onnxruntime_cpu.weight_bits", lambda: bits)
+    assert {*OnnxRuntimeCpu().rules()} - {*RULES} == ({rule} if rule else set())
+
+
 def test_lint_says_what_the_runtime_says(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing of the kind")
-    (problem,) = OnnxRuntimeCpu().lint(path)
-    assert problem.startswith(f"{path}: ONNX Runtime cannot load it: ")
+    (finding,) = OnnxRuntimeCpu().lint(path)
+    assert finding.text == (
+        f"{path}: not an ONNX file, or truncated; export it again; nothing in it was checked [unreadable]"
+    )
+    onnx.save(microsoft("NoSuchOperator", "x"), path)
+    (finding,) = OnnxRuntimeCpu().lint(path)
+    assert (finding.rule, finding.severity) == ("load", "refused")
+    assert finding.problem.startswith(f"{path}: ONNX Runtime cannot load it: ")
+
+
+@pytest.mark.parametrize("dialect", [U8, ASYMMETRIC], ids=lambda dialect: dialect.name)
+def test_its_own_dialects_are_clean(network: Network, dialect: Dialect) -> None:
+    assert check(qdq.write_qdq(network.model, network.params, dialect), VNNI_RULES) == ()
+    assert check(network.model, VNNI_RULES) == ()

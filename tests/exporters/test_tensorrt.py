@@ -1,12 +1,10 @@
-"""TensorRT's rules, each broken on purpose; its own dialect keeps them all."""
+"""The TensorRT target: its dialect keeps its rules, other dialects are refused, nothing is measured without a GPU."""
 
 import sys
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
 from edgesmith.core.errors import BuildError, MeasurementError, QuantizationError
 from edgesmith.exporters import cuda_driver, onnx_file, qdq
@@ -14,87 +12,26 @@ from edgesmith.exporters.engine_options import Build
 from edgesmith.exporters.tensorrt import TensorRT
 
 from .conftest import Network
-from .graphs import ASYMMETRIC, S8, S8_BIAS, U8, graph, node, random
+from .graphs import ASYMMETRIC, S8, S8_BIAS, U8
+from .lint_graphs import one
 
 
 def lint(model: onnx.ModelProto, folder: Path) -> tuple[str, ...]:
     onnx_file.save(model, folder / "model.onnx")
-    return TensorRT().lint(folder / "model.onnx")
-
-
-def pairs(zero: np.ndarray | None, weight_zero: np.ndarray | None = None, in_nodes: bool = False) -> onnx.ModelProto:
-    """A quantized MatMul with these zero points of the activation and of the weight."""
-    kind = np.int8 if weight_zero is None else weight_zero.dtype
-    weights = {
-        "s": np.float32(0.1).reshape(()),
-        "ws": np.full(3, 0.1, np.float32),
-        "w": random(4, 3, scale=9).astype(kind),
-    }
-    weights |= {name: value for name, value in (("z", zero), ("wz", weight_zero)) if value is not None}
-    nodes = [
-        node("QuantizeLinear", "x s z" if zero is not None else "x s", "q"),
-        node("DequantizeLinear", "q s z" if zero is not None else "q s", "d"),
-        node("DequantizeLinear", "w ws wz" if weight_zero is not None else "w ws", "k", axis=1),
-        node("MatMul", "d k", "y"),
-    ]
-    if in_nodes:
-        nodes.insert(0, node("Constant", "", "z", value=numpy_helper.from_array(weights.pop("z"))))
-    return graph(nodes, weights, {"x": ["n", 4]}, {"y": ["n", 3]})
-
-
-WEIGHT_ZERO = np.zeros(3, np.int8)
+    return tuple(finding.text for finding in TensorRT().lint(folder / "model.onnx"))
 
 
 def test_the_dialects_own_file_is_clean(network: Network, tmp_path: Path) -> None:
     (dialect,) = TensorRT().dialects()
     assert lint(qdq.write_qdq(network.model, network.params, dialect), tmp_path) == ()
     assert lint(network.model, tmp_path) == ()
-    assert lint(pairs(np.int8(0).reshape(()), WEIGHT_ZERO), tmp_path) == ()
-    assert lint(pairs(np.int8(0).reshape(()), WEIGHT_ZERO, in_nodes=True), tmp_path) == ()
-
-
-@pytest.mark.parametrize("in_nodes", [False, True])
-@pytest.mark.parametrize(
-    ("zero", "text"),
-    [
-        (np.int8(3), "zero point 3; it must be 0"),
-        (np.int8(-128), "zero point -128; it must be 0"),
-        (np.uint8(0), "works on UINT8; only symmetric INT8 is accepted"),
-        (np.uint8(128), "works on UINT8; only symmetric INT8 is accepted"),
-    ],
-)
-def test_zero_points_of_activations(zero: np.generic, text: str, in_nodes: bool, tmp_path: Path) -> None:
-    found = lint(pairs(np.asarray(zero), WEIGHT_ZERO, in_nodes), tmp_path)
-    assert found == (f"QuantizeLinear 'n_q': {text}", f"DequantizeLinear 'n_d': {text}")
-
-
-def test_zero_points_of_weights(tmp_path: Path) -> None:
-    zero = np.int8(0).reshape(())
-    found = lint(pairs(zero, np.array([0, -7, 2], np.int8)), tmp_path)
-    assert found == ("DequantizeLinear 'n_k': zero point -7; it must be 0",)
-    found = lint(pairs(zero, np.zeros(3, np.uint8)), tmp_path)
-    assert found == ("DequantizeLinear 'n_k': works on UINT8; only symmetric INT8 is accepted",)
-
-
-def test_missing_zero_point(tmp_path: Path) -> None:
-    text = "no zero point, which means UINT8; write an INT8 zero point of 0"
-    found = lint(pairs(None, WEIGHT_ZERO), tmp_path)
-    assert found == (f"QuantizeLinear 'n_q': {text}", f"DequantizeLinear 'n_d': {text}")
-
-
-def test_zero_point_that_is_computed(tmp_path: Path) -> None:
-    model = pairs(np.int8(0).reshape(()), WEIGHT_ZERO)
-    model.graph.node.insert(0, node("Identity", "z", "computed"))
-    for made in model.graph.node[1:3]:
-        made.input[2] = "computed"
-    text = "its zero point is not a constant"
-    assert lint(model, tmp_path) == (f"QuantizeLinear 'n_q': {text}", f"DequantizeLinear 'n_d': {text}")
 
 
 def test_int32_biases_are_each_found(vgg: Network, tmp_path: Path) -> None:
     found = lint(qdq.write_qdq(vgg.model, vgg.params, S8_BIAS), tmp_path)
     assert sorted(found) == sorted(
-        f"DequantizeLinear 'module.layers.{layer}.bias_DQ': works on an INT32 bias; only symmetric INT8 is accepted"
+        f"DequantizeLinear 'module.layers.{layer}.bias_DQ': works on an INT32 bias; "
+        "keep the bias in float, as --fix does [int32-bias]"
         for layer in (0, 2, 6, 8)
     )
 
@@ -115,7 +52,8 @@ def test_int8_without_a_dialect_is_refused(vgg: Network, tmp_path: Path) -> None
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing of the kind")
-    assert TensorRT().lint(path) == (f"{path}: not an ONNX file, or truncated; export it again",)
+    (finding,) = TensorRT().lint(path)
+    assert finding.problem == f"{path}: not an ONNX file, or truncated; export it again"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +84,20 @@ def test_a_driver_and_a_tool_are_enough(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_build_lints_first(vgg: Network, tmp_path: Path) -> None:
     onnx_file.save(qdq.write_qdq(vgg.model, vgg.params, U8), tmp_path / "model.onnx")
-    with pytest.raises(BuildError, match=r"^\S+/model.onnx: TensorRT refuses it: .*: works on UINT8; only symmetric"):
+    with pytest.raises(
+        BuildError,
+        match=r"^\S+/model.onnx: TensorRT refuses it: .* \[int32-bias\].*; and \d+ more; write it with target",
+    ):
         TensorRT().build(tmp_path / "model.onnx", tmp_path / "model.engine", Build())
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_which_operators_there_are_the_tool_says(tmp_path: Path) -> None:
+    """A newer one may have more of them than the linter knows."""
+    onnx.save(one("Det", (2, 4, 4), (2,)), tmp_path / "model.onnx")
+    assert [finding.rule for finding in TensorRT().lint(tmp_path / "model.onnx")] == ["unsupported-operator"]
+    with pytest.raises(BuildError, match=r"TensorRT for RTX \S+ refuses node 'n_y' \(Det\), UNSUPPORTED_NODE"):
+        TensorRT().build(tmp_path / "model.onnx", tmp_path / "model.engine", Build())
 
 
 def test_devices_are_counted_as_torch_counts_them() -> None:
