@@ -27,6 +27,7 @@ class Quantize(Stage):
     name: ClassVar[str] = "quantize"
     accepts: ClassVar[Literal["candidate", "graph"]] = "graph"
     returns: ClassVar[Literal["candidate", "graph"]] = "graph"
+    quantizes: ClassVar[bool] = True
 
     calibrator: str = "mse"
     samples: Annotated[int, Field(ge=1)] = 512

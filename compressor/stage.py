@@ -62,6 +62,7 @@ class Stage(abc.ABC):
     name: ClassVar[str]  # its name in the table
     accepts: ClassVar[Literal["candidate", "graph"]]
     returns: ClassVar[Literal["candidate", "graph"]]
+    quantizes: ClassVar[bool] = False  # what it returns has quantization parameters; no other stage may find them anew
 
     id: str
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgesmith.compressor import training
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.evaluation import evaluate, task_metrics
 from edgesmith.compressor.progress import Progress
@@ -81,6 +82,29 @@ def make_context(task: Task, work: Path, named: dict[str, Candidate | Graph], se
         named=named.__getitem__,
         where="stages[0] 'stage'",
     )
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the loop may catch it."""
+
+
+def kill_training(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
+    """From now on the loop saves after every step and dies at step number `at`, counted over all runs.
+
+    Returns:
+        The numbers of the steps taken, as they are taken.
+    """
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    step, taken = training._Loop._train_step, []
+
+    def counted(loop: training._Loop, indices: np.ndarray) -> torch.Tensor:
+        taken.append(len(taken) + 1)
+        if taken[-1] == at:
+            raise Killed
+        return step(loop, indices)
+
+    monkeypatch.setattr(training._Loop, "_train_step", counted)
+    return taken
 
 
 @pytest.fixture
