@@ -145,7 +145,7 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
 
     value = untrained("original")
     for index, stage in enumerate(recipe.stages):
-        if stage.accepts != "candidate" or isinstance(value, Graph):
+        if stage.takes() != "candidate" or isinstance(value, Graph):
             return
         context = Context(
             task=task,

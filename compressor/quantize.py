@@ -11,18 +11,24 @@ from ..calibration import hygiene
 from ..calibration.calibrators import CALIBRATORS
 from ..calibration.histogram import Histogram
 from ..core import digest
+from ..core.errors import RecipeError
 from ..core.tables import resolve
 from ..core.task import Split, Task
 from ..core.values import QuantParams
 from ..exporters import onnx_file, placement, qdq, taps
 from ..exporters.canonical import canonicalise
+from . import neural_compressor
+from .candidate import Candidate
 from .data import calibration_split, sample_indices
 from .stage import Context, Graph, Probe, Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantize(Stage):
-    """Post-training INT8: per-channel weights, activations by a calibrator over real samples."""
+    """Post-training INT8: per-channel weights, activations by a calibrator over real samples.
+
+    neural-compressor works on the torch side: with it as the backend no `export` stands before.
+    """
 
     name: ClassVar[str] = "quantize"
     accepts: ClassVar[Literal["candidate", "graph"]] = "graph"
@@ -32,10 +38,21 @@ class Quantize(Stage):
     calibrator: str = "mse"
     samples: Annotated[int, Field(ge=1)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 32
+    backend: Literal["edgesmith", "neural-compressor"] = "edgesmith"
+    # Share of the main metric that neural-compressor's autotune may lose; None: it quantizes once.
+    tolerable_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    def takes(self) -> Literal["candidate", "graph"]:
+        """See `Stage.takes`."""
+        return "graph" if self.backend == "edgesmith" else "candidate"
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`: calibration data is looked at before any work."""
         resolve(self.calibrator, CALIBRATORS, f"{where}.calibrator")
+        if self.backend == "neural-compressor":
+            neural_compressor.check(self.calibrator, self.tolerable_loss, where)
+        elif self.tolerable_loss is not None:
+            raise RecipeError(f"{where}.tolerable_loss: only backend = 'neural-compressor' tunes")
         if task.calibration is None:
             task.split("train", f"{where}: calibration (no 'calibration' split is set)")
         split = task.split(calibration_split(task), where)
@@ -47,8 +64,16 @@ class Quantize(Stage):
         """See `Stage.estimate`."""
         return 3.0 + self.samples * probe.forward * 4
 
-    def run(self, value: Graph, context: Context) -> Graph:
+    def rehearse(self, value: Candidate, context: Context) -> Candidate:
+        """See `Stage.rehearse`: only where it works on the torch side."""
+        neural_compressor.trace(value, context)
+        return value
+
+    def run(self, value: Candidate | Graph, context: Context) -> Graph:
         """See `Stage.run`."""
+        if isinstance(value, Candidate):
+            settings = (self.calibrator, self.tolerable_loss, self.samples, self.batch_size)
+            return neural_compressor.quantize(value, *settings, context)
         name = calibration_split(context.task)
         split = context.task.split(name, context.where)
         indices = sample_indices(split, self.samples)

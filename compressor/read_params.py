@@ -23,7 +23,8 @@ def all_params(read: Read, samples: int, context: Context) -> dict[str, QuantPar
     """
     params = dict(read.params)
     if read.unseen:
-        found = taps.observe(read.model, _feeds(context, samples), read.unseen, context.machine.device)
+        # On the CPU, where every export is checked too: a few tensors are not worth another build of ONNX Runtime.
+        found = taps.observe(read.model, _feeds(context, samples), read.unseen)
         params |= {name: qdq.activation_params(seen.low, seen.high, "min-max") for name, seen in found.items()}
         context.notes.append(f"ranges found on {samples} samples afterwards: {_listed(read.unseen)}")
     if read.guessed:

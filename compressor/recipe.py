@@ -153,10 +153,10 @@ def check_chain(recipe: Recipe, start: str) -> None:
     """
     value, giver, quantized = start, "the task's model", ""
     for index, stage in enumerate(recipe.stages):
-        if stage.accepts != value:
+        if stage.takes() != value:
             raise RecipeError(
-                f"stages[{index}] '{stage.id}': {stage.name} takes a {stage.accepts}, but {giver} gives a {value}"
-                + _chain_hint(stage.accepts, giver if value == "graph" else "")
+                f"stages[{index}] '{stage.id}': {stage.name} takes a {stage.takes()}, but {giver} gives a {value}"
+                + _chain_hint(stage.takes(), giver if value == "graph" else "")
             )
         if stage.quantizes and quantized:
             raise RecipeError(

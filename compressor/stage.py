@@ -87,6 +87,10 @@ class Stage(abc.ABC):
         """
         return value
 
+    def takes(self) -> Literal["candidate", "graph"]:
+        """What it is given: `accepts`, unless one of its keys decides."""
+        return self.accepts
+
     def needs(self) -> tuple[str, ...]:
         """Names of other models it reads (see `Context.named`); they must come before it."""
         return ()

@@ -25,17 +25,17 @@ from edgesmith.core.errors import ExportError, RecipeError, TaskError
 from edgesmith.core.task import Task
 from edgesmith.core.values import TensorSpec
 from edgesmith.exporters import from_torch, onnx_file
-from edgesmith.exporters.canonical import canonicalise
 from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
 from edgesmith.exporters.ort_session import OnnxRuntimeSession
 from edgesmith.exporters.placement import place
 from edgesmith.exporters.qdq_read import Read, read_qdq
-from edgesmith.exporters.targets import TARGETS, Target
+from edgesmith.exporters.targets import TARGETS
 from edgesmith.exporters.tensorrt import TensorRT
 from edgesmith.exporters.torch_session import TorchSession
 
 from ..exporters.graphs import Separable, Vgg, random
-from .conftest import Killed, kill_training, load_example, make_context
+from .conftest import Killed, kill_training, make_context
+from .int8 import accuracy_of, file_of
 
 FAST: dict[str, Any] = {"id": "q", "epochs": 2}
 
@@ -67,18 +67,6 @@ def train(stage: QuantizationAwareTraining, candidate: Candidate, task: Task, wo
 @pytest.fixture(scope="module")
 def trained(original: Candidate, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train(QuantizationAwareTraining(**FAST), original, task, tmp_path_factory.mktemp("trained"))
-
-
-def file_of(graph: Graph, target: Target, folder: Path) -> Path:
-    """The INT8 file in the target's first dialect; it has passed the target's lint."""
-    model = canonicalise(onnx_file.load(graph.path))
-    artifact = target.write(model, graph.params, target.dialects()[0], folder / f"{target.name}.onnx")
-    return artifact.path
-
-
-def accuracy_of(path: Path, task: Task) -> float:
-    session = OnnxRuntimeSession(path)
-    return evaluate(session, task.split("validation", "test"), task_metrics(task))["accuracy"]
 
 
 # --- what is handed over
@@ -149,50 +137,13 @@ def test_a_pruned_network_is_trained_too(original: Candidate, task: Task, tmp_pa
 # --- what it is for
 
 
-class Depthwise(Separable):
-    """For digits, and with ReLU: scaled channels stay scaled behind it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers[0] = nn.Conv2d(1, 16, 3, padding=1, bias=False)
-        for index, layer in enumerate(self.layers):
-            if isinstance(layer, nn.ReLU6):
-                self.layers[index] = nn.ReLU()
-
-
-def unbalance(network: Depthwise) -> None:
-    """Scale what goes into the depthwise layers, and their weights against it: the same function, channels 1 to 1000."""
-    generator = torch.Generator().manual_seed(1)
-    layers: Any = network.layers
-    with torch.no_grad():
-        for index in (3, 9):
-            scale = 2 ** (torch.rand(layers[index].out_channels, generator=generator) * 10 - 5)
-            layers[index - 2].weight *= scale
-            layers[index - 2].bias *= scale
-            layers[index].weight /= scale.reshape(-1, 1, 1, 1)
-
-
-def test_it_gets_back_what_rounding_afterwards_loses(task: Task, tmp_path: Path) -> None:
+def test_it_gets_back_what_rounding_afterwards_loses(unbalanced: tuple[Task, Candidate], tmp_path: Path) -> None:
     """One scale per tensor cannot hold channels of such different sizes; the network learns to live with it."""
-    example = load_example()
-    task = dataclasses.replace(task, model=Depthwise)
-    torch.manual_seed(0)
-    network = Depthwise()
-    example.train(network)
-    images = torch.tensor(task.split("validation", "test").batch(np.arange(360))[0]["image"])
-    with torch.no_grad():
-        before = network.eval()(images)
-        unbalance(network)
-        torch.testing.assert_close(network(images), before, rtol=1e-4, atol=1e-4)
-    inputs, _ = task.split("train", "test").batch(np.arange(2))
-    tensors = {name: torch.tensor(array) for name, array in inputs.items()}
-    original = Candidate(factory=Depthwise, example=tensors, edits=(), weights=state_of(network))
-
+    task, original = unbalanced
     context = make_context(task, tmp_path / "afterwards", {"original": original})
     rounded = Quantize(id="q").run(Export(id="e").run(original, context), context)
     stage = QuantizationAwareTraining(id="q", epochs=6, learning_rate=5e-3)
-    (tmp_path / "during").mkdir()
-    result = train(stage, original, task, tmp_path / "during")
+    result = train(stage, original, task, tmp_path)
 
     session = TorchSession(original.module(), task.input_specs(), task.outputs)
     in_float = evaluate(session, task.split("validation", "test"), task_metrics(task))["accuracy"]
@@ -200,7 +151,7 @@ def test_it_gets_back_what_rounding_afterwards_loses(task: Task, tmp_path: Path)
     during = accuracy_of(file_of(result.graph, TensorRT(), tmp_path), task)
     assert in_float > 0.9
     assert afterwards < in_float - 0.1
-    assert during > in_float - 0.1 * (in_float - afterwards) - 0.02
+    assert during > in_float - 0.1 * (in_float - afterwards)
     # The score that picks the best epoch is that of the network in INT8: the start's is as bad as the rounded one's.
     assert result.scores[0] < in_float - 0.1
     assert max(result.scores) == pytest.approx(during, abs=0.015)
@@ -209,12 +160,11 @@ def test_it_gets_back_what_rounding_afterwards_loses(task: Task, tmp_path: Path)
 # --- a kill
 
 
-@pytest.mark.parametrize("killed_at", [20, 35])
 def test_a_killed_training_ends_with_the_same_values(
-    killed_at: int, original: Candidate, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    original: Candidate, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before and after the ranges stand still; moving averages, batch norms and dropout included."""
-    stage = QuantizationAwareTraining(id="q", epochs=3, freeze_after=0.6, learning_rate=3e-3)
+    stage = QuantizationAwareTraining(id="q", epochs=2, freeze_after=0.5, learning_rate=3e-3)
     candidate = dataclasses.replace(original, factory=lambda: with_dropout(original.factory()))
     monkeypatch.setattr(stage.__class__, "_handed_over", lambda stage, network, value, context: network)  # as it ended
 
@@ -223,12 +173,13 @@ def test_a_killed_training_ends_with_the_same_values(
         return state_of(network)
 
     whole = run("whole")
-    taken = kill_training(monkeypatch, killed_at)
-    with pytest.raises(Killed):
-        run("broken")
-    resumed = run("broken")
-    assert len(taken) < 2 * killed_at + 48  # it did go on, not begin again
-    assert [name for name, tensor in whole.items() if not torch.equal(resumed[name], tensor)] == []
+    for killed_at in (10, 25):
+        taken = kill_training(monkeypatch, killed_at)
+        with pytest.raises(Killed):
+            run(f"broken-{killed_at}")
+        resumed = run(f"broken-{killed_at}")
+        assert len(taken) == 33  # it went on, and did one step again
+        assert [name for name, tensor in whole.items() if not torch.equal(resumed[name], tensor)] == []
     assert {"graph_module.module.norm.running_var", "graph_module.fake_0.scale"} <= set(whole)
 
 
