@@ -55,10 +55,12 @@ def train(stage: QuantizationAwareTraining, candidate: Candidate, task: Task, wo
     context = make_context(task, work, {"original": candidate})
     context = dataclasses.replace(context, progress=Progress(log=work / "log.txt"))
     seen: list[FakeQuantized] = []
+    before = candidate.digest()
     lowered = FakeQuantized.lowered
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeQuantized, "lowered", lambda network: seen.append(network) or lowered(network))  # type: ignore[func-returns-value]
         graph = stage.run(candidate, context)
+    assert candidate.digest() == before, "a stage returns a new value"
     lines = [line for line in (work / "log.txt").read_text().splitlines() if "on validation" in line]
     scores = [float(line.split()[-3]) for line in lines]
     return Trained(graph=graph, network=seen[0], notes=context.notes, scores=scores)

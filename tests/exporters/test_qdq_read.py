@@ -210,6 +210,15 @@ def test_where_the_integers_did_the_work_of_a_relu() -> None:
     assert (read.params["h"].low, read.params["h"].high) == (0.0, pytest.approx(5.1))
 
 
+def test_of_two_pairs_on_one_tensor_the_wider_counts() -> None:
+    """As torch leaves them: one for the output of what makes a tensor, one for the input of what reads it."""
+    first, weights = pair("x", 0.01, 0, np.int8)
+    second, more = pair("x_d", 0.03, 0, np.int8)
+    nodes = [*first, *second, node("MatMul", "x_d_d w", "y")]
+    read = read_qdq(graph(nodes, weights | more | {"w": random(3, 4)}, {"x": ["n", 3]}, {"y": ["n", 4]}))
+    assert float(read.params["x"].scale) == np.float32(0.03) and kinds(read.model) == {"MatMul": 1}
+
+
 def test_two_outputs_of_one_pair() -> None:
     nodes, weights = pair("h", 0.02, 0, np.int8)
     nodes = [node("MatMul", "x w", "h"), *nodes, node("DequantizeLinear", "h_q h_s h_z", "again")]
