@@ -96,7 +96,8 @@ def quantize(
         raise QuantizationError(
             f"{context.where}: neural-compressor failed: {type(error).__name__}: {line}; use backend = 'edgesmith'"
         ) from error
-    context.notes.append(f"neural-compressor, {samples} samples of the '{split}' split")
+    used = min(samples, len(context.task.split(split, context.where)))
+    context.notes.append(f"neural-compressor, {used} samples of the '{split}' split")
     return _handed_over(quantized, value, samples, context)
 
 

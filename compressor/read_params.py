@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..core.task import Split
 from ..core.values import QuantParams
 from ..exporters import qdq, taps
 from ..exporters.qdq_read import Read
@@ -24,9 +25,11 @@ def all_params(read: Read, samples: int, context: Context) -> dict[str, QuantPar
     params = dict(read.params)
     if read.unseen:
         # On the CPU, where every export is checked too: a few tensors are not worth another build of ONNX Runtime.
-        found = taps.observe(read.model, _feeds(context, samples), read.unseen)
+        split = context.task.split(calibration_split(context.task), context.where)
+        indices = sample_indices(split, samples)
+        found = taps.observe(read.model, _feeds(split, indices), read.unseen)
         params |= {name: qdq.activation_params(seen.low, seen.high, "min-max") for name, seen in found.items()}
-        context.notes.append(f"ranges found on {samples} samples afterwards: {_listed(read.unseen)}")
+        context.notes.append(f"ranges found on {len(indices)} samples afterwards: {_listed(read.unseen)}")
     if read.guessed:
         context.notes.append(f"weights that were not quantized before, rounded as they are: {_listed(read.guessed)}")
     if read.unused:
@@ -34,9 +37,7 @@ def all_params(read: Read, samples: int, context: Context) -> dict[str, QuantPar
     return params
 
 
-def _feeds(context: Context, samples: int) -> Iterator[dict[str, np.ndarray]]:
-    split = context.task.split(calibration_split(context.task), context.where)
-    indices = sample_indices(split, samples)
+def _feeds(split: Split, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     for start in range(0, len(indices), _BATCH):
         yield split.batch(indices[start : start + _BATCH])[0]
 

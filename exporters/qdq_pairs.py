@@ -85,6 +85,7 @@ class _Stripper:
         self._same: dict[str, str] = {}  # dequantized tensor -> the float tensor it stands for
         self._taken = set(self._arrays) | set(self._makers) | self._inputs
         self._floats: dict[tuple[str, ...], str] = {}  # inputs of a DequantizeLinear -> its float constant
+        self._replaced: set[tuple[str, int]] = set()  # integers whose name the floats have taken, and their type
 
     def strip(self) -> None:
         for node in self._graph.node:
@@ -96,9 +97,13 @@ class _Stripper:
         self._rename_outputs(kept)
         self._replace_nodes(kept)
         read = names_read(self._graph)
-        unread = [tensor for tensor in self._graph.initializer if tensor.name not in read]
-        for tensor in unread:
-            self._graph.initializer.remove(tensor)
+        kept_tensors = [
+            tensor
+            for tensor in self._graph.initializer
+            if tensor.name in read and (tensor.name, tensor.data_type) not in self._replaced
+        ]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept_tensors)
         del self._graph.value_info[:]
 
     def cut(self, positive: set[str]) -> None:
@@ -143,7 +148,7 @@ class _Stripper:
             values = ((integers.astype(np.int64) - zero) * scale).astype(np.float32)
             if self._only_read_by(key):
                 self._taken.discard(node.input[0])
-                self._graph.initializer.remove(self._arrays[node.input[0]])
+                self._replaced.add((node.input[0], self._arrays[node.input[0]].data_type))
             name = unused(_plain(node.input[0]), self._taken)
             self._graph.initializer.append(numpy_helper.from_array(values.reshape(integers.shape), name))
             self._floats[key] = name
