@@ -18,7 +18,7 @@ from ..exporters import from_torch, onnx_file
 from ..exporters.qdq_read import read_qdq
 from . import traced
 from .candidate import Candidate
-from .data import any_inputs, batches, calibration_split
+from .data import any_inputs, batches, calibration_split, check_calibration
 from .distill import taught_by
 from .fake_quant import FakeQuantized
 from .losses import named_loss
@@ -57,7 +57,7 @@ class QuantizationAwareTraining(Training, Stage):
         self.check_training(task, where)
         named_loss(task)
         require_training_data(task, where, labels=False)
-        task.split(calibration_split(task), f"{where}: the first ranges")
+        check_calibration(task, self.samples, where)
 
     def needs(self) -> tuple[str, ...]:
         """See `Stage.needs`."""

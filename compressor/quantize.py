@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ..calibration import hygiene
 from ..calibration.calibrators import CALIBRATORS
 from ..calibration.histogram import Histogram
 from ..core import digest
@@ -19,7 +18,7 @@ from ..exporters import onnx_file, placement, qdq, taps
 from ..exporters.canonical import canonicalise
 from . import neural_compressor
 from .candidate import Candidate
-from .data import calibration_split, sample_indices
+from .data import calibration_split, check_calibration, feeds, sample_indices
 from .stage import Context, Graph, Probe, Stage
 
 
@@ -53,12 +52,7 @@ class Quantize(Stage):
             neural_compressor.check(self.calibrator, self.tolerable_loss, where)
         elif self.tolerable_loss is not None:
             raise RecipeError(f"{where}.tolerable_loss: only backend = 'neural-compressor' tunes")
-        if task.calibration is None:
-            task.split("train", f"{where}: calibration (no 'calibration' split is set)")
-        split = task.split(calibration_split(task), where)
-        indices = sample_indices(split, self.samples)
-        hygiene.check_samples(self._batches(split, indices))
-        hygiene.check_overlap(_digests(split, indices), _digests(task.test, np.arange(len(task.test))))
+        check_calibration(task, self.samples, where)
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
@@ -97,18 +91,10 @@ class Quantize(Stage):
         return qdq.activation_params(max(low, histogram.low), min(high, histogram.high), self.calibrator)
 
     def _batches(self, split: Split, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(indices), self.batch_size):
-            yield split.batch(indices[start : start + self.batch_size])[0]
+        return feeds(split, indices, self.batch_size)
 
     def _with_progress(self, split: Split, indices: np.ndarray, context: Context) -> Iterator[dict[str, np.ndarray]]:
         with context.progress.bar(f"calibrate {context.where}", len(indices)) as advance:
             for number, feed in enumerate(self._batches(split, indices), 1):
                 yield feed
                 advance(min(number * self.batch_size, len(indices)), "")
-
-
-def _digests(split: Split, indices: np.ndarray) -> list[str]:
-    digests: list[str] = []
-    for start in range(0, len(indices), 256):
-        digests += digest.of_samples(split.batch(indices[start : start + 256])[0])
-    return digests

@@ -1,14 +1,11 @@
 """What a quantized file leaves open, found on calibration data; and what became of what it says, for the ledger."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from ..core.task import Split
 from ..core.values import QuantParams
 from ..exporters import qdq, taps
 from ..exporters.qdq_read import Read
-from .data import calibration_split, sample_indices
+from .data import calibration_split, feeds, sample_indices
 from .stage import Context
 
 _BATCH = 32
@@ -27,7 +24,7 @@ def all_params(read: Read, samples: int, context: Context) -> dict[str, QuantPar
         # On the CPU, where every export is checked too: a few tensors are not worth another build of ONNX Runtime.
         split = context.task.split(calibration_split(context.task), context.where)
         indices = sample_indices(split, samples)
-        found = taps.observe(read.model, _feeds(split, indices), read.unseen)
+        found = taps.observe(read.model, feeds(split, indices, _BATCH), read.unseen)
         params |= {name: qdq.activation_params(seen.low, seen.high, "min-max") for name, seen in found.items()}
         context.notes.append(f"ranges found on {len(indices)} samples afterwards: {_listed(read.unseen)}")
     if read.guessed:
@@ -35,11 +32,6 @@ def all_params(read: Read, samples: int, context: Context) -> dict[str, QuantPar
     if read.unused:
         context.notes.append(f"quantized before, in float now: {_listed(read.unused)}")
     return params
-
-
-def _feeds(split: Split, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    for start in range(0, len(indices), _BATCH):
-        yield split.batch(indices[start : start + _BATCH])[0]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from edgesmith.compressor.qat import QuantizationAwareTraining
 from edgesmith.compressor.quantize import Quantize
 from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.compressor.traced import set_device, set_mode, trace
-from edgesmith.core.errors import ExportError, RecipeError, TaskError
+from edgesmith.core.errors import DataError, ExportError, RecipeError, TaskError
 from edgesmith.core.task import Task
 from edgesmith.core.values import TensorSpec
 from edgesmith.exporters import from_torch, onnx_file
@@ -389,6 +389,9 @@ def test_missing_data_is_refused_before_any_work(task: Task) -> None:
         QuantizationAwareTraining(id="q").check(dataclasses.replace(task, validation=None), "w")
     with pytest.raises(TaskError, match="task 'digits': w needs the 'train' split"):
         QuantizationAwareTraining(id="q").check(dataclasses.replace(task, train=None), "w")
+    seen = dataclasses.replace(task, calibration=task.test)
+    with pytest.raises(DataError, match="calibration data: 360 of 360 samples are also in the test split"):
+        QuantizationAwareTraining(id="q").check(seen, "w")
 
 
 @pytest.mark.gpu
