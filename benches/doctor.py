@@ -25,6 +25,7 @@ _OPTIONAL = {
     "tensorrt-rtx-cu12": "tensorrt-rtx",
     "openvino": "openvino",
     "neural-compressor": "neural-compressor",
+    "torchao": "qat",
 }
 # Where a version says nothing about whether the library loads: what to run, which prints details.
 _TRIED = {

@@ -49,9 +49,7 @@ def calibrate(model: onnx.ModelProto, batches: Iterable[Arrays], calibrator: str
         name: _activation(histograms[name], rule(histograms[name], 8, True), calibrator)
         for name in placement.tensors_to_observe(placed)
     }
-    # With fewer nodes in INT8 a tensor may be the first of those that values pass through, and need its own.
-    activations = {name: found[placed.source[name]] for name in placed.activations}
-    return Calibrated(params=qdq.weight_params(model, placed) | found | activations, keep_float=keep_float)
+    return Calibrated(params=qdq.weight_params(model, placed) | found, keep_float=keep_float)
 
 
 def _activation(histogram: Histogram, wanted: tuple[float, float], calibrator: str) -> QuantParams:

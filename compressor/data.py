@@ -6,9 +6,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..calibration import hygiene
+from ..core import digest
 from ..core.task import Split, Task
 from ..exporters.torch_session import to_tensors
 from .stage import Context
+
+_CHECKED_AT_ONCE = 256  # samples
 
 
 def sample_indices(split: Split, count: int) -> np.ndarray:
@@ -31,6 +35,31 @@ def batches(
 def calibration_split(task: Task) -> str:
     """The split that ranges and statistics come from: `calibration`, or `train` where the task sets none."""
     return "train" if task.calibration is None else "calibration"
+
+
+def feeds(split: Split, indices: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """These samples as arrays, in batches."""
+    for start in range(0, len(indices), batch_size):
+        yield split.batch(indices[start : start + batch_size])[0]
+
+
+def check_calibration(task: Task, samples: int, where: str) -> None:
+    """Look at the calibration data before any work.
+
+    Raises:
+        TaskError: the task has none.
+        DataError: NaN, a constant input, samples that the verdict is measured on; see `hygiene`.
+    """
+    if task.calibration is None:
+        task.split("train", f"{where}: calibration (no 'calibration' split is set)")
+    split = task.split(calibration_split(task), where)
+    indices = sample_indices(split, samples)
+    hygiene.check_samples(feeds(split, indices, _CHECKED_AT_ONCE))
+    hygiene.check_overlap(_digests(split, indices), _digests(task.test, np.arange(len(task.test))))
+
+
+def _digests(split: Split, indices: np.ndarray) -> list[str]:
+    return [name for feed in feeds(split, indices, _CHECKED_AT_ONCE) for name in digest.of_samples(feed)]
 
 
 def any_inputs(task: Task, count: int = 16) -> dict[str, np.ndarray]:

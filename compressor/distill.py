@@ -16,7 +16,7 @@ from ..exporters.torch_session import forward
 from .candidate import Candidate
 from .losses import distillation, named_loss
 from .stage import Context, Graph, Probe, Stage
-from .training import Training, require_training_data, train
+from .training import Objective, Training, require_training_data, train
 from .training_data import TrainingData
 
 Teacher = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -61,21 +61,7 @@ class Distill(Training, Stage):
         """See `Stage.run`."""
         value = value if self.student is None else self._student(context)
         module = value.module()
-        loss, output = named_loss(context.task), context.task.outputs[0]
-        teacher = open_teacher(context.named(self.teacher), context)
-
-        def objective(
-            model: nn.Module, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor | None, labelled: int
-        ) -> torch.Tensor:
-            answers = forward(model, inputs, context.task.outputs)[output]
-            target = teacher(inputs)
-            if target.shape != answers.shape:
-                raise DataError(
-                    f"{context.where}: output '{output}' is {tuple(answers.shape)} for the student, "
-                    f"{tuple(target.shape)} for teacher '{self.teacher}'; they must agree"
-                )
-            return distillation(answers, target, labels, labelled, loss, self.weight, self.temperature)
-
+        objective = taught_by(self.teacher, self.weight, self.temperature, context)
         result = train(module, TrainingData(context.task.train, context.task.unlabelled), objective, self, context)
         context.notes.append(f"taught by {self.teacher}, best epoch {result.best_epoch} of {result.epochs}")
         return Candidate.of(module, value)
@@ -86,6 +72,26 @@ class Distill(Training, Stage):
         if isinstance(student, Graph):
             raise RecipeError(f"{context.where}.student: '{self.student}' is an ONNX file and cannot be trained")
         return student
+
+
+def taught_by(name: str, weight: float, temperature: float, context: Context) -> Objective:
+    """What `Distill` minimises, with the model called `name` as the teacher (see `Context.named`)."""
+    loss, output = named_loss(context.task), context.task.outputs[0]
+    teacher = open_teacher(context.named(name), context)
+
+    def objective(
+        model: nn.Module, inputs: Mapping[str, torch.Tensor], labels: torch.Tensor | None, labelled: int
+    ) -> torch.Tensor:
+        answers = forward(model, inputs, context.task.outputs)[output]
+        target = teacher(inputs)
+        if target.shape != answers.shape:
+            raise DataError(
+                f"{context.where}: output '{output}' is {tuple(answers.shape)} for the student, "
+                f"{tuple(target.shape)} for teacher '{name}'; they must agree"
+            )
+        return distillation(answers, target, labels, labelled, loss, weight, temperature)
+
+    return objective
 
 
 def open_teacher(model: Candidate | Graph, context: Context) -> Teacher:

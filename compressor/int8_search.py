@@ -100,7 +100,11 @@ def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress) 
     Raises:
         QuantizationError: the target refuses every form; says why.
     """
-    return _Search(problem, keep_float, progress).run()
+    placed = placement.place(problem.model, keep_float)
+    # With fewer nodes in INT8 a tensor may be the first of those that values pass through, and need its own.
+    source = {name: placed.source[name] for name in placed.activations}
+    params = {**problem.params, **{name: problem.params[s] for name, s in source.items() if s in problem.params}}
+    return _Search(dataclasses.replace(problem, params=params), keep_float, progress).run()
 
 
 class _Search:

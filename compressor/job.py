@@ -22,7 +22,7 @@ from .losses import named_loss
 from .model_checks import check_built
 from .progress import Progress
 from .recipe import Recipe, check_chain
-from .stage import Context, Graph, Machine, Probe
+from .stage import Context, Graph, Machine, Probe, Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,11 +110,15 @@ def _check(recipe: Recipe, task: Task) -> None:
 def _check_device(recipe: Recipe, task: Task, machine: Machine) -> None:
     """Calibration and teachers that are files run in ONNX Runtime, which must be able to use the device too."""
     files = any(not callable(model) for model in task.models.values())
-    if machine.device == "cuda" and (files or any(stage.name == "quantize" for stage in recipe.stages)):
+    if machine.device == "cuda" and (files or any(_calibrates_a_file(stage) for stage in recipe.stages)):
         try:
             provider(machine.device)
         except UsageError as error:
             raise RecipeError(f"--device cuda: {error}; or use --device cpu") from error
+
+
+def _calibrates_a_file(stage: Stage) -> bool:
+    return stage.name == "quantize" and stage.takes() == "graph"
 
 
 def _check_build(recipe: Recipe, task: Task) -> None:
@@ -145,7 +149,7 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
 
     value = untrained("original")
     for index, stage in enumerate(recipe.stages):
-        if stage.accepts != "candidate" or isinstance(value, Graph):
+        if stage.takes() != "candidate" or isinstance(value, Graph):
             return
         context = Context(
             task=task,

@@ -7,25 +7,31 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ..calibration import hygiene
 from ..calibration.calibrators import CALIBRATORS
 from ..core import digest
+from ..core.errors import RecipeError
 from ..core.tables import resolve
 from ..core.task import Split, Task
 from ..exporters import onnx_file
 from ..exporters.canonical import canonicalise
+from . import neural_compressor
 from .calibrate import calibrate
-from .data import calibration_split, sample_indices
+from .candidate import Candidate
+from .data import calibration_split, check_calibration, feeds, sample_indices
 from .stage import Context, Graph, Probe, Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantize(Stage):
-    """Post-training INT8: per-channel weights, activations by a calibrator over real samples."""
+    """Post-training INT8: per-channel weights, activations by a calibrator over real samples.
+
+    neural-compressor works on the torch side: with it as the backend no `export` stands before.
+    """
 
     name: ClassVar[str] = "quantize"
     accepts: ClassVar[Literal["candidate", "graph"]] = "graph"
     returns: ClassVar[Literal["candidate", "graph"]] = "graph"
+    quantizes: ClassVar[bool] = True
 
     calibrator: str = "mse"
     samples: Annotated[int, Field(ge=1)] = 512
@@ -33,23 +39,37 @@ class Quantize(Stage):
     # Most that INT8 may lose of the main metric on validation data; layers that cost more stay in float. None: 0.01 of
     # a share such as accuracy, 20 dB of signal to noise in every output for any other metric.
     max_drop: Annotated[float, Field(ge=0)] | None = None
+    backend: Literal["edgesmith", "neural-compressor"] = "edgesmith"
+    # Share of the main metric that neural-compressor's autotune may lose; None: it quantizes once.
+    tolerable_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    def takes(self) -> Literal["candidate", "graph"]:
+        """See `Stage.takes`."""
+        return "graph" if self.backend == "edgesmith" else "candidate"
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`: calibration data is looked at before any work."""
         resolve(self.calibrator, CALIBRATORS, f"{where}.calibrator")
-        if task.calibration is None:
-            task.split("train", f"{where}: calibration (no 'calibration' split is set)")
-        split = task.split(calibration_split(task), where)
-        indices = sample_indices(split, self.samples)
-        hygiene.check_samples(self._batches(split, indices))
-        hygiene.check_overlap(_digests(split, indices), _digests(task.test, np.arange(len(task.test))))
+        if self.backend == "neural-compressor":
+            neural_compressor.check(self.calibrator, self.tolerable_loss, where)
+        elif self.tolerable_loss is not None:
+            raise RecipeError(f"{where}.tolerable_loss: only backend = 'neural-compressor' tunes")
+        check_calibration(task, self.samples, where)
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         return 3.0 + self.samples * probe.forward * 4
 
-    def run(self, value: Graph, context: Context) -> Graph:
+    def rehearse(self, value: Candidate, context: Context) -> Candidate:
+        """See `Stage.rehearse`: only where it works on the torch side."""
+        neural_compressor.trace(value, context)
+        return value
+
+    def run(self, value: Candidate | Graph, context: Context) -> Graph:
         """See `Stage.run`."""
+        if isinstance(value, Candidate):
+            settings = (self.calibrator, self.tolerable_loss, self.samples, self.batch_size)
+            return neural_compressor.quantize(value, *settings, context)
         name = calibration_split(context.task)
         split = context.task.split(name, context.where)
         indices = sample_indices(split, self.samples)
@@ -65,18 +85,10 @@ class Quantize(Stage):
         return Graph(path=path, digest=digest.of_file(path), params=found.params, keep_float=found.keep_float)
 
     def _batches(self, split: Split, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(indices), self.batch_size):
-            yield split.batch(indices[start : start + self.batch_size])[0]
+        return feeds(split, indices, self.batch_size)
 
     def _with_progress(self, split: Split, indices: np.ndarray, context: Context) -> Iterator[dict[str, np.ndarray]]:
         with context.progress.bar(f"calibrate {context.where}", len(indices)) as advance:
             for number, feed in enumerate(self._batches(split, indices), 1):
                 yield feed
                 advance(min(number * self.batch_size, len(indices)), "")
-
-
-def _digests(split: Split, indices: np.ndarray) -> list[str]:
-    digests: list[str] = []
-    for start in range(0, len(indices), 256):
-        digests += digest.of_samples(split.batch(indices[start : start + 256])[0])
-    return digests

@@ -149,24 +149,30 @@ def check_chain(recipe: Recipe, start: str) -> None:
         start: what the task's original is: "candidate" (torch) or "graph" (an ONNX file).
 
     Raises:
-        RecipeError: names the stage, what it takes and what it would get.
+        RecipeError: names the stage, what it takes and what it would get; or a second one that quantizes.
     """
-    value, giver = start, "the task's model"
+    value, giver, quantized = start, "the task's model", ""
     for index, stage in enumerate(recipe.stages):
-        if stage.accepts != value:
+        if stage.takes() != value:
             raise RecipeError(
-                f"stages[{index}] '{stage.id}': {stage.name} takes a {stage.accepts}, but {giver} gives a {value}"
-                + _chain_hint(stage.accepts, value)
+                f"stages[{index}] '{stage.id}': {stage.name} takes a {stage.takes()}, but {giver} gives a {value}"
+                + _chain_hint(stage.takes(), giver if value == "graph" else "")
             )
-        value, giver = stage.returns, f"'{stage.id}'"
+        if stage.quantizes and quantized:
+            raise RecipeError(
+                f"stages[{index}] '{stage.id}': the model is INT8 since '{quantized}', and {stage.name} would find its "
+                "ranges anew; take one of the two out"
+            )
+        value, giver, quantized = stage.returns, f"'{stage.id}'", stage.id if stage.quantizes else quantized
     if value != "graph":
         raise RecipeError(f"stages: the last one leaves a {value}, which no target runs; end with an 'export' stage")
 
 
-def _chain_hint(wanted: str, given: str) -> str:
-    if (wanted, given) == ("graph", "candidate"):
+def _chain_hint(wanted: str, maker: str) -> str:
+    """What to do; `maker` is what gave a graph, or empty."""
+    if wanted == "graph":
         return "; put an 'export' stage before it"
-    return "; put it before the 'export' stage" if given == "graph" else ""
+    return f"; put it before the {maker} stage" if maker.startswith("'") else ""
 
 
 def _stage(table: Mapping[str, Any], where: str) -> Stage:

@@ -63,6 +63,7 @@ class Stage(abc.ABC):
     name: ClassVar[str]  # its name in the table
     accepts: ClassVar[Literal["candidate", "graph"]]
     returns: ClassVar[Literal["candidate", "graph"]]
+    quantizes: ClassVar[bool] = False  # what it returns has quantization parameters; no other stage may find them anew
 
     id: str
 
@@ -86,6 +87,10 @@ class Stage(abc.ABC):
             RecipeError: a glob that matches nothing, a ratio that cannot be reached.
         """
         return value
+
+    def takes(self) -> Literal["candidate", "graph"]:
+        """What it is given: `accepts`, unless one of its keys decides."""
+        return self.accepts
 
     def needs(self) -> tuple[str, ...]:
         """Names of other models it reads (see `Context.named`); they must come before it."""

@@ -5,6 +5,7 @@ from .export import Export
 from .finetune import Finetune
 from .prune import Prune
 from .prune_blocks import PruneBlocks
+from .qat import QuantizationAwareTraining
 from .quantize import Quantize
 from .stage import Stage
 
@@ -13,6 +14,7 @@ STAGES: dict[str, type[Stage]] = {
     "prune-blocks": PruneBlocks,
     "distill": Distill,
     "finetune": Finetune,
+    "qat": QuantizationAwareTraining,
     "export": Export,
     "quantize": Quantize,
 }

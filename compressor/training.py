@@ -74,8 +74,18 @@ class Trained:
     epochs: int  # epochs run
 
 
-def train(module: nn.Module, data: TrainingData, objective: Objective, settings: Training, context: Context) -> Trained:
+def train(
+    module: nn.Module,
+    data: TrainingData,
+    objective: Objective,
+    settings: Training,
+    context: Context,
+    before_epoch: Callable[[int], None] = lambda epoch: None,
+) -> Trained:
     """Train in place; ends with the weights of the best epoch on validation (epoch 0, the start, included).
+
+    `before_epoch` is called with the number of every epoch (from 0) before it starts or goes on; what it does to the
+    module has to depend on that number alone.
 
     A checkpoint goes into `context.work` every `CHECKPOINT_SECONDS`; one found there is where it goes on. Data order,
     augmentation and dropout depend on (seed, epoch, step) alone, so the result equals that of a run never killed.
@@ -85,7 +95,7 @@ def train(module: nn.Module, data: TrainingData, objective: Objective, settings:
     """
     if context.machine.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError(f"{context.where}: --device cuda, but there is no CUDA device; use --device cpu")
-    loop = _Loop(module, data, objective, settings, context)
+    loop = _Loop(module, data, objective, settings, context, before_epoch)
     loop.run()
     module.load_state_dict(loop.best_state)
     module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # see above
@@ -96,9 +106,16 @@ class _Loop:
     """State of one training; everything in `_save` comes back after a kill."""
 
     def __init__(
-        self, module: nn.Module, data: TrainingData, objective: Objective, settings: Training, context: Context
+        self,
+        module: nn.Module,
+        data: TrainingData,
+        objective: Objective,
+        settings: Training,
+        context: Context,
+        before_epoch: Callable[[int], None],
     ) -> None:
         self._data, self._objective, self._settings, self._context = data, objective, settings, context
+        self._before_epoch = before_epoch
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this one
         AcceleratorState._reset_state(True)  # it keeps precision and device per process; each stage chooses its own
@@ -141,6 +158,7 @@ class _Loop:
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
         saved = time.monotonic()
         plan = self._data.order(self._context.machine.seed, self.epoch, self._settings.batch_size)
+        self._before_epoch(self.epoch)
         self._model.train()
         while self._step < self._steps:
             loss = self._train_step(plan[self._step])

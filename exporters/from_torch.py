@@ -39,23 +39,28 @@ def export(
     module = module.cpu().eval()
     example = {spec.name: samples[spec.name][:2] for spec in inputs}
     with atomic_path(path) as partial:
-        _write(module, example, inputs, outputs, partial)
+        write(module, example, inputs, outputs, partial)
         try:
             _strip(partial)
-            _check(module, samples, inputs, outputs, partial)
+            check(module, samples, inputs, outputs, partial)
         except (ArtifactError, DataError, MeasurementError) as error:  # of a file that never gets its name
             cause = str(error).removeprefix(f"{partial}: ")
             raise ExportError(f"the exported file cannot be used: {cause}") from error
 
 
-def _write(
+def write(
     module: nn.Module, example: Arrays, inputs: tuple[TensorSpec, ...], outputs: Sequence[str], path: Path
 ) -> None:
+    """Export with a dynamic batch axis, whatever the file computes: `check` tells.
+
+    Raises:
+        ExportError: torch cannot export the module.
+    """
     arguments = tuple(to_tensors(example, "cpu").values())
     batch = torch.export.Dim("batch")
-    wrapped = _Positional(module, [spec.name for spec in inputs], outputs)
+    wrapped = Positional(module, [spec.name for spec in inputs], outputs)
     try:
-        with _quiet(), torch.inference_mode(False), torch.no_grad():
+        with quiet(), torch.inference_mode(False), torch.no_grad():
             torch.onnx.export(
                 wrapped,
                 arguments,
@@ -68,10 +73,10 @@ def _write(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds, all of which mean the same to the user
-        raise ExportError(f"the model cannot be exported to ONNX: {_cause(error)}") from error
+        raise ExportError(f"the model cannot be exported to ONNX: {cause_of(error)}") from error
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The first line of the error that started it, and what to do about that."""
     while error.__cause__ is not None:
         error = error.__cause__
@@ -84,17 +89,18 @@ def _cause(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What the exporter says on the way is about its own internals, or comes again in what it raises."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quiet(*loggers: str) -> Iterator[None]:
+    """Drop what a vendor says on the way: it is about its own internals, or comes again in what it raises."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in loggers or ("torch",)}
     try:
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _strip(path: Path) -> None:
@@ -103,7 +109,7 @@ def _strip(path: Path) -> None:
     onnx_file.save(model, path)
 
 
-class _Positional(nn.Module):
+class Positional(nn.Module):
     """Gives the exporter a forward that returns a plain tuple in the task's order."""
 
     def __init__(self, module: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -116,9 +122,14 @@ class _Positional(nn.Module):
         return tuple(results[name] for name in self._outputs)
 
 
-def _check(
+def check(
     module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], outputs: Sequence[str], path: Path
 ) -> None:
+    """Compare a file with the module it comes from, on real samples and at several batch sizes.
+
+    Raises:
+        ExportError: a fixed batch size, or outputs that differ; names the output and the difference.
+    """
     torch_session = TorchSession(module, inputs, outputs)
     onnx_session = OnnxRuntimeSession(path)
     try:

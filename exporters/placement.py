@@ -83,6 +83,11 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement
     )
 
 
+def never_negative(model: onnx.ModelProto) -> set[str]:
+    """Outputs of nodes that cannot be below zero, whatever goes in."""
+    return _Graph(model).never_negative()
+
+
 def tensors_to_observe(placement: Placement) -> tuple[str, ...]:
     """The activations whose ranges calibration has to find."""
     return tuple(dict.fromkeys(placement.source[name] for name in placement.activations))

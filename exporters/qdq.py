@@ -13,6 +13,7 @@ from .canonical import unused
 from .dialect import Dialect
 from .placement import Placement, names_read, place
 
+DIALECT_NOTE = "edgesmith.activations"  # in the file: whose zero points these are, which a reader cannot tell by itself
 _TINY = float(np.finfo(np.float32).tiny)  # the smallest scale that a float32 holds in full
 
 
@@ -62,6 +63,7 @@ def write_qdq(
     written = onnx.ModelProto()
     written.CopyFrom(model)
     _Writer(written, place(model, keep_float), params, dialect).write()
+    written.metadata_props.add(key=DIALECT_NOTE, value=dialect.activations)
     onnx.checker.check_model(written)
     return written
 
@@ -163,11 +165,12 @@ class _Writer:
 
     def _weight_scales(self) -> dict[str, np.ndarray]:
         """Per channel; coarser where a weight next to nothing would leave its INT32 bias no room."""
-        narrower = 127 / (2 ** (self._dialect.weight_bits - 1) - 1)
+        limit = 2 ** (self._dialect.weight_bits - 1) - 1
         found: dict[str, np.ndarray] = {}
         for node in self._weighted:
             name, data = node.input[1], node.input[0]
-            scale = found.get(name, np.asarray(self._of(name).scale, np.float64) * narrower)
+            params = self._of(name)
+            scale = found.get(name, np.asarray(params.scale, np.float64) * ((2 ** (params.bits - 1) - 1) / limit))
             if self._dialect.int32_bias and self._has_bias(node):
                 least = np.maximum(np.abs(self._values(node.input[2])).reshape(-1) / 2**30, _TINY)
                 scale = np.maximum(scale, least / self._scales[data])

@@ -67,8 +67,8 @@ def test_overrides_change_stage_limits_and_measure() -> None:
     ("changes", "message"),
     [
         ({"stags": []}, "recipe: unknown 'stags'; did you mean 'stages'? known: build, limits, measure, stages, targets, task"),
-        ({"stages": [{"use": "prun"}]}, "recipe: stages[0].use: unknown 'prun'; did you mean 'prune'? known: distill, export, finetune, prune, prune-blocks, quantize"),
-        ({"stages": [{"macs_ratio": 0.5}]}, "recipe: stages[0]: 'use' is missing; it names what the stage does: distill, export, finetune, prune, prune-blocks, quantize"),
+        ({"stages": [{"use": "prun"}]}, "recipe: stages[0].use: unknown 'prun'; did you mean 'prune'? known: distill, export, finetune, prune, prune-blocks, qat, quantize"),
+        ({"stages": [{"macs_ratio": 0.5}]}, "recipe: stages[0]: 'use' is missing; it names what the stage does: distill, export, finetune, prune, prune-blocks, qat, quantize"),
         ({"stages": "prune"}, "recipe: 'stages' must be a list of tables; write each as [[stages]]"),
         ({"stages": [{"use": "prune", "macs_ratio": 1.5}]}, "recipe: stages[0].macs_ratio: input should be less than 1, got 1.5"),
         ({"stages": [{"use": "prune", "macs_ratio": 0.0}]}, "recipe: stages[0].macs_ratio: input should be greater than 0, got 0.0"),
@@ -111,6 +111,8 @@ def test_an_override_that_fits_nothing_is_refused(text: str, message: str) -> No
     [
         (["prune", "quantize"], "stages[1] 'quantize': quantize takes a graph, but 'prune' gives a candidate; put an 'export' stage before it"),
         (["export", "prune"], "stages[1] 'prune': prune takes a candidate, but 'export' gives a graph; put it before the 'export' stage"),
+        (["qat", "prune"], "stages[1] 'prune': prune takes a candidate, but 'qat' gives a graph; put it before the 'qat' stage"),
+        (["qat", "quantize"], "stages[1] 'quantize': the model is INT8 since 'qat', and quantize would find its ranges anew; take one of the two out"),
         (["prune"], "stages: the last one leaves a candidate, which no target runs; end with an 'export' stage"),
     ],
 )  # fmt: skip

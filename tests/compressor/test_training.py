@@ -20,6 +20,8 @@ from edgesmith.compressor.training_data import TrainingData
 from edgesmith.core.errors import DataError, RecipeError, TaskError, TrainingError
 from edgesmith.core.task import ArraySplit, Task
 
+from .conftest import Killed, kill_training
+
 FAST: dict[str, Any] = {"id": "t", "epochs": 3, "learning_rate": 2e-3}
 
 
@@ -72,10 +74,6 @@ def test_a_distilled_student_agrees_with_its_teacher(pruned: Candidate, original
     assert agreement["s"] > agreement["p"] + 0.05
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing in the loop may catch it."""
-
-
 @pytest.mark.parametrize("killed_at", [4, 20, 33])
 @pytest.mark.parametrize(
     "keys", [{}, {"accumulation": 2, "optimizer": "sgd", "max_gradient_norm": 1.0, "channels_last": True}]
@@ -87,23 +85,12 @@ def test_a_killed_training_ends_with_the_same_weights(
     stage = Finetune(**{**FAST, **keys})
     candidate = dataclasses.replace(pruned, factory=lambda: with_dropout(pruned.factory()))
     whole = stage.run(candidate, dataclasses.replace(context, work=fresh(context, "whole")))
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    step = training._Loop._train_step
-    calls = 0
-
-    def counted(loop: training._Loop, indices: np.ndarray) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == killed_at:
-            raise Killed
-        return step(loop, indices)
-
+    taken = kill_training(monkeypatch, killed_at)
     broken = dataclasses.replace(context, work=fresh(context, "broken"))
-    monkeypatch.setattr(training._Loop, "_train_step", counted)
     with pytest.raises(Killed):
         stage.run(candidate, broken)
     resumed = stage.run(candidate, broken)
-    assert calls < 2 * killed_at + 48  # it did go on, not begin again
+    assert len(taken) < 2 * killed_at + 48  # it did go on, not begin again
     assert resumed.digest() == whole.digest()
 
 

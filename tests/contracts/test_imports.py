@@ -24,6 +24,7 @@ VENDORS = (
     "sklearn",
     "tensorrt",
     "tensorrt_rtx",
+    "torchao",
     "transformers",
 )
 HEAVY = (

@@ -1,0 +1,112 @@
+"""The search on a real runtime: which layers it gives back, and that every choice of layers can be written."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgesmith.compressor.calibrate import calibrate
+from edgesmith.compressor.closeness_judge import Judge, Promise
+from edgesmith.compressor.int8_search import Problem, search
+from edgesmith.compressor.progress import Progress
+from edgesmith.compressor.runs import Runs
+from edgesmith.core.errors import DataError
+from edgesmith.exporters.artifact_file import describe_file
+from edgesmith.exporters.targets import TARGETS
+
+SIZE = 64
+
+
+def chain(spoiled: str = "") -> onnx.ModelProto:
+    """Three layers "a", "b", "c" with a Flatten before the last; the spoiled one reads a column of 10,000 times the size.
+
+    It weighs that column by zero, so that in float nothing is lost, and per tensor in INT8 nothing is left of the rest.
+    """
+    rng, weights = np.random.default_rng(0), {}
+    for name in "abc":
+        weights[name] = (rng.standard_normal((SIZE, SIZE)) * (2 / SIZE) ** 0.5).astype(np.float32)
+    before = {"b": "a", "c": "b"}.get(spoiled)
+    if before is not None:
+        weights[before][:, 0] *= 1e4
+        weights[spoiled][0] = 0
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["ta"], name="a"),
+        helper.make_node("Relu", ["ta"], ["ra"], name="ra"),
+        helper.make_node("Gemm", ["ra", "b"], ["tb"], name="b"),
+        helper.make_node("Relu", ["tb"], ["rb"], name="rb"),
+        helper.make_node("Flatten", ["rb"], ["f"], name="f"),
+        helper.make_node("Gemm", ["f", "c"], ["y"], name="c"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", SIZE]) for name in ("x", "y")]
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "chain", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def problem(model: onnx.ModelProto, folder: Path, target: str, promise: Promise = Promise()) -> Problem:  # noqa: B008
+    onnx.save(model, folder / "float.onnx")
+    rng = np.random.default_rng(1)
+    feeds = [{"x": rng.standard_normal((8, SIZE)).astype(np.float32)} for _ in range(8)]
+    runs = Runs(feeds=feeds, labels=rng.integers(0, SIZE, 64) if promise.metric is not None else None)
+    return Problem(
+        model=model,
+        params=calibrate(model, feeds, "min-max").params,
+        target=TARGETS[target],
+        baseline=describe_file(folder / "float.onnx", target),
+        judge=Judge(folder / "float.onnx", runs, promise),
+        feeds={8: feeds[:2]},
+        threads=1,
+        seconds=0.1,
+        folder=folder,
+    )
+
+
+@pytest.mark.parametrize("spoiled", ["b", "c"])
+def test_the_spoiled_layer_alone_goes_back(spoiled: str, tmp_path: Path) -> None:
+    found = search(problem(chain(spoiled), tmp_path, "tensorrt"), {}, Progress())
+    assert found.best is not None and found.best.quality is not None
+    assert set(found.best.keep_float) == {spoiled}
+    assert found.best.quality.snr_db >= 21.5  # 20 and what is held back while choosing
+    alone = {decision.node: decision.alone_db for decision in found.decisions}
+    assert all(value is not None and value > 20 for name, value in alone.items() if name != spoiled)
+    assert alone[spoiled] is not None and alone[spoiled] < 10
+    assert [decision.int8 for decision in found.decisions] == [name != spoiled for name in "abc"]
+
+
+def test_a_file_that_is_close_at_once_needs_no_trials(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "tensorrt"), {}, Progress())
+    assert found.best is not None and not found.best.keep_float
+    assert {decision.alone_db for decision in found.decisions} == {None}
+
+
+def test_nothing_is_good_enough(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "tensorrt", Promise(min_snr_db=150.0)), {}, Progress())
+    assert found.best is None and found.forms == ()
+    assert len(found.refused) == 1 and found.refused[0].endswith(" dB, not good enough")
+
+
+def test_what_cannot_be_int8_stays_in_float_with_its_reason(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "tensorrt"), {"b": "tensor 'ra': holds NaN"}, Progress())
+    assert {decision.node: decision.why for decision in found.decisions}["b"] == "tensor 'ra': holds NaN"
+    written = onnx.load(tmp_path / "s8-symmetric-1.onnx")
+    assert not {"ra", "ra_dequantized"} & {
+        name for node in written.graph.node if node.name == "a" for name in node.input
+    }
+
+
+def test_forms_are_timed_against_the_baseline_the_best_first(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "onnxruntime-cpu"), {}, Progress())
+    assert {form.artifact.dialect for form in found.forms} == {"u8", "u8-asymmetric"}
+    assert all(set(form.speedup) == {8} for form in found.forms)
+    assert all(decision.float_ms is not None for decision in found.decisions)
+
+
+def test_answers_that_may_change_need_answers(tmp_path: Path) -> None:
+    model = chain()
+    model.graph.node.append(helper.make_node("ReduceMax", ["y"], ["top"], axes=[1], keepdims=1, name="top"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("top", TensorProto.FLOAT, ["n", 1]))
+    with pytest.raises(DataError, match=r"^--max-drop: the data has no labels, and no output of the model has answers"):
+        problem(model, tmp_path, "tensorrt", Promise(max_drop=0.01))
