@@ -1,6 +1,7 @@
 """INT8 on the ONNX graph: calibration finds the ranges; each target's dialect writes them (see exporters)."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -16,13 +17,15 @@ from ..core.task import Split, Task
 from ..core.values import QuantParams
 from ..exporters import onnx_file, placement, qdq, taps
 from ..exporters.canonical import canonicalise
+from ..exporters.targets import TARGETS
+from . import recover
 from .data import calibration_split, sample_indices
 from .stage import Context, Graph, Probe, Stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantize(Stage):
-    """Post-training INT8: per-channel weights, activations by a calibrator over real samples."""
+    """Post-training INT8: weights from their largest values, activations by a calibrator over real samples."""
 
     name: ClassVar[str] = "quantize"
     accepts: ClassVar[Literal["candidate", "graph"]] = "graph"
@@ -31,10 +34,13 @@ class Quantize(Stage):
     calibrator: str = "mse"
     samples: Annotated[int, Field(ge=1)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 32
+    weights: Literal["per-channel", "per-tensor"] = "per-channel"  # one scale per output channel, or one for all
+    recover: tuple[str, ...] = ()  # names in recover.RECOVERIES
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`: calibration data is looked at before any work."""
         resolve(self.calibrator, CALIBRATORS, f"{where}.calibrator")
+        recover.chosen(self.recover, f"{where}.recover")
         if task.calibration is None:
             task.split("train", f"{where}: calibration (no 'calibration' split is set)")
         split = task.split(calibration_split(task), where)
@@ -52,17 +58,23 @@ class Quantize(Stage):
         split = context.task.split(name, context.where)
         indices = sample_indices(split, self.samples)
         model = canonicalise(onnx_file.load(value.path))
+        batches = functools.partial(self._batches, split, indices)
+        where, device = f"{context.where}.recover", context.machine.device
+        model, folded = recover.before_ranges(self.recover, model, batches, device, where)
         placed = placement.place(model)
         observed = placement.tensors_to_observe(placed)
         histograms = taps.observe(model, self._with_progress(split, indices, context), observed, context.machine.device)
-        params = qdq.weight_params(model, placed) | {
+        params = qdq.weight_params(model, placed, self.weights == "per-tensor") | {
             name: self._activation(histogram, context.where) for name, histogram in histograms.items()
         }
+        dialect = TARGETS[context.targets[0]].dialects()[0]
+        model, changed = recover.after_ranges(self.recover, model, placed, params, dialect, batches, device, where)
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         context.notes.append(
             f"{len(indices)} samples of the '{name}' split, calibrator {self.calibrator}, {len(params)} tensors"
         )
+        context.notes.extend([*folded, *changed])
         return Graph(path=path, digest=digest.of_file(path), params=params)
 
     def _activation(self, histogram: Histogram, where: str) -> QuantParams:

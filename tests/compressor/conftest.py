@@ -17,6 +17,7 @@ from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.core.task import Task
 from edgesmith.exporters.torch_session import TorchSession
+from tests.compressor.depthwise import Digits, train
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 
@@ -62,6 +63,12 @@ def original(example: ModuleType, task: Task) -> Candidate:
         edits=(),
         weights=state_of(module),
     )
+
+
+@pytest.fixture(scope="session")
+def depthwise(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """A trained depthwise network as a graph."""
+    return train(task, tmp_path_factory.mktemp("depthwise") / "model.onnx")
 
 
 @pytest.fixture

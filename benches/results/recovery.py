@@ -1,0 +1,137 @@
+"""What recovery gives back where one scale per weight tensor is too coarse: ``python benches/results/recovery.py NET``.
+
+The MobileNet of examples/fashion_mnist, in three forms: `relu6` as it was trained; `relu6-rescaled` and `relu-rescaled`
+with the channels of consecutive layers rescaled at random by up to FACTOR either way, which keeps the function and is
+what batch norms with small variances do to a network by themselves. `relu-rescaled` has ReLU in place of ReLU6, as
+Nagel et al. (2019) do it, and is not trained again. Behind ReLU6 only channels that never reach its bound are rescaled.
+
+Ranges are min-max over 512 training images; every file is that of dialect `u8`, run by ONNX Runtime on the 10,000 test
+images. Printed is a Markdown table. `--split validation` is what settings were chosen on.
+"""
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgesmith.benches.accuracy import labels_of, paired_drop, predict
+from edgesmith.benches.metrics import METRICS, scores_of
+from edgesmith.compressor import recover, recover_equalize
+from edgesmith.core.task import Split
+from edgesmith.core.values import Arrays, TensorSpec
+from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps
+from edgesmith.exporters.canonical import canonicalise
+from edgesmith.exporters.graph_index import replaced
+from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters.ort_session import OnnxRuntimeSession
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
+SAMPLES, BATCH = 512, 32
+COMBINATIONS: tuple[tuple[str, ...], ...] = (
+    ("equalize",),
+    ("bias-correction",),
+    ("round",),
+    ("equalize", "bias-correction"),
+    ("equalize", "round"),
+    ("round", "bias-correction"),
+    ("equalize", "round", "bias-correction"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("network", choices=("relu6", "relu6-rescaled", "relu-rescaled"))
+    parser.add_argument("--split", choices=("validation", "test"), default="test")
+    parser.add_argument("--factor", type=float, default=16.0)
+    options = parser.parse_args()
+    sys.path.insert(0, str(EXAMPLE))
+    data = importlib.import_module("images").splits()
+    split, metric = data[options.split], METRICS["accuracy"]
+    labels = labels_of(split)
+
+    def scores(path: Path) -> np.ndarray:
+        return scores_of(metric, predict(OnnxRuntimeSession(path), split, 250), labels)
+
+    with tempfile.TemporaryDirectory() as folder:
+        float_file, int8_file = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        model = network(options.network, data["train"], options.factor)
+        onnx_file.save(model, float_file)
+        reference = scores(float_file)
+        print(f"float: {100 * reference.mean():.2f} %\n")
+        print("| weights | recover | accuracy | drop in points, 95 % | of the loss recovered | seconds |")
+        print("|---|---|---|---|---|---|")
+        lost = 0.0
+        for weights, names in (("per-channel", ()), ("per-tensor", ()), *(("per-tensor", c) for c in COMBINATIONS)):
+            seconds = quantize(model, names, weights == "per-tensor", data["train"], int8_file)
+            found = scores(int8_file)
+            drop = paired_drop(metric, reference, found, 0.95)
+            lost = drop.value if weights == "per-tensor" and not names else lost
+            share = f"{100 * (1 - drop.value / lost):.0f} %" if names and lost >= 0.02 else "n/a"
+            interval = f"{100 * drop.value:.2f} ({100 * drop.low:.2f} to {100 * drop.high:.2f})"
+            told = ", ".join(names) or "-"
+            print(
+                f"| {weights} | {told} | {100 * found.mean():.2f} % | {interval} | {share} | {seconds:.1f} |",
+                flush=True,
+            )
+
+
+def network(name: str, images: Split, factor: float) -> onnx.ModelProto:
+    """The canonical float graph."""
+    module = importlib.import_module("networks").MobileNet()
+    importlib.import_module("train").load("mobilenet", module)
+    spec = TensorSpec(name="image", dtype="float32", shape=("batch", 1, 28, 28))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        from_torch.export(module, next(batches(images)), (spec,), ("logits",), path)
+        model = canonicalise(onnx_file.load(path))
+    if name.startswith("relu-"):
+        for node in model.graph.node:
+            if node.op_type == "Clip":
+                node.op_type = "Relu"
+                del node.input[1:]
+    return model if name == "relu6" else rescaled(model, images, factor)
+
+
+def rescaled(model: onnx.ModelProto, images: Split, factor: float) -> onnx.ModelProto:
+    """Channels divided by random factors and multiplied again by the next layer; none grows past a Clip's bound."""
+    found = recover_equalize.pairs(model)
+    values, rng = recover_equalize.constants(model, found), np.random.default_rng(0)
+    ranges = taps.channel_ranges(model, batches(images), recover_equalize.tensors(model))
+    for pair in found:
+        peaks = np.maximum(ranges[pair.first.output[0]][1].astype(np.float64), 0)
+        scale = factor ** rng.uniform(-1, 1, len(peaks))
+        scale = np.where(peaks > pair.bound, 1.0, np.maximum(scale, peaks / pair.bound))
+        recover_equalize.rescale(pair, scale, values)
+    return replaced(model, values)
+
+
+def quantize(model: onnx.ModelProto, names: Sequence[str], per_tensor: bool, images: Split, path: Path) -> float:
+    """Write the INT8 file; returns the seconds that took, recovery included."""
+    start = time.monotonic()
+    dialect = OnnxRuntimeCpu().dialects()[0]
+    model, _ = recover.before_ranges(names, model, lambda: batches(images), "cpu", "recover")
+    placed = placement.place(model)
+    seen = taps.observe(model, batches(images), placement.tensors_to_observe(placed))
+    params = qdq.weight_params(model, placed, per_tensor) | {
+        name: qdq.activation_params(found.low, found.high, "min-max") for name, found in seen.items()
+    }
+    model, _ = recover.after_ranges(names, model, placed, params, dialect, lambda: batches(images), "cpu", "recover")
+    OnnxRuntimeCpu().write(model, params, dialect, path)
+    return time.monotonic() - start
+
+
+def batches(images: Split) -> Iterator[Arrays]:
+    """The calibration samples."""
+    chosen = np.random.default_rng(0).permutation(len(images))[:SAMPLES]
+    for start in range(0, SAMPLES, BATCH):
+        yield images.batch(chosen[start : start + BATCH])[0]
+
+
+if __name__ == "__main__":
+    main()
