@@ -50,7 +50,8 @@ class Quantize(Stage):
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
-        return 3.0 + self.samples * probe.forward * 4
+        learning = 30.0 if "round" in self.recover else 0.0
+        return 3.0 + self.samples * probe.forward * (4 + 6 * len(self.recover)) + learning
 
     def run(self, value: Graph, context: Context) -> Graph:
         """See `Stage.run`."""
@@ -68,7 +69,9 @@ class Quantize(Stage):
             name: self._activation(histogram, context.where) for name, histogram in histograms.items()
         }
         dialect = TARGETS[context.targets[0]].dialects()[0]
-        model, changed = recover.after_ranges(self.recover, model, placed, params, dialect, batches, device, where)
+        model, changed = recover.after_ranges(
+            self.recover, model, placed, params, dialect, batches, device, where, context.progress
+        )
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         context.notes.append(

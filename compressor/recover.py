@@ -1,6 +1,7 @@
 """The table of recoveries: what gives back accuracy that INT8 took, without training and without labels."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..exporters.dialect import Dialect
 from ..exporters.layer import Layer, Visit
 from ..exporters.placement import Placement
 from . import recover_equalize, recover_smooth
+from .progress import Progress
 from .recover_bias import correct_bias
 from .recover_round import round_weights
 
@@ -84,6 +86,7 @@ def after_ranges(
     batches: Batches,
     device: str,
     where: str,
+    progress: Progress | None = None,
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Apply what works layer by layer, all of it to a layer before the next one is looked at.
 
@@ -97,14 +100,14 @@ def after_ranges(
     rules = [entry.rule for entry in chosen(names, where) if isinstance(entry, PerLayer)]
     if not rules:
         return model, []
-    layers = 0
+    done = itertools.count(1)
 
     def visit(layer: Layer) -> Layer:
-        nonlocal layers
-        layers += 1
         for rule in rules:
             layer = rule(layer)
+        advance(next(done), layer.node.name)
         return layer
 
-    walked = stepwise.walk(model, placed, params, dialect, batches(), visit, _MEMORY, device)
-    return walked.model, [f"{layers} layers recovered one by one on {walked.batches} batches"]
+    with (progress or Progress()).bar(where, len(placed.weights)) as advance:
+        walked = stepwise.walk(model, placed, params, dialect, batches(), visit, _MEMORY, device)
+    return walked.model, [f"{next(done) - 1} layers recovered one by one on {walked.batches} batches"]

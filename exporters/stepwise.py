@@ -214,7 +214,10 @@ class _Walk:
 
 def _rounded(value: np.ndarray, scale: np.ndarray, zero: int, lowest: int, highest: int) -> np.ndarray:
     """What QuantizeLinear and DequantizeLinear make of it."""
-    found: np.ndarray = (np.clip(np.rint(value / scale) + zero, lowest, highest) - zero).astype(np.float32) * scale
+    found: np.ndarray = value / scale  # and on in place: it may be as large as memory allows
+    np.rint(found, out=found)
+    np.clip(found, lowest - zero, highest - zero, out=found)
+    found *= scale
     return found
 
 

@@ -50,8 +50,9 @@ def channel_ranges(
     found: dict[str, np.ndarray] = {}
     for values in _running(model, batches, tuple(axes), device):
         for name, axis in axes.items():
-            rows = np.moveaxis(values[name], axis, 0).reshape(values[name].shape[axis], -1)
-            ends = np.stack([rows.min(1), rows.max(1)])
+            value = values[name]
+            others = tuple(index for index in range(value.ndim) if index != axis % value.ndim)
+            ends = np.stack([value.min(others), value.max(others)])
             old = found.get(name, ends)
             found[name] = np.stack([np.minimum(old[0], ends[0]), np.maximum(old[1], ends[1])])
     return found

@@ -1,9 +1,10 @@
 """What recovery gives back where one scale per weight tensor is too coarse: ``python benches/results/recovery.py NET``.
 
-The MobileNet of examples/fashion_mnist, in three forms: `relu6` as it was trained; `relu6-rescaled` and `relu-rescaled`
-with the channels of consecutive layers rescaled at random by up to FACTOR either way, which keeps the function and is
-what batch norms with small variances do to a network by themselves. `relu-rescaled` has ReLU in place of ReLU6, as
-Nagel et al. (2019) do it, and is not trained again. Behind ReLU6 only channels that never reach its bound are rescaled.
+NET is the MobileNet of examples/fashion_mnist in one of three forms, or `vit`, a small transformer trained on the spot.
+`relu6` is the MobileNet as it was trained. In `relu6-rescaled` and `relu-rescaled` the channels of consecutive layers
+are rescaled at random by up to FACTOR either way, which keeps the function and is what batch norms with small variances
+do to a network by themselves. `relu-rescaled` has ReLU in place of ReLU6, as Nagel et al. (2019) do it, and is not
+trained again. Behind ReLU6 only channels that never reach its bound are rescaled.
 
 Ranges are min-max over 512 training images; every file is that of dialect `u8`, run by ONNX Runtime on the 10,000 test
 images. Printed is a Markdown table. `--split validation` is what settings were chosen on.
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import safetensors.torch
+from torch import nn
 
 from edgesmith.benches.accuracy import labels_of, paired_drop, predict
 from edgesmith.benches.metrics import METRICS, scores_of
@@ -42,13 +45,23 @@ COMBINATIONS: tuple[tuple[str, ...], ...] = (
     ("round", "bias-correction"),
     ("equalize", "round", "bias-correction"),
 )
+OF_THE_VIT: tuple[tuple[str, ...], ...] = (
+    ("smooth",),
+    ("bias-correction",),
+    ("round",),
+    ("smooth", "bias-correction"),
+    ("smooth", "round"),
+    ("smooth", "round", "bias-correction"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("network", choices=("relu6", "relu6-rescaled", "relu-rescaled"))
+    parser.add_argument("network", choices=("relu6", "relu6-rescaled", "relu-rescaled", "vit"))
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--factor", type=float, default=16.0)
+    parser.add_argument("--epochs", type=int, default=4, help="of the vit")
+    parser.add_argument("--checkpoint", type=Path, help="of the vit: used where it is there, else written")
     options = parser.parse_args()
     sys.path.insert(0, str(EXAMPLE))
     data = importlib.import_module("images").splits()
@@ -60,14 +73,15 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         float_file, int8_file = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        model = network(options.network, data["train"], options.factor)
+        model = network(options, data["train"])
         onnx_file.save(model, float_file)
         reference = scores(float_file)
         print(f"float: {100 * reference.mean():.2f} %\n")
         print("| weights | recover | accuracy | drop in points, 95 % | of the loss recovered | seconds |")
         print("|---|---|---|---|---|---|")
         lost = 0.0
-        for weights, names in (("per-channel", ()), ("per-tensor", ()), *(("per-tensor", c) for c in COMBINATIONS)):
+        combinations = OF_THE_VIT if options.network == "vit" else COMBINATIONS
+        for weights, names in (("per-channel", ()), ("per-tensor", ()), *(("per-tensor", c) for c in combinations)):
             seconds = quantize(model, names, weights == "per-tensor", data["train"], int8_file)
             found = scores(int8_file)
             drop = paired_drop(metric, reference, found, 0.95)
@@ -81,10 +95,14 @@ def main() -> None:
             )
 
 
-def network(name: str, images: Split, factor: float) -> onnx.ModelProto:
+def network(options: argparse.Namespace, images: Split) -> onnx.ModelProto:
     """The canonical float graph."""
-    module = importlib.import_module("networks").MobileNet()
-    importlib.import_module("train").load("mobilenet", module)
+    name = options.network
+    if name == "vit":
+        module = vit(options.epochs, options.checkpoint)
+    else:
+        module = importlib.import_module("networks").MobileNet()
+        importlib.import_module("train").load("mobilenet", module)
     spec = TensorSpec(name="image", dtype="float32", shape=("batch", 1, 28, 28))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
@@ -95,7 +113,20 @@ def network(name: str, images: Split, factor: float) -> onnx.ModelProto:
             if node.op_type == "Clip":
                 node.op_type = "Relu"
                 del node.input[1:]
-    return model if name == "relu6" else rescaled(model, images, factor)
+    return rescaled(model, images, options.factor) if name.endswith("-rescaled") else model
+
+
+def vit(epochs: int, checkpoint: Path | None) -> nn.Module:
+    """The vision transformer, trained here unless the checkpoint is there."""
+    file = importlib.import_module("recovery_vit")
+    if checkpoint is None or not checkpoint.exists():
+        fresh: nn.Module = file.trained(epochs)
+        if checkpoint is not None:
+            safetensors.torch.save_file(fresh.state_dict(), checkpoint)
+        return fresh
+    module: nn.Module = file.ViT()
+    module.load_state_dict(safetensors.torch.load_file(checkpoint))
+    return module.eval()
 
 
 def rescaled(model: onnx.ModelProto, images: Split, factor: float) -> onnx.ModelProto:
