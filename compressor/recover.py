@@ -11,6 +11,7 @@ from ..core.tables import resolve
 from ..core.values import Arrays, QuantParams
 from ..exporters import stepwise, taps
 from ..exporters.dialect import Dialect
+from ..exporters.graph_index import with_own_vectors
 from ..exporters.layer import Layer, Visit
 from ..exporters.placement import Placement
 from . import recover_equalize, recover_smooth
@@ -67,9 +68,10 @@ def before_ranges(
     Returns:
         The graph, whose nodes and tensors keep their names; what was done.
     """
-    notes = []
+    notes: list[str] = []
     for entry in chosen(names, where):
         if isinstance(entry, Folding):
+            model = with_own_vectors(model)
             axes = entry.tensors(model)
             ranges = taps.channel_ranges(model, batches(), axes, device) if axes else {}
             model, note = entry.rule(model, ranges)

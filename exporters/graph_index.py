@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from .canonical import unused
 from .one_node import reads
+from .placement import names_read
 
 
 class GraphIndex:
@@ -50,6 +52,24 @@ def replaced(model: onnx.ModelProto, values: dict[str, np.ndarray]) -> onnx.Mode
     for tensor in copy.graph.initializer:
         if tensor.name in values:
             tensor.CopyFrom(numpy_helper.from_array(values[tensor.name].astype(np.float32), tensor.name))
+    return copy
+
+
+def with_own_vectors(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which no two nodes read one float vector: gains and biases that are equal are often stored once."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    vectors = {t.name: t for t in model.graph.initializer if len(t.dims) == 1 and t.data_type == onnx.TensorProto.FLOAT}
+    taken = names_read(model.graph) | {name for node in model.graph.node for name in node.output}
+    used: set[str] = set()
+    for node in copy.graph.node:
+        for name in sorted(set(node.input) & vectors.keys() & used):
+            own = unused(name, taken)
+            copy.graph.initializer.append(vectors[name])
+            copy.graph.initializer[-1].name = own
+            for index in [index for index, read in enumerate(node.input) if read == name]:
+                node.input[index] = own
+        used.update(node.input)
     return copy
 
 

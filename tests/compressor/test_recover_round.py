@@ -22,7 +22,7 @@ PLENTY = 1 << 30
 
 def layers(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[Layer]:
     found: list[Layer] = []
-    walk(model, place(model), calibrate(model, feed), S8, [feed], lambda layer: found.append(layer) or layer, PLENTY)  # type: ignore[func-returns-value]
+    walk(model, place(model), calibrate(model, feed), S8, [feed], lambda layer: found.append(layer) or layer, PLENTY)
     return found
 
 

@@ -60,6 +60,26 @@ class TestRecovery:
         assert place(changed) == placed
         assert decibels(run(model, FEED)["y"], run(write_qdq(changed, params, S8), FEED)["y"]) > 20
 
+    def test_equal_gains_and_biases_may_be_stored_once(self, name: str) -> None:
+        """As exporters do it: four layers read one vector of ones, and still each of them is changed alone."""
+        nodes = [
+            node("LayerNormalization", "x one one", "z"), node("Gemm", "z w one", "h"), node("Relu", "h", "r"),
+            node("Gemm", "r v one", "s"), node("LayerNormalization", "s one one", "t"), node("MatMul", "t u", "y"),
+        ]  # fmt: skip
+        sizes = np.geomspace(1e-2, 10, 8).astype(np.float32)
+        weights = {"w": random(8, 8) * sizes, "v": random(8, 8, seed=1), "u": random(8, 4, seed=2) * sizes[:, None]}
+        model = graph(nodes, {**weights, "one": np.ones(8, np.float32)}, {"x": ["n", 8]}, {"y": None})
+        feed = {"x": random(64, 8, seed=3)}
+        folded, notes = before_ranges([name], model, lambda: iter([feed]), "cpu", "here")
+        params = calibrate(folded, feed)
+        changed, _ = after_ranges([name], folded, place(folded), params, S8, lambda: iter([feed]), "cpu", "here")
+        assert notes == {"equalize": ["equalized 1 pairs of layers"], "smooth": ["smoothed 2 normalizations"]}.get(
+            name, []
+        )
+        if isinstance(RECOVERIES[name], Folding):
+            np.testing.assert_allclose(run(changed, feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-4)
+        assert decibels(run(model, feed)["y"], run(write_qdq(changed, params, S8), feed)["y"]) > 15
+
     def test_nothing_to_do_is_no_error(self, name: str) -> None:
         model = graph([node("Neg", "x", "y")], {}, {"x": ["n", 3, 6, 6]}, {"y": None})
         folded, _ = before_ranges([name], model, batches, "cpu", "here")

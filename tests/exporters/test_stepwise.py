@@ -181,3 +181,20 @@ def test_branches_inside_a_node_read_the_values_outside() -> None:
     layers: list[Layer] = []
     walk(model, place(model), calibrate(model, feed), S8, [feed], lambda layer: layers.append(layer) or layer, PLENTY)
     np.testing.assert_allclose(layers[-1].wanted[0], -feed["x"] @ weights["w"] @ weights["v"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "expected"),
+    [(0.0, 6.0, (0.0, 6.0)), (-1.0, 6.0, (-np.inf, np.inf)), (0.0, np.inf, (0.0, np.inf))],
+)
+def test_a_layer_knows_the_activation_that_is_fused_to_it(
+    lower: float, upper: float, expected: tuple[float, float]
+) -> None:
+    nodes = [node("Gemm", "x w", "h"), node("Clip", "h low high", "r"), node("Gemm", "r v", "y")]
+    weights = {"w": random(3, 4), "v": random(4, 2), "low": np.full((), lower), "high": np.full((), upper)}
+    weights = {name: value.astype(np.float32) for name, value in weights.items()}
+    model = graph(nodes, weights, {"x": ["n", 3]}, {"y": None})
+    feed = {"x": random(8, 3)}
+    layers: list[Layer] = []
+    walk(model, place(model), calibrate(model, feed), S8, [feed], lambda layer: layers.append(layer) or layer, PLENTY)
+    assert [(layer.low, layer.high) for layer in layers] == [expected, (-np.inf, np.inf)]
