@@ -48,15 +48,18 @@ def smooth(model: onnx.ModelProto, ranges: Mapping[str, np.ndarray]) -> tuple[on
     found = [site for site in sites(model) if site.output in ranges]
     values: dict[str, np.ndarray] = {}
     for site in found:
-        weights = [_rows(node, graph) for node in site.readers]
-        largest = np.max([np.abs(weight).max(1) for weight in weights], axis=0)
-        scale = _scale(np.abs(ranges[site.output]).max(0).astype(np.float64), largest)
-        for name in site.affine:
-            values[name] = _constant(name, graph) / scale
-        for node, weight in zip(site.readers, weights, strict=True):
-            changed = weight * scale[:, None]
-            values[node.input[1]] = changed.T if attribute(node, "transB", 0) else changed
+        largest = np.max([np.abs(_rows(node, graph)).max(1) for node in site.readers], axis=0)
+        values |= rescaled(site, _scale(np.abs(ranges[site.output]).max(0).astype(np.float64), largest), graph)
     return replaced(model, values), f"smoothed {len(found)} normalizations"
+
+
+def rescaled(site: Site, scale: np.ndarray, graph: GraphIndex) -> dict[str, np.ndarray]:
+    """New values of the initializers that divide the channels by `scale` `(channels,)` and multiply the rows by it."""
+    values = {name: _constant(name, graph) / scale for name in site.affine}
+    for node in site.readers:
+        weight = _rows(node, graph) * scale[:, None]
+        values[node.input[1]] = weight.T if attribute(node, "transB", 0) else weight
+    return values
 
 
 def _scale(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
