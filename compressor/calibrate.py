@@ -21,7 +21,9 @@ class Calibrated:
     keep_float: Mapping[str, str]  # node -> why it stays in float
 
 
-def calibrate(model: onnx.ModelProto, batches: Iterable[Arrays], calibrator: str, device: str = "cpu") -> Calibrated:
+def calibrate(
+    model: onnx.ModelProto, batches: Iterable[Arrays], calibrator: str, device: str = "cpu", per_tensor: bool = False
+) -> Calibrated:
     """Find parameters for everything that `placement.place` takes.
 
     A node that reads or writes a tensor of which no range can be found (infinite or NaN values, as behind an attention
@@ -32,6 +34,7 @@ def calibrate(model: onnx.ModelProto, batches: Iterable[Arrays], calibrator: str
         batches: what it is fed.
         calibrator: a name in `CALIBRATORS`.
         device: where the graph runs.
+        per_tensor: one scale for a whole weight, else one for each of its output channels.
 
     Raises:
         QuantizationError: no node is left that could run in INT8; says why.
@@ -49,7 +52,7 @@ def calibrate(model: onnx.ModelProto, batches: Iterable[Arrays], calibrator: str
         name: _activation(histograms[name], rule(histograms[name], 8, True), calibrator)
         for name in placement.tensors_to_observe(placed)
     }
-    return Calibrated(params=qdq.weight_params(model, placed) | found, keep_float=keep_float)
+    return Calibrated(params=qdq.weight_params(model, placed, per_tensor) | found, keep_float=keep_float)
 
 
 def _activation(histogram: Histogram, wanted: tuple[float, float], calibrator: str) -> QuantParams:

@@ -1,6 +1,7 @@
 """INT8 on the ONNX graph: calibration finds the ranges; each target's dialect writes them (see exporters)."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -12,9 +13,10 @@ from ..core import digest
 from ..core.errors import RecipeError
 from ..core.tables import resolve
 from ..core.task import Split, Task
-from ..exporters import onnx_file
+from ..exporters import onnx_file, placement
 from ..exporters.canonical import canonicalise
-from . import neural_compressor
+from ..exporters.targets import TARGETS
+from . import neural_compressor, recover
 from .calibrate import calibrate
 from .candidate import Candidate
 from .data import calibration_split, check_calibration, feeds, sample_indices
@@ -23,7 +25,7 @@ from .stage import Context, Graph, Probe, Stage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantize(Stage):
-    """Post-training INT8: per-channel weights, activations by a calibrator over real samples.
+    """Post-training INT8: weights from their largest values, activations by a calibrator over real samples.
 
     neural-compressor works on the torch side: with it as the backend no `export` stands before.
     """
@@ -36,6 +38,8 @@ class Quantize(Stage):
     calibrator: str = "mse"
     samples: Annotated[int, Field(ge=1)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 32
+    weights: Literal["per-channel", "per-tensor"] = "per-channel"  # one scale per output channel, or one for all
+    recover: tuple[str, ...] = ()  # names in recover.RECOVERIES
     # Most that INT8 may lose of the main metric on validation data; layers that cost more stay in float. None: 0.01 of
     # a share such as accuracy, 20 dB of signal to noise in every output for any other metric.
     max_drop: Annotated[float, Field(ge=0)] | None = None
@@ -52,13 +56,17 @@ class Quantize(Stage):
         resolve(self.calibrator, CALIBRATORS, f"{where}.calibrator")
         if self.backend == "neural-compressor":
             neural_compressor.check(self.calibrator, self.tolerable_loss, where)
+            if self.recover or self.weights != "per-channel":
+                raise RecipeError(f"{where}: weights and recover are for backend = 'edgesmith' only")
         elif self.tolerable_loss is not None:
             raise RecipeError(f"{where}.tolerable_loss: only backend = 'neural-compressor' tunes")
+        recover.chosen(self.recover, f"{where}.recover")
         check_calibration(task, self.samples, where)
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
-        return 3.0 + self.samples * probe.forward * 4
+        learning = 30.0 if "round" in self.recover else 0.0
+        return 3.0 + self.samples * probe.forward * (4 + 6 * len(self.recover)) + learning
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: only where it works on the torch side."""
@@ -74,13 +82,22 @@ class Quantize(Stage):
         split = context.task.split(name, context.where)
         indices = sample_indices(split, self.samples)
         model = canonicalise(onnx_file.load(value.path))
-        feeds = self._with_progress(split, indices, context)
-        found = calibrate(model, feeds, self.calibrator, context.machine.device)
+        batches = functools.partial(self._batches, split, indices)
+        where, device = f"{context.where}.recover", context.machine.device
+        model, folded = recover.before_ranges(self.recover, model, batches, device, where)
+        watched = self._with_progress(split, indices, context)
+        found = calibrate(model, watched, self.calibrator, device, self.weights == "per-tensor")
+        dialect = TARGETS[context.targets[0]].dialects()[0]
+        placed = placement.place(model, found.keep_float)
+        model, changed = recover.after_ranges(
+            self.recover, model, placed, found.params, dialect, batches, device, where, context.progress
+        )
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         context.notes.append(
             f"{len(indices)} samples of the '{name}' split, calibrator {self.calibrator}, {len(found.params)} tensors"
         )
+        context.notes.extend([*folded, *changed])
         context.notes.extend(f"{node} stays in float: {why}" for node, why in found.keep_float.items())
         return Graph(path=path, digest=digest.of_file(path), params=found.params, keep_float=found.keep_float)
 

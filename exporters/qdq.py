@@ -17,8 +17,8 @@ DIALECT_NOTE = "edgesmith.activations"  # in the file: whose zero points these a
 _TINY = float(np.finfo(np.float32).tiny)  # the smallest scale that a float32 holds in full
 
 
-def weight_params(model: onnx.ModelProto, placement: Placement) -> dict[str, QuantParams]:
-    """Symmetric per-channel parameters from the largest absolute weight of each output channel, 8 bits."""
+def weight_params(model: onnx.ModelProto, placement: Placement, per_tensor: bool = False) -> dict[str, QuantParams]:
+    """Symmetric parameters from the largest absolute weight of each output channel, or of the whole tensor; 8 bits."""
     found = {}
     for tensor in model.graph.initializer:
         axis = placement.weights.get(tensor.name)
@@ -27,6 +27,9 @@ def weight_params(model: onnx.ModelProto, placement: Placement) -> dict[str, Qua
         weight = numpy_helper.to_array(tensor)
         largest = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis))
         bound = float(largest.max(initial=0.0))
+        if per_tensor:
+            found[tensor.name] = activation_params(-bound, bound, "largest absolute weight")
+            continue
         # Any scale will do for a channel of zeros, but its bias is rounded to that scale too.
         scale = np.where(largest > 0, largest, bound or 1.0) / 127
         found[tensor.name] = QuantParams(
@@ -41,6 +44,30 @@ def activation_params(low: float, high: float, origin: str) -> QuantParams:
     if bound == 0:  # nothing but zeros was seen, as behind a dead Relu: any scale will do
         high = bound = 1.0
     return QuantParams(low=low, high=high, scale=np.float32(bound / 127), origin=origin)  # type: ignore[arg-type]  # 0-d
+
+
+def weight_grid(params: QuantParams, ndim: int, axis: int, dialect: Dialect) -> tuple[np.ndarray, int]:
+    """Scale of a weight of `ndim` axes as the dialect writes it, shaped to be multiplied with it; the last level."""
+    limit: int = 2 ** (dialect.weight_bits - 1) - 1
+    wider = (2 ** (params.bits - 1) - 1) / limit
+    return _shaped((np.asarray(params.scale, np.float64) * wider).astype(np.float32), ndim, axis), limit
+
+
+def activation_grid(
+    params: QuantParams, name: str, placement: Placement, dialect: Dialect
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point of the activation `name`, as the dialect writes them; both 0-d."""
+    if dialect.activations == "s8":
+        return np.asarray(params.scale, np.float32), np.asarray(0, np.int8)
+    if dialect.activations == "u8":
+        scale, zero = float(params.scale), 0 if name in placement.never_negative else 128
+    else:
+        low, high = min(params.low, 0.0), max(params.high, 0.0)
+        scale = max(high - low, 1e-12) / 255
+        zero = int(np.clip(round(-low / scale), 0, 255))
+    if zero == 0 and name in placement.upper:
+        scale = min(scale, _widest(placement.upper[name]))
+    return np.asarray(scale, np.float32), np.asarray(zero, np.uint8)
 
 
 def write_qdq(
@@ -122,7 +149,7 @@ class _Writer:
         return name in self._outputs and self._producers.get(name) in self._dialect.pair_after_last
 
     def _pair(self, name: str) -> _Pair:
-        scale, zero = self._activation(name)
+        scale, zero = activation_grid(self._of(self._placement.source[name]), name, self._placement, self._dialect)
         self._scales[name] = float(scale)
         parameters = [self._constant(f"{name}_scale", scale), self._constant(f"{name}_zero_point", zero)]
         quantized = self._unused(f"{name}_quantized")
@@ -139,21 +166,6 @@ class _Writer:
             ),
         )
 
-    def _activation(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and zero point of an activation, as the dialect writes them; both 0-d."""
-        found = self._of(self._placement.source[name])
-        if self._dialect.activations == "s8":
-            return np.asarray(found.scale, np.float32), np.asarray(0, np.int8)
-        if self._dialect.activations == "u8":
-            scale, zero = float(found.scale), 0 if name in self._placement.never_negative else 128
-        else:
-            low, high = min(found.low, 0.0), max(found.high, 0.0)
-            scale = max(high - low, 1e-12) / 255
-            zero = int(np.clip(round(-low / scale), 0, 255))
-        if zero == 0 and name in self._placement.upper:
-            scale = min(scale, _widest(self._placement.upper[name]))
-        return np.asarray(scale, np.float32), np.asarray(zero, np.uint8)
-
     def _quantize_constants(self) -> None:
         scales = self._weight_scales()
         written = {name: self._weight(name, scale) for name, scale in scales.items()}
@@ -161,10 +173,10 @@ class _Writer:
             weight, data = node.input[1], node.input[0]
             node.input[1] = written[weight]
             if self._dialect.int32_bias and self._has_bias(node):
-                node.input[2] = self._bias(node.input[2], (scales[weight] * self._scales[data]).astype(np.float32))
+                node.input[2] = self._bias(node.input[2], np.asarray(scales[weight] * self._scales[data], np.float32))
 
     def _weight_scales(self) -> dict[str, np.ndarray]:
-        """Per channel; coarser where a weight next to nothing would leave its INT32 bias no room."""
+        """As calibration found them; coarser where a weight next to nothing would leave its INT32 bias no room."""
         limit = 2 ** (self._dialect.weight_bits - 1) - 1
         found: dict[str, np.ndarray] = {}
         for node in self._weighted:
@@ -172,17 +184,16 @@ class _Writer:
             params = self._of(name)
             scale = found.get(name, np.asarray(params.scale, np.float64) * ((2 ** (params.bits - 1) - 1) / limit))
             if self._dialect.int32_bias and self._has_bias(node):
-                least = np.maximum(np.abs(self._values(node.input[2])).reshape(-1) / 2**30, _TINY)
-                scale = np.maximum(scale, least / self._scales[data])
+                least = np.maximum(np.abs(self._values(node.input[2])).reshape(-1) / 2**30, _TINY) / self._scales[data]
+                scale = np.maximum(scale, least if scale.ndim else least.max())
             found[name] = scale
-        return {name: scale.astype(np.float32) for name, scale in found.items()}
+        return {name: np.asarray(scale, np.float32) for name, scale in found.items()}
 
     def _weight(self, name: str, scale: np.ndarray) -> str:
         """Written once, however many nodes read it."""
         values, axis = self._values(name), self._placement.weights[name]
         limit = 2 ** (self._dialect.weight_bits - 1) - 1
-        shape = [-1 if index == axis else 1 for index in range(values.ndim)]
-        integers = np.clip(np.rint(values / scale.reshape(shape)), -limit, limit).astype(np.int8)
+        integers = np.clip(np.rint(values / _shaped(scale, values.ndim, axis)), -limit, limit).astype(np.int8)
         return self._dequantized(name, integers, scale, axis)
 
     def _bias(self, name: str, scale: np.ndarray) -> str:
@@ -197,7 +208,9 @@ class _Writer:
             self._constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
         ]
         output = self._unused(f"{name}_dequantized")
-        node = helper.make_node("DequantizeLinear", inputs, [output], name=self._unused(f"{name}_DQ"), axis=axis)
+        node = helper.make_node("DequantizeLinear", inputs, [output], name=self._unused(f"{name}_DQ"))
+        if scale.ndim:
+            node.attribute.append(helper.make_attribute("axis", axis))
         self._before.append(node)
         return output
 
@@ -224,6 +237,11 @@ class _Writer:
 
     def _unused(self, name: str) -> str:
         return unused(name, self._taken)
+
+
+def _shaped(scale: np.ndarray, ndim: int, axis: int) -> np.ndarray:
+    """A scale per channel laid along `axis`; one for the whole tensor as it is."""
+    return scale.reshape([-1 if index == axis else 1 for index in range(ndim)]) if scale.ndim else scale
 
 
 def _widest(upper: float) -> float:

@@ -1,9 +1,10 @@
 """Ranges of inner tensors: the float graph runs on real samples, and histograms watch."""
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from ..calibration.histogram import Histogram
@@ -34,6 +35,40 @@ def observe(
         DataError: a tensor with NaN or infinity (see `Histogram.update`), named.
     """
     histograms = {name: Histogram() for name in tensors}
+    for values in _running(model, batches, tensors, device):
+        _update(histograms, values, unusable)
+        del values  # no name holds them while the next ones come
+    if unusable is not None:
+        unusable |= {name: "saw no values" for name, histogram in histograms.items() if not histogram.count}
+    return {name: histogram for name, histogram in histograms.items() if name not in (unusable or {})}
+
+
+def channel_ranges(
+    model: onnx.ModelProto, batches: Iterable[Arrays], axes: Mapping[str, int], device: str = "cpu"
+) -> dict[str, np.ndarray]:
+    """Smallest and largest value in each channel of inner tensors, `(2, channels)`; one pass over the data.
+
+    Args:
+        axes: tensor -> axis of its channels, negative ones counted from the end.
+
+    Raises:
+        UsageError, MeasurementError: ONNX Runtime cannot use the device.
+    """
+    found: dict[str, np.ndarray] = {}
+    for values in _running(model, batches, tuple(axes), device):
+        for name, axis in axes.items():
+            value = values[name]
+            others = tuple(index for index in range(value.ndim) if index != axis % value.ndim)
+            ends = np.stack([value.min(others), value.max(others)])
+            old = found.get(name, ends)
+            found[name] = np.stack([np.minimum(old[0], ends[0]), np.maximum(old[1], ends[1])])
+    return found
+
+
+def _running(
+    model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str], device: str
+) -> Iterator[dict[str, np.ndarray]]:
+    """Values of inputs, outputs and `tensors`, batch by batch."""
     inputs = {value.name for value in model.graph.input}
     with tempfile.TemporaryDirectory(prefix="edgesmith-taps-") as folder:
         path = Path(folder) / "tapped.onnx"
@@ -41,13 +76,9 @@ def observe(
         session = OnnxRuntimeSession(path, device=device)
         try:
             for feed in batches:
-                # No name holds the values while the next ones come.
-                _update(histograms, session.run(feed) | dict(feed), unusable)
+                yield session.run(feed) | dict(feed)  # no name holds the values while the next ones come
         finally:
             session.close()
-    if unusable is not None:
-        unusable |= {name: "saw no values" for name, histogram in histograms.items() if not histogram.count}
-    return {name: histogram for name, histogram in histograms.items() if name not in (unusable or {})}
 
 
 def _update(histograms: dict[str, Histogram], values: Arrays, unusable: dict[str, str] | None) -> None:

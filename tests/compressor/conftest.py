@@ -21,6 +21,7 @@ from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.core.task import Task
 from edgesmith.exporters.torch_session import TorchSession
+from tests.compressor.depthwise import Digits, train
 
 from ..exporters.graphs import Separable
 
@@ -107,6 +108,12 @@ def unbalanced(example: ModuleType, task: Task) -> tuple[Task, Candidate]:
         torch.testing.assert_close(network(tensors["image"]), before, rtol=1e-4, atol=1e-4)
     candidate = Candidate(factory=Depthwise, example=tensors, edits=(), weights=state_of(network))
     return dataclasses.replace(task, model=Depthwise), candidate
+
+
+@pytest.fixture(scope="session")
+def depthwise(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Digits:
+    """A trained depthwise network as a graph."""
+    return train(task, tmp_path_factory.mktemp("depthwise") / "model.onnx")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_static(
         "ranges found on 256 samples afterwards: conv2d_2, conv2d_4, conv2d_6, conv2d_9, relu_8",
     ]
     theirs = {name for name, found in graph.params.items() if found.origin.startswith("Q/DQ in the file")}
-    assert len(theirs) == len(graph.params) - 6
+    assert len(theirs) == len(graph.params) - 5
     assert graph.params["relu"].origin.startswith("Q/DQ in the file: uint8, scale 0.0")
 
 

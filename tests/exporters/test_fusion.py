@@ -1,5 +1,6 @@
 """What ONNX Runtime makes of the `u8` file: everything fused into INT8 kernels, one step in and one step out."""
 
+import dataclasses
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from edgesmith.exporters import onnx_file, qdq
 from edgesmith.exporters.dialect import Dialect
+from edgesmith.exporters.placement import place
 
 from .conftest import Network
 from .graphs import ASYMMETRIC, S8, U8, U8_7, calibrate, graph, kinds, node, optimised, random
@@ -116,3 +118,10 @@ def test_the_file_is_less_than_half_as_large(digits: Network, dialect: Dialect, 
     assert sizes[1] < sizes[0] / 2
     floats = [tensor for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer if tensor.data_type == 1]
     assert all(len(tensor.dims) <= 1 for tensor in floats), "no weight is left in float"
+
+
+@UNSIGNED
+def test_weights_with_one_scale_are_fused_alike(network: Network, dialect: Dialect, tmp_path: Path) -> None:
+    coarse = qdq.weight_params(network.model, place(network.model), per_tensor=True)
+    found = fused(dataclasses.replace(network, params=network.params | coarse), dialect, tmp_path)
+    assert found == fused(network, dialect, tmp_path)

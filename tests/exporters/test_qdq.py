@@ -21,6 +21,7 @@ from .graphs import (
     S8_BIAS,
     U8,
     U8_7,
+    calibrate,
     decibels,
     graph,
     initializer,
@@ -112,6 +113,34 @@ def test_weight_params_are_of_the_largest_weight() -> None:
     params = weight_params(model, place(model))["w"]
     np.testing.assert_array_equal(params.scale, np.array([1, 2], np.float32))
     assert (params.low, params.high, params.axis, params.bits) == (-254, 254, 1, 8)
+
+
+@EVERY_DIALECT
+def test_one_scale_for_the_whole_tensor(network: Network, dialect: Dialect) -> None:
+    placed = place(network.model)
+    params = network.params | weight_params(network.model, placed, per_tensor=True)
+    written = write_qdq(network.model, params, dialect)
+    limit = 2 ** (dialect.weight_bits - 1) - 1
+    for name in placed.weights:
+        original = initializer(network.model, name).astype(np.float64)
+        integers, scale = initializer(written, f"{name}_quantized"), initializer(written, f"{name}_scale")
+        assert params[name].axis is None and scale.shape == initializer(written, f"{name}_zero_point").shape == ()
+        assert scale == pytest.approx(np.abs(original).max() / limit, rel=1e-6)
+        assert np.abs(integers).max() == limit
+        assert (np.abs(integers * float(scale) - original) <= float(scale) / 2 * (1 + 1e-5)).all()
+    (expected,), (actual,) = run(network.model, network.feed).values(), run(written, network.feed).values()
+    assert decibels(expected, actual) > (25 if dialect.weight_bits == 8 else 20)
+
+
+def test_one_scale_leaves_room_for_the_largest_bias() -> None:
+    weight, bias = np.full((3, 2), 1e-12, np.float32), np.array([0.5, -2.0], np.float32)
+    model = graph([node("Gemm", "x w b", "y")], {"w": weight, "b": bias}, {"x": ["n", 3]}, {"y": None})
+    feed = {"x": random(8, 3)}
+    params = calibrate(model, feed) | weight_params(model, place(model), per_tensor=True)
+    written = write_qdq(model, params, U8)
+    assert initializer(written, "w_scale").shape == initializer(written, "b_scale").shape == ()
+    assert np.abs(initializer(written, "b_quantized").astype(np.int64)).max() == pytest.approx(2**30, rel=1e-5)
+    np.testing.assert_allclose(run(written, feed)["y"], np.tile(bias, (8, 1)), atol=5e-4)
 
 
 # --- activations
