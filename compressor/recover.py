@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
+from ..core.errors import RecipeError
 from ..core.tables import resolve
 from ..core.values import Arrays, QuantParams
 from ..exporters import stepwise, taps
@@ -53,9 +54,13 @@ def chosen(names: Sequence[str], where: str) -> list[Folding | PerLayer]:
     """The entries a recipe names, in the order they are applied in; those from elsewhere last.
 
     Raises:
-        RecipeError: an unknown name; starts with `where`.
+        RecipeError: an unknown name, or something else than a recovery; starts with `where`.
     """
     found = {name: resolve(name, RECOVERIES, where) for name in names}
+    for name, entry in found.items():
+        if not isinstance(entry, Folding | PerLayer):
+            kind = type(entry).__name__
+            raise RecipeError(f"{where}: '{name}' is a {kind}; a recovery is a Folding or a PerLayer of recover.py")
     order = [*RECOVERIES, *names]
     return [found[name] for name in sorted(found, key=order.index)]
 

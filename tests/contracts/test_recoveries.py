@@ -105,3 +105,16 @@ def test_an_unknown_one_is_refused() -> None:
         "stages[0] 'quantize'.recover: unknown 'equalise'; did you mean 'equalize'? "
         "known: bias-correction, equalize, round, smooth"
     )
+
+
+ANOTHER = PerLayer(rule=lambda layer: layer)
+
+
+def test_one_from_elsewhere_comes_last_and_has_to_be_one() -> None:
+    elsewhere = f"{__name__}:ANOTHER"
+    assert chosen([elsewhere, "smooth"], "here") == [RECOVERIES["smooth"], ANOTHER]
+    with pytest.raises(RecipeError) as raised:
+        chosen(["math:pi"], "stages[0] 'quantize'.recover")
+    assert str(raised.value) == (
+        "stages[0] 'quantize'.recover: 'math:pi' is a float; a recovery is a Folding or a PerLayer of recover.py"
+    )
