@@ -20,6 +20,8 @@ from . import child, intervals
 from .contender import Contender, kinds_of, path_of
 
 Progress = Callable[[int, int], None]  # (restarts done, restarts in all)
+# For a choice or a figure that guides: nothing is claimed, so that fewer restarts do, and most of the time is theirs.
+GUIDE: Mapping[str, Any] = {"restarts": 3, "confidence": 0.8}
 _ROTATE = 4  # inputs that take turns, so that no run finds its own input in the cache
 
 

@@ -82,7 +82,7 @@ class Problem:
         for form in forms:
             self.prepare(form.artifact)
         files = [against or self.baseline, *(form.artifact for form in forms)]
-        results = latency.compare(files, self.feeds, self.threads, seconds=self.seconds)
+        results = latency.compare(files, self.feeds, self.threads, seconds=self.seconds, **latency.GUIDE)
         return [
             dataclasses.replace(form, speedup={result.batch: result.speedup[index] for result in results})
             for index, form in enumerate(forms)

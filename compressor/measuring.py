@@ -49,7 +49,7 @@ def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Mea
     milliseconds = None
     if TARGETS[artifact.target].unmeasurable() is None:
         feeds = latency.rotating_feeds(task.split("validation", "the ledger"), measure.batch_sizes[:1])
-        (paired,) = latency.compare([original, artifact], feeds, threads, seconds=_LEDGER_SECONDS)
+        (paired,) = latency.compare([original, artifact], feeds, threads, seconds=_LEDGER_SECONDS, **latency.GUIDE)
         milliseconds = paired.latency[1].p50
     macs, parameters = graph_stats.macs_and_parameters(onnx_file.load(artifact.path))
     return {
