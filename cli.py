@@ -144,6 +144,13 @@ def _add_quantize(commands: Any) -> None:
         "answers that may change (default: every output at 20 dB or more)",
     )
     parser.add_argument("--calibrator", default="mse", metavar="C", help="how ranges are found (default: mse)")
+    parser.add_argument(
+        "--recover",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="R,R",
+        help="equalize, smooth, round, bias-correction (default: the quick ones, where INT8 loses too much)",
+    )
     parser.add_argument("--batch", type=_positive, metavar="N", help="rows of a timed run (default: as the data is)")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="timed for the verdict (default: 5)")
     parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="of the runtime (default: 1)")
@@ -313,7 +320,7 @@ def _quantize(options: argparse.Namespace) -> int:
     from edgesmith.compressor.progress import Progress
     from edgesmith.compressor.quantize_file import Options, quantize_file
 
-    keys = ("target", "calibrator", "max_drop", "threads", "batch", "seconds", "device")
+    keys = ("target", "calibrator", "recover", "max_drop", "threads", "batch", "seconds", "device")
     found = quantize_file(
         options.model,
         options.data,

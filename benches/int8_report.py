@@ -52,6 +52,7 @@ class Quantized:
     runs: Mapping[str, int]  # how many calibrated, chose and judged
     decisions: tuple[Decision, ...] = ()
     tried: tuple[str, ...] = ()  # every form that was tried, and what came of it
+    notes: tuple[str, ...] = ()  # what was done to the weights before
 
 
 def describe(quality: Quality) -> str:

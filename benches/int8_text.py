@@ -22,6 +22,8 @@ def print_quantized(found: Quantized, console: Console, everything: bool) -> Non
             console.print(Text(f"and {left} more; --all shows them"))
     if found.quality is not None:
         console.print(_files(found))
+    for line in found.notes:
+        console.print(Text(line))
     for line in found.tried:
         console.print(Text(f"tried: {line}"))
     if found.out is None:

@@ -11,6 +11,9 @@ from ..core.errors import QuantizationError
 from ..core.tables import resolve
 from ..core.values import Arrays, QuantParams
 from ..exporters import placement, qdq, taps
+from ..exporters.dialect import Dialect
+from . import recover
+from .progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,6 +22,48 @@ class Calibrated:
 
     params: Mapping[str, QuantParams]
     keep_float: Mapping[str, str]  # node -> why it stays in float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How parameters are found."""
+
+    calibrator: str = "mse"  # a name in `CALIBRATORS`
+    per_tensor: bool = False  # one scale for a whole weight, else one for each of its output channels
+    recover: tuple[str, ...] = ()  # names in `RECOVERIES`
+
+
+def calibrate_and_recover(
+    model: onnx.ModelProto,
+    batches: recover.Batches,
+    rules: Rules,
+    dialect: Dialect,
+    device: str,
+    where: str,
+    progress: Progress,
+) -> tuple[onnx.ModelProto, Calibrated, list[str]]:
+    """Change the weights so that INT8 costs less, as far as `rules.recover` says, and find all parameters.
+
+    Args:
+        model: a canonical float graph; not changed.
+        batches: gives a fresh pass over the calibration samples.
+        dialect: the rounding that recovery works against.
+        where: in front of errors.
+
+    Returns:
+        The graph that is to be written, whose nodes keep their names; its parameters; what was done.
+
+    Raises:
+        RecipeError: a name in no table.
+        QuantizationError: see `calibrate`.
+    """
+    model, folded = recover.before_ranges(rules.recover, model, batches, device, f"{where}.recover")
+    found = calibrate(model, batches(), rules.calibrator, device, rules.per_tensor)
+    placed = placement.place(model, found.keep_float)
+    model, changed = recover.after_ranges(
+        rules.recover, model, placed, found.params, dialect, batches, device, f"{where}.recover", progress
+    )
+    return model, found, [*folded, *changed]
 
 
 def calibrate(

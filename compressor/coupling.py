@@ -126,7 +126,8 @@ def channel_rows(layer: nn.Module, kind: str, values: torch.Tensor) -> torch.Ten
     weight = values.detach()
     if kind == "norm" or weight.ndim == 1:
         return weight.reshape(-1, 1)
-    transposed = bool(getattr(layer, "transposed", False))
+    # The weight of an embedding is (tokens, channels), that of a transposed convolution (in, out, ...).
+    transposed = isinstance(layer, nn.Embedding) or bool(getattr(layer, "transposed", False))
     if (kind == "out") == transposed:
         weight = weight.transpose(0, 1)
     rows = weight.flatten(1)

@@ -50,6 +50,7 @@ class Found:
     forms: tuple[Form, ...]  # everything that was timed, the best first
     decisions: tuple[Decision, ...]
     refused: tuple[str, ...] = ()  # why other forms were not taken
+    lost_layers: bool = False  # whether all layers together lost too much
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +134,13 @@ class _Search:
             best = self._without_slow_layers(timed[0])
             good = [best, *(form for form in timed if form is not timed[0])]
         best_or_none = good[0] if good else None
-        return Found(best=best_or_none, forms=tuple(good), decisions=self._decisions(), refused=tuple(self._refused))
+        return Found(
+            best=best_or_none,
+            forms=tuple(good),
+            decisions=self._decisions(),
+            refused=tuple(self._refused),
+            lost_layers=bool(self._alone),
+        )
 
     def _forms(self) -> list[Form]:
         """The current placement in every dialect, judged."""

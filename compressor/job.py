@@ -24,6 +24,8 @@ from .progress import Progress
 from .recipe import Recipe, check_chain
 from .stage import Context, Graph, Machine, Probe, Stage
 
+_FORMS_SECONDS, _ENGINE_SECONDS = 10.0, 10.0  # for a small network, which most of them are
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
@@ -84,7 +86,15 @@ def plan(job: Job) -> list[Planned]:
     each = 5.0 + probe.export  # a ledger line: export, validation, a second of latency in five processes
     timing = job.recipe.measure.restarts * job.recipe.measure.seconds * len(job.recipe.measure.batch_sizes)
     stages = [Planned(id=s.id, name=s.name, seconds=s.estimate(job.task, probe) + each) for s in job.recipe.stages]
-    return [*stages, Planned(id="measure", name="original against final", seconds=2 * timing + evaluations + 10.0)]
+    quantizes = any(stage.quantizes for stage in job.recipe.stages)
+    files = len(job.recipe.targets) * (_FORMS_SECONDS if quantizes else probe.export)
+    engine = [] if job.recipe.build is None else [Planned(id="build", name="TensorRT engine", seconds=_ENGINE_SECONDS)]
+    return [
+        *stages,
+        Planned(id="files", name="every target's file, in the form that is fastest", seconds=files),
+        *engine,
+        Planned(id="measure", name="original against final", seconds=2 * timing + evaluations + 10.0),
+    ]
 
 
 def _check(recipe: Recipe, task: Task) -> None:

@@ -1,7 +1,6 @@
 """INT8 on the ONNX graph: calibration finds the ranges; each target's dialect writes them (see exporters)."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
@@ -13,11 +12,11 @@ from ..core import digest
 from ..core.errors import RecipeError
 from ..core.tables import resolve
 from ..core.task import Split, Task
-from ..exporters import onnx_file, placement
+from ..exporters import onnx_file
 from ..exporters.canonical import canonicalise
 from ..exporters.targets import TARGETS
 from . import neural_compressor, recover
-from .calibrate import calibrate
+from .calibrate import Rules, calibrate_and_recover
 from .candidate import Candidate
 from .data import calibration_split, check_calibration, feeds, sample_indices
 from .stage import Context, Graph, Probe, Stage
@@ -81,23 +80,21 @@ class Quantize(Stage):
         name = calibration_split(context.task)
         split = context.task.split(name, context.where)
         indices = sample_indices(split, self.samples)
-        model = canonicalise(onnx_file.load(value.path))
-        batches = functools.partial(self._batches, split, indices)
-        where, device = f"{context.where}.recover", context.machine.device
-        model, folded = recover.before_ranges(self.recover, model, batches, device, where)
-        watched = self._with_progress(split, indices, context)
-        found = calibrate(model, watched, self.calibrator, device, self.weights == "per-tensor")
-        dialect = TARGETS[context.targets[0]].dialects()[0]
-        placed = placement.place(model, found.keep_float)
-        model, changed = recover.after_ranges(
-            self.recover, model, placed, found.params, dialect, batches, device, where, context.progress
+        model, found, recovered = calibrate_and_recover(
+            canonicalise(onnx_file.load(value.path)),
+            lambda: self._with_progress(split, indices, context),
+            Rules(calibrator=self.calibrator, per_tensor=self.weights == "per-tensor", recover=self.recover),
+            TARGETS[context.targets[0]].dialects()[0],
+            context.machine.device,
+            context.where,
+            context.progress,
         )
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         context.notes.append(
             f"{len(indices)} samples of the '{name}' split, calibrator {self.calibrator}, {len(found.params)} tensors"
         )
-        context.notes.extend([*folded, *changed])
+        context.notes.extend(recovered)
         context.notes.extend(f"{node} stays in float: {why}" for node, why in found.keep_float.items())
         return Graph(path=path, digest=digest.of_file(path), params=found.params, keep_float=found.keep_float)
 

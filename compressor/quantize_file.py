@@ -6,9 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
 from ..benches import latency
 from ..benches.inspection import dialect_of
 from ..benches.int8_report import Quantized, describe
+from ..calibration.calibrators import CALIBRATORS
 from ..core.errors import ArtifactError, QuantizationError, UsageError
 from ..core.files import atomic_path, storage_errors
 from ..core.tables import resolve
@@ -16,14 +19,15 @@ from ..exporters import onnx_file
 from ..exporters.artifact_file import describe_file
 from ..exporters.canonical import canonicalise
 from ..exporters.targets import TARGETS
-from . import runs
-from .calibrate import calibrate
+from . import recover, runs
+from .calibrate import Rules, calibrate_and_recover
 from .closeness_judge import Judge, Promise
 from .int8_search import Form, Found, Problem, search
 from .progress import Progress
 from .runs import RunData
 from .task_runs import from_task
 
+_RECOVERY = ("equalize", "smooth", "bias-correction")  # seconds; learned rounding is asked for by name
 _TRIES = 3  # of the final measurement, each twice as long as the one before
 _ROTATE = 4  # feeds that take turns while a file is timed
 
@@ -35,6 +39,7 @@ class Options:
     target: str = "onnxruntime-cpu"
     calibrator: str = "mse"
     max_drop: float | None = None
+    recover: tuple[str, ...] = ()  # names in `RECOVERIES`; none: those that take seconds, where layers lose too much
     threads: int = 1
     batch: int | None = None  # rows of a timed run; None: as each run of the data is
     seconds: float = 5.0  # timed for the verdict; while choosing a fifth of it
@@ -56,7 +61,9 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
         DataError, TaskError, RecipeError: data or options that cannot be used.
     """
     progress = progress or Progress()
-    target = resolve(options.target, TARGETS, "--target")
+    resolve(options.target, TARGETS, "--target")
+    resolve(options.calibrator, CALIBRATORS, "--calibrator")
+    recover.chosen(options.recover, "--recover")
     if out.resolve() == model.resolve():
         raise UsageError(f"--out {out}: is the original itself; give another name")
     loaded = onnx_file.load(model)
@@ -69,29 +76,69 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
     base = _nothing(model, found, options)
     with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
         try:
-            graph = canonicalise(loaded)
-            progress.say(f"calibrating with {len(found.calibration)} runs")
-            calibrated = calibrate(graph, found.calibration.feeds, options.calibrator, options.device)
+            problem, result, notes = _searched(
+                model, canonicalise(loaded), found, promise, options, Path(folder), progress
+            )
         except QuantizationError as error:
             return dataclasses.replace(base, reason=str(error))
-        problem = Problem(
-            model=graph,
-            params=calibrated.params,
-            target=target,
-            baseline=describe_file(model, options.target),
-            judge=Judge(model, found.validation, promise, options.confidence),
-            feeds=runs.batched(found.validation.feeds, options.batch, _ROTATE),
-            threads=options.threads,
-            seconds=options.seconds / 5,
-            folder=Path(folder),
-        )
-        result = search(problem, calibrated.keep_float, progress)
-        outcome = _judged(base, result, problem, found, promise, options)
+        outcome = dataclasses.replace(_judged(base, result, problem, found, promise, options), notes=tuple(notes))
         if outcome.status != "refused" and result.best is not None:
             with storage_errors(out.parent), atomic_path(out) as partial:
                 shutil.copyfile(result.best.artifact.path, partial)
             outcome = dataclasses.replace(outcome, out=str(out))
         return outcome
+
+
+def _searched(
+    original: Path,
+    graph: onnx.ModelProto,
+    data: RunData,
+    promise: Promise,
+    options: Options,
+    folder: Path,
+    progress: Progress,
+) -> tuple[Problem, Found, list[str]]:
+    """The search; and where it had to give layers back for what they lose, another one with recovered weights."""
+    judge = Judge(original, data.validation, promise, options.confidence)
+    feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
+    target = TARGETS[options.target]
+
+    def attempt(names: tuple[str, ...], place: Path) -> tuple[Problem, Found, list[str]]:
+        place.mkdir()
+        progress.say(f"calibrating with {len(data.calibration)} runs" + (f", {', '.join(names)}" if names else ""))
+        model, calibrated, notes = calibrate_and_recover(
+            graph,
+            lambda: iter(data.calibration.feeds),
+            Rules(calibrator=options.calibrator, recover=names),
+            target.dialects()[0],
+            options.device,
+            "--",
+            progress,
+        )
+        problem = Problem(
+            model=model,
+            params=calibrated.params,
+            target=target,
+            baseline=describe_file(original, options.target),
+            judge=judge,
+            feeds=feeds,
+            threads=options.threads,
+            seconds=options.seconds / 5,
+            folder=place,
+        )
+        return problem, search(problem, calibrated.keep_float, progress), notes
+
+    first = attempt(options.recover, folder / "plain")
+    if options.recover or not first[1].lost_layers:
+        return first
+    second = attempt(_RECOVERY, folder / "recovered")
+    return max((first, second), key=lambda tried: _worth(tried[1]))
+
+
+def _worth(found: Found) -> tuple[bool, float, int]:
+    """What makes one search better than another: a form at all, then speed, then layers in INT8."""
+    best = found.best
+    return best is not None, 0.0 if best is None else best.worst, 0 if best is None else -len(best.keep_float)
 
 
 def _nothing(model: Path, data: RunData, options: Options) -> Quantized:

@@ -12,7 +12,8 @@ from torch import nn
 from edgesmith.compressor import coupling
 from edgesmith.compressor.allocation import ALLOCATIONS, aligned
 from edgesmith.compressor.candidate import Candidate, state_of
-from edgesmith.compressor.importance import IMPORTANCES
+from edgesmith.compressor.channel_statistics import Statistics
+from edgesmith.compressor.importance import IMPORTANCES, score
 from edgesmith.compressor.prune import Prune
 from edgesmith.compressor.stage import Context
 from edgesmith.compressor.structure import measure
@@ -176,6 +177,41 @@ def test_removing_dead_channels_changes_nothing() -> None:
         13,
         144,
     ]
+
+
+class Stream(nn.Module):
+    """A residual stream that begins at an embedding, whose weight has its channels on the second axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 16)
+        self.up = nn.Linear(16, 24)
+        self.down = nn.Linear(24, 16)
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        x = self.norm(x + self.down(self.up(x).relu()))
+        return self.head(x.mean(1))
+
+
+def test_a_residual_stream_from_an_embedding_is_ranked_and_pruned() -> None:
+    torch.manual_seed(0)
+    module, example = Stream().eval(), {"tokens": torch.randint(0, 20, (4, 6))}
+    (group,) = [group for group in coupling.find(module, example) if "embed" in group.layers]
+    assert group.channels == 16 and set(group.layers) == {"embed", "down"}
+    with torch.no_grad():
+        module.embed.weight[:, 5] = 100.0
+        module.embed.weight[3] = 0.0  # a token, not a channel
+    found = score(module, group, IMPORTANCES["magnitude-l1"], Statistics(), torch.Generator())
+    assert found is not None and found.shape == (16,) and int(found.argmax()) == 5
+    candidate = Candidate(factory=Stream, example=example, edits=(), weights=state_of(module))
+    edits = [coupling.ChannelEdit(layer=group.root, remove=(0, 7))]
+    coupling.remove(module, example, edits)
+    pruned = Candidate.of(module, candidate, edits).module()
+    assert (pruned.embed.weight.shape, pruned.norm.weight.shape) == ((20, 14), (14,))
+    assert pruned(example["tokens"]).shape == (4, 5)
 
 
 class HardCoded(nn.Module):
