@@ -9,13 +9,16 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ..core.errors import ArtifactError
 from ..core.values import TensorSpec
-from ..exporters import onnx_file
+from ..exporters import onnx_file, ort_kernels
 from ..exporters.graph_stats import Shapes, macs_and_parameters, macs_by_node, shapes_of
 from ..exporters.lint import Finding
 from ..exporters.targets import TARGETS
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+# What has an INT8 kernel of its own; the others only move values.
+_COMPUTING = ("Conv", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "AveragePool")
 _FUSED = ("Relu", "Clip")  # run inside the node before them
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 
@@ -75,6 +78,7 @@ class Inspection:
     quantized: tuple[QuantizedOps, ...] = ()
     targets: tuple[TargetFindings, ...] = ()
     unknown_operators: tuple[str, ...] = ()  # outside ONNX's own set
+    in_float: tuple[str, ...] | None = ()  # planned in INT8, and ONNX Runtime here runs them in float; None: not known
 
 
 def inspect_onnx(path: Path) -> Inspection:
@@ -99,6 +103,7 @@ def inspect_onnx(path: Path) -> Inspection:
         quantized=quantized_ops(model),
         targets=tuple(TargetFindings(target=name, findings=target.lint(path)) for name, target in TARGETS.items()),
         unknown_operators=unknown_operators(model),
+        in_float=in_float(path, model),
     )
 
 
@@ -121,17 +126,37 @@ def dialect_of(model: onnx.ModelProto) -> str:
 
 def quantized_ops(model: onnx.ModelProto) -> tuple[QuantizedOps, ...]:
     """Of every operator that has a node in INT8: how many of its nodes. All that such a node reads is dequantized."""
+    total = Counter(node.op_type for node in model.graph.node)
+    found = Counter(node.op_type for node in int8_nodes(model))
+    return tuple(QuantizedOps(op=op, int8=count, total=total[op]) for op, count in sorted(found.items()))
+
+
+def int8_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Nodes that the file plans to run in INT8."""
     constants, produced = _constants(model), {name: node for node in model.graph.node for name in node.output}
-    int8: set[str] = set()  # outputs of nodes that run in INT8
-    found, total = Counter[str](), Counter[str]()
+    int8: set[str] = set()  # outputs of such nodes
     for node in model.graph.node:
         if node.op_type in (*_QUANTIZERS, "Constant"):
             continue
-        total[node.op_type] += 1
         if _runs_in_int8(node, constants, produced, int8):
             int8.update(node.output)
-            found[node.op_type] += 1
-    return tuple(QuantizedOps(op=op, int8=count, total=total[op]) for op, count in sorted(found.items()))
+            yield node
+
+
+def in_float(path: Path, model: onnx.ModelProto) -> tuple[str, ...] | None:
+    """Nodes between Q/DQ pairs that ONNX Runtime does not run in INT8 on this machine, once it has optimised the graph.
+
+    Returns:
+        Their names; None where ONNX Runtime cannot load the file.
+    """
+    planned = [node.name for node in int8_nodes(model) if node.op_type in _COMPUTING]
+    if not planned:
+        return ()
+    try:
+        run = {kernel.node for kernel in ort_kernels.planned(path) if kernel.int8}
+    except ArtifactError:
+        return None
+    return tuple(name for name in planned if name not in run)
 
 
 def unknown_operators(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -31,6 +31,10 @@ def print_inspection(found: Inspection, console: Console, everything: bool) -> N
         return
     parts = [f"{ops.op} {ops.int8} of {ops.total}" for ops in found.quantized]
     say(f"INT8: {', '.join(parts) or 'nothing'}; written as {found.dialect}")
+    if found.in_float:
+        say("planned in INT8, and run in float by ONNX Runtime on this machine:")
+        for line in cut([f"  {name}" for name in found.in_float], everything):
+            say(line)
     if found.unknown_operators:
         say(f"operators outside ONNX's own set: {', '.join(found.unknown_operators)}")
     for target in found.targets:

@@ -18,6 +18,7 @@ from ..core.errors import ArtifactError
 from ..core.values import Arrays
 
 _FEWEST_RUNS, _MOST_RUNS = 5, 200
+_OPTIMISED = "optimised.onnx"
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _ADDED = re.compile(r"(_nchwc|_token_\d+)+$")  # what ONNX Runtime adds to the name of a node or its result
 _INT8 = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "QOrdered")
@@ -53,31 +54,45 @@ def kernels(path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads
         ArtifactError: ONNX Runtime cannot load the file.
     """
     with tempfile.TemporaryDirectory(prefix="edgesmith-kernels-") as name:
-        optimised, times = _profile(path, Path(name), feeds, threads, seconds)
-    explained = _Explained(model, onnx.load_model(str(path), load_external_data=False))
-    return [explained.kernel(node, times.get(node.name, 0.0)) for node in optimised.graph.node]
+        session = _session(path, Path(name), threads, profiling=True)
+        deadline, runs = time.monotonic() + seconds, 0
+        while runs < _FEWEST_RUNS or (time.monotonic() < deadline and runs < _MOST_RUNS):
+            session.run(None, dict(feeds[runs % len(feeds)]))
+            runs += 1
+        times = _medians(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+        return _explained(path, model, Path(name), times)
 
 
-def _profile(
-    path: Path, folder: Path, feeds: Sequence[Arrays], threads: int, seconds: float
-) -> tuple[onnx.ModelProto, dict[str, float]]:
+def planned(path: Path) -> list[Kernel]:
+    """The kernels of a file's optimised graph, explained by the file's own nodes; nothing is run, so no times.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgesmith-kernels-") as name:
+        _session(path, Path(name), threads=1, profiling=False)
+        return _explained(path, onnx.load_model(str(path), load_external_data=False), Path(name), {})
+
+
+def _session(path: Path, folder: Path, threads: int, profiling: bool) -> Any:
+    """A session that leaves its optimised graph in `folder`."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    options.enable_profiling = True
+    options.optimized_model_filepath = str(folder / _OPTIMISED)
+    options.enable_profiling = profiling
     options.profile_file_prefix = str(folder / "profile")
     try:
-        session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
         raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()}") from error
-    deadline, runs = time.monotonic() + seconds, 0
-    while runs < _FEWEST_RUNS or (time.monotonic() < deadline and runs < _MOST_RUNS):
-        session.run(None, dict(feeds[runs % len(feeds)]))
-        runs += 1
-    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return onnx.load_model(str(folder / "optimised.onnx")), _medians(events)
+
+
+def _explained(path: Path, model: onnx.ModelProto, folder: Path, times: Mapping[str, float]) -> list[Kernel]:
+    explained = _Explained(model, onnx.load_model(str(path), load_external_data=False))
+    optimised = onnx.load_model(str(folder / _OPTIMISED))
+    return [explained.kernel(node, times.get(node.name, 0.0)) for node in optimised.graph.node]
 
 
 def _medians(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:

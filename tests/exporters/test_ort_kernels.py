@@ -8,7 +8,7 @@ import pytest
 
 from edgesmith.core.errors import ArtifactError
 from edgesmith.exporters import onnx_file, placement, qdq
-from edgesmith.exporters.ort_kernels import Kernel, kernels
+from edgesmith.exporters.ort_kernels import Kernel, kernels, planned
 
 from .conftest import Network
 from .graphs import S8, U8
@@ -63,6 +63,15 @@ def test_a_layer_that_silently_stays_float_is_seen(digits: Network, tmp_path: Pa
     planned = {node.name for node in digits.model.graph.node if node.op_type == "Conv"}
     made = found(digits, tmp_path, S8)
     assert 0 < len({kernel.node for kernel in made if kernel.int8} & planned) < len(planned)
+
+
+def test_the_plan_alone_says_the_same_and_runs_nothing(digits: Network, tmp_path: Path) -> None:
+    ran = found(digits, tmp_path, S8)
+    plan = planned(tmp_path / "int8.onnx")
+    assert [(kernel.operator, kernel.node) for kernel in plan if kernel.int8] == [
+        (kernel.operator, kernel.node) for kernel in ran if kernel.int8
+    ]
+    assert {kernel.milliseconds for kernel in plan} == {0.0}
 
 
 def test_a_file_that_does_not_load(tmp_path: Path, digits: Network) -> None:
