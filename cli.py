@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.compressor import lint_command
+from edgesmith.compressor import lint_command, quantize_command
 from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_init(commands)
     _add_compress(commands)
-    _add_quantize(commands)
+    quantize_command.add(commands)
     _add_bench(commands)
     _add_build(commands)
     _add_inspect(commands)
@@ -116,50 +116,6 @@ def _add_compress(commands: Any) -> None:
         "--dry-run", action="store_true", help="check everything, print the plan with a time estimate, do nothing"
     )
     parser.set_defaults(command=_compress)
-
-
-def _add_quantize(commands: Any) -> None:
-    parser = commands.add_parser(
-        "quantize",
-        help="an INT8 file from any float ONNX file",
-        description="Quantize an ONNX file for one target. What is written is close to the original and faster on this "
-        "machine, measured; else nothing is written, and the reason is said (exit code 3).",
-    )
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DATA",
-        help="real inputs: .npz with one array per input and samples on axis 0 (labels too, if there are), a folder "
-        "of such files with one run each, or a task.py",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT.onnx", help="where the INT8 file goes")
-    parser.add_argument("--target", default="onnxruntime-cpu", metavar="T", help="default: onnxruntime-cpu")
-    parser.add_argument(
-        "--max-drop",
-        type=float,
-        metavar="D",
-        help="most that may be lost of the metric, 0.01 is 1 point (default with labels); without labels: share of "
-        "answers that may change (default: every output at 20 dB or more)",
-    )
-    parser.add_argument("--calibrator", default="mse", metavar="C", help="how ranges are found (default: mse)")
-    parser.add_argument(
-        "--recover",
-        type=lambda text: tuple(text.split(",")),
-        default=(),
-        metavar="R,R",
-        help="equalize, smooth, round, bias-correction (default: the quick ones, where INT8 loses too much)",
-    )
-    parser.add_argument("--batch", type=_positive, metavar="N", help="rows of a timed run (default: as the data is)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="timed for the verdict (default: 5)")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="of the runtime (default: 1)")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where calibration runs (default: cpu)"
-    )
-    parser.add_argument("--all", action="store_true", help="show every layer")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    parser.set_defaults(command=_quantize)
 
 
 def _add_bench(commands: Any) -> None:
@@ -313,27 +269,6 @@ def _compress(options: argparse.Namespace) -> int:
         print_report(report, _console())
         _console().print(f"report: {job.out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return {"pass": ExitCode.PASS, "fail": ExitCode.LIMIT_MISSED, "unproven": ExitCode.UNPROVEN}[report.verdict]
-
-
-def _quantize(options: argparse.Namespace) -> int:
-    from edgesmith.benches.int8_text import print_quantized
-    from edgesmith.compressor.progress import Progress
-    from edgesmith.compressor.quantize_file import Options, quantize_file
-
-    keys = ("target", "calibrator", "recover", "max_drop", "threads", "batch", "seconds", "device")
-    found = quantize_file(
-        options.model,
-        options.data,
-        options.out,
-        Options(**{key: getattr(options, key) for key in keys}),
-        Progress(None if options.json else _console(stderr=True)),
-    )
-    if options.json:
-        _print_json(found)
-    else:
-        print_quantized(found, _console(), options.all)
-    codes = {"written": ExitCode.PASS, "refused": ExitCode.LIMIT_MISSED, "unproven": ExitCode.UNPROVEN}
-    return codes[found.status]
 
 
 def _print_plan(job: Any, planned: Sequence[Any], as_json: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..benches.metrics import METRICS
+from ..core import digest
 from ..core.errors import DataError
 from ..core.task import Metric, Split
 from ..core.values import Arrays, TensorSpec
@@ -64,7 +65,8 @@ def from_file(path: Path, inputs: Sequence[TensorSpec]) -> RunData:
         )
     if labels is not None and len(labels) % len(feeds):
         raise DataError(f"{path}: {len(labels)} labels for {len(feeds)} runs; every run needs as many")
-    return _parted(feeds, labels)
+    _check_varied(path, feeds)
+    return _parted(path, feeds, labels)
 
 
 def from_split(split: Split, indices: np.ndarray, batch_size: int, labelled: bool) -> Runs:
@@ -101,11 +103,17 @@ def _rows(feed: Arrays) -> int:
     return len(first) if first.ndim else 1
 
 
-def _parted(feeds: Sequence[Arrays], labels: np.ndarray | None) -> RunData:
-    """Cut in a seeded order, so that sorted data does not calibrate on one class and judge on another."""
-    order = np.random.default_rng(0).permutation(len(feeds))
-    first = max(2, round(_SHARES[0] * len(feeds)))
-    second = first + max(1, round(_SHARES[1] * len(feeds)))
+def _parted(path: Path, feeds: Sequence[Arrays], labels: np.ndarray | None) -> RunData:
+    """Cut in a seeded order, so that sorted data does not calibrate on one class and judge on another.
+
+    A run that occurred before is left out: its copy would judge what it was calibrated with.
+    """
+    digests = [digest.of_arrays(feed) for feed in feeds]
+    order = np.random.default_rng(0).permutation(np.unique(digests, return_index=True)[1])
+    if len(order) < _FEWEST:
+        raise DataError(f"{path}: {len(order)} different run(s) are too few; give at least {_FEWEST}")
+    first = max(2, round(_SHARES[0] * len(order)))
+    second = first + max(1, round(_SHARES[1] * len(order)))
     per_run = None if labels is None else labels.reshape(len(feeds), -1, *labels.shape[1:])
 
     def part(chosen: np.ndarray) -> Runs:
@@ -118,6 +126,15 @@ def _parted(feeds: Sequence[Arrays], labels: np.ndarray | None) -> RunData:
         test=part(order[second:]),
         metric=None if labels is None else _metric(labels),
     )
+
+
+def _check_varied(path: Path, feeds: Sequence[Arrays]) -> None:
+    """Refuse data without a range. One input may be constant, as the first state of a recurrent network is."""
+    floats = [name for name, array in feeds[0].items() if array.dtype.kind == "f"]
+    first = {name: feeds[0][name].reshape(-1)[0] for name in floats}
+    if floats and all(bool((feed[name] == first[name]).all()) for feed in feeds for name in floats):
+        names = ", ".join(f"'{name}' is {first[name]:g}" for name in floats)
+        raise DataError(f"{path}: input {names} everywhere; no range can be found: give real samples")
 
 
 def _metric(labels: np.ndarray) -> Metric:

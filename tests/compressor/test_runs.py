@@ -107,6 +107,22 @@ def test_arrays_that_do_not_fit(arrays: dict[str, np.ndarray], text: str, tmp_pa
     assert str(caught.value) == f"{tmp_path / 'data.npz'}: {text}"
 
 
+def test_a_copy_of_a_run_does_not_judge_it(tmp_path: Path) -> None:
+    data = read(tmp_path, (IMAGE,), x=np.concatenate([numbered(8, 3, 8, 8)] * 3), labels=np.arange(24) % 8)
+    everything = [*seen(data, "calibration"), *seen(data, "validation"), *seen(data, "test")]
+    assert sorted(everything) == list(range(8))
+    assert data.test.labels is not None and data.test.labels.tolist() == seen(data, "test")
+    with pytest.raises(DataError, match=r"2 different run\(s\) are too few; give at least 4$"):
+        read(tmp_path, (IMAGE,), x=np.concatenate([numbered(2, 3, 8, 8)] * 5))
+
+
+def test_data_that_never_changes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"input 'x' is 1 everywhere; no range can be found: give real samples"):
+        read(tmp_path, (IMAGE,), x=np.ones((9, 3, 8, 8), np.float32))
+    state = np.zeros((9, 2, 1, 4), np.float32)  # a first state always is
+    assert len(read(tmp_path, (IMAGE, STATE), x=numbered(9, 3, 8, 8), h=state).test) == 3
+
+
 def test_arrays_of_unequal_length(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"every array needs the same number of runs, got \{'x': 9, 'h': 5\}$"):
         read(tmp_path, (IMAGE, STATE), x=numbered(9, 3, 8, 8), h=numbered(5, 2, 1, 4))
