@@ -6,6 +6,7 @@ kernels they replace go back too, as long as a paired measurement confirms it.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -111,61 +112,66 @@ def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress) 
 class _Search:
     def __init__(self, problem: Problem, keep_float: Mapping[str, str], progress: Progress) -> None:
         self._problem, self._progress = problem, progress
-        self._keep = dict(keep_float)
+        self._impossible = dict(keep_float)
         self._alone: dict[str, float] = {}
         self._float_ms: dict[str, float] = {}
         self._int8_ms: dict[str, float] = {}
         self._refused: list[str] = []
+        self._number = itertools.count()  # of files, so that none is written over
         self._measurable = problem.target.unmeasurable() is None
 
     def run(self) -> Found:
-        forms = self._forms()
+        forms = self._forms(self._impossible)
+        if not any(self._good(form) for form in forms):
+            choices = self._without_sensitive_layers(max(forms, key=_closeness))
+            forms += [form for keep_float in choices for form in self._forms(keep_float)]
         good = [form for form in forms if self._good(form)]
-        if not good:
-            self._give_back_sensitive(max(forms, key=_closeness))
-            forms = self._forms()
-            good = [form for form in forms if self._good(form)]
-        for form in forms:
-            if form not in good and form.quality is not None:
-                self._refused.append(f"{form.artifact.dialect}: {describe(form.quality)}, not good enough")
+        self._note_refused([form for form in forms if not self._good(form)])
         if good and self._measurable:
             self._progress.say(f"  timing {len(good)} form(s) against the original")
             timed = sorted(self._problem.timed(good), key=lambda form: -form.worst)
             best = self._without_slow_layers(timed[0])
             good = [best, *(form for form in timed if form is not timed[0])]
-        best_or_none = good[0] if good else None
         return Found(
-            best=best_or_none,
+            best=good[0] if good else None,
             forms=tuple(good),
-            decisions=self._decisions(),
-            refused=tuple(self._refused),
+            decisions=self._decisions(good[0].keep_float if good else self._impossible),
+            refused=tuple(dict.fromkeys(self._refused)),
             lost_layers=bool(self._alone),
         )
 
-    def _forms(self) -> list[Form]:
-        """The current placement in every dialect, judged."""
+    def _forms(self, keep_float: Mapping[str, str]) -> list[Form]:
+        """One choice of layers in every dialect, judged."""
         written: list[Form] = []
         refused: list[str] = []
         for dialect in self._problem.target.dialects():
             try:
-                form = self._problem.write(dialect.name, self._keep, f"{dialect.name}-{len(self._keep)}")
+                form = self._problem.write(dialect.name, keep_float, f"{dialect.name}-{next(self._number)}")
+                written.append(self._problem.judged(form))
             except QuantizationError as error:
                 refused.append(f"{dialect.name} refused: {error}")
-                continue
-            written.append(self._problem.judged(form))
         if not written:
             raise QuantizationError(
                 f"target '{self._problem.target.name}': no INT8 file could be written: {'; '.join(refused)}"
             )
-        self._refused += [text for text in refused if text not in self._refused]
+        self._refused += refused
         return written
+
+    def _note_refused(self, forms: Sequence[Form]) -> None:
+        for form in forms:
+            if form.quality is not None:
+                kept = f" with {len(form.keep_float)} layers in float" if form.keep_float else ""
+                self._refused.append(f"{form.artifact.dialect}{kept}: {describe(form.quality)}, not good enough")
 
     def _good(self, form: Form) -> bool:
         assert form.quality is not None
         return self._problem.judge.keeps(form.quality, spare=True)
 
-    def _give_back_sensitive(self, closest: Form) -> None:
-        """The fewest layers, those that harm most for the time they save first, whose return keeps the promise.
+    def _without_sensitive_layers(self, closest: Form) -> list[dict[str, str]]:
+        """Choices that keep the promise with as few layers in float as will do, in one order and in another.
+
+        The first order is the harm a layer does alone; the second that harm for the time it saves. Which is faster
+        cannot be told beforehand: a layer that saves nothing itself may stand between two that do.
 
         Args:
             closest: everything in INT8, in the dialect that loses least; layers are tried in this one.
@@ -175,32 +181,43 @@ class _Search:
         self._alone = self._each_alone(layers, dialect)
         if self._measurable:
             self._note_times(closest)
-        order = sorted(layers, key=self._harm_per_saving, reverse=True)
+        orders = [sorted(layers, key=key, reverse=True) for key in (self._harm, self._harm_per_saving)]
+        counts = [self._fewest(order, dialect) for order in orders]
+        chosen = [order[:count] for order, count in zip(orders, counts, strict=True) if count < len(layers)]
+        return [
+            self._impossible | {name: f"costs too much: {self._alone[name]:.1f} dB by itself" for name in names}
+            for names in {frozenset(names): names for names in chosen}.values()
+        ]
+
+    def _fewest(self, order: Sequence[str], dialect: str) -> int:
+        """How many layers from the front of `order` have to be in float; all of them: nothing is left to do."""
         low, high = 0, len(order)  # the promise fails with `low` of them in float
         while high - low > 1:
             middle = (low + high) // 2
-            form = self._problem.write(dialect, self._keep | dict.fromkeys(order[:middle], ""), "trial")
+            form = self._problem.write(dialect, self._impossible | dict.fromkeys(order[:middle], ""), "trial")
             low, high = (low, middle) if self._good(self._problem.judged(form)) else (middle, high)
-        if high < len(order):
-            self._keep |= {name: f"costs too much: {self._alone[name]:.1f} dB by itself" for name in order[:high]}
+        return high
 
     def _each_alone(self, layers: Sequence[str], dialect: str) -> dict[str, float]:
         """Layer -> signal-to-noise ratio of the outputs, in dB, when no other one runs in INT8."""
         found: dict[str, float] = {}
         with self._progress.bar("layer by layer", len(layers)) as advance:
             for number, name in enumerate(layers, 1):
-                others = self._keep | {other: "" for other in layers if other != name}
+                others = self._impossible | {other: "" for other in layers if other != name}
                 form = self._problem.write(dialect, others, "alone")
                 found[name] = self._problem.judge.quality(form.artifact.path).snr_db
                 advance(number, name)
         return found
 
+    def _harm(self, name: str) -> float:
+        """Noise power that a layer alone adds, as a share of the outputs'."""
+        return float(10 ** (-self._alone[name] / 10))
+
     def _harm_per_saving(self, name: str) -> float:
-        """Noise power that a layer adds, over the time it saves; without times, the noise alone."""
-        noise = 10 ** (-self._alone[name] / 10)
+        """The same over the share of all time that it saves; where nothing is timed, the same."""
         saved = self._float_ms.get(name, 0.0) - self._int8_ms.get(name, 0.0)
         total = sum(self._float_ms.values())
-        return noise / max(saved / total, _LEAST_SAVING) if total else noise
+        return self._harm(name) / max(saved / total, _LEAST_SAVING) if total else self._harm(name)
 
     def _note_times(self, form: Form) -> LayerTimes:
         """Profile a form beside the baseline; a layer's INT8 time is that of the form in which it last ran in INT8."""
@@ -212,7 +229,7 @@ class _Search:
 
     def _layers(self) -> list[str]:
         """Nodes with weights that the current placement takes."""
-        placed = placement.place(self._problem.model, self._keep)
+        placed = placement.place(self._problem.model, self._impossible)
         chosen = set(placed.nodes)
         return [
             node.name
@@ -230,7 +247,6 @@ class _Search:
             if not better:
                 break
             best, changed = max(better, key=lambda form: form.worst), True
-            self._keep = dict(best.keep_float)
         return self._problem.timed([best])[0] if changed else best
 
     def _trials(self, best: Form, number: int) -> list[Form]:
@@ -250,9 +266,9 @@ class _Search:
     def _one_feed(self) -> Sequence[Arrays]:
         return self._problem.feeds[min(self._problem.feeds)]
 
-    def _decisions(self) -> tuple[Decision, ...]:
+    def _decisions(self, kept: Mapping[str, str]) -> tuple[Decision, ...]:
         placed = placement.place(self._problem.model)
-        chosen, kept = set(placed.nodes), self._keep
+        chosen = set(placed.nodes)
         return tuple(
             Decision(
                 node=node.name,

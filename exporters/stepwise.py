@@ -150,7 +150,7 @@ class _Walk:
         )
 
     def _activation(self, output: str) -> tuple[float, float]:
-        """What the Relu, or the Clip from zero, that is fused to it keeps `output` within; no pair stands between them."""
+        """What the Relu or Clip from zero that is fused to it keeps `output` within; no pair stands between them."""
         reader = self._graph.only_reader(output)
         end = reader.output[0] if reader is not None and reader.op_type in ("Relu", "Clip") else ""
         if output in self._placed.activations or end not in self._placed.never_negative:

@@ -91,7 +91,8 @@ def test_nothing_is_good_enough(tmp_path: Path) -> None:
 def test_what_cannot_be_int8_stays_in_float_with_its_reason(tmp_path: Path) -> None:
     found = search(problem(chain(), tmp_path, "tensorrt"), {"b": "tensor 'ra': holds NaN"}, Progress())
     assert {decision.node: decision.why for decision in found.decisions}["b"] == "tensor 'ra': holds NaN"
-    written = onnx.load(tmp_path / "s8-symmetric-1.onnx")
+    assert found.best is not None
+    written = onnx.load(found.best.artifact.path)
     assert not {"ra", "ra_dequantized"} & {
         name for node in written.graph.node if node.name == "a" for name in node.input
     }
