@@ -1,7 +1,7 @@
 """`edgesmith quantize MODEL.onnx`: any float ONNX file in; an INT8 file that is close and faster, or a reasoned no."""
 
 import dataclasses
-import shutil
+import json
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -12,8 +12,9 @@ from ..benches import latency
 from ..benches.inspection import dialect_of
 from ..benches.int8_report import Quantized, describe
 from ..calibration.calibrators import CALIBRATORS
+from ..core import digest
 from ..core.errors import ArtifactError, QuantizationError, UsageError
-from ..core.files import atomic_path, storage_errors
+from ..core.files import storage_errors
 from ..core.tables import resolve
 from ..exporters import onnx_file
 from ..exporters.artifact_file import describe_file
@@ -27,6 +28,7 @@ from .progress import Progress
 from .runs import RunData
 from .task_runs import from_task
 
+CALIBRATION = "edgesmith.calibration"  # key of the note in a file's metadata
 _RECOVERY = ("equalize", "smooth", "bias-correction")  # seconds; learned rounding is asked for by name
 _TRIES = 3  # of the final measurement, each twice as long as the one before
 _ROTATE = 4  # feeds that take turns while a file is timed
@@ -83,10 +85,23 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
             return dataclasses.replace(base, reason=str(error))
         outcome = dataclasses.replace(_judged(base, result, problem, found, promise, options), notes=tuple(notes))
         if outcome.status != "refused" and result.best is not None:
-            with storage_errors(out.parent), atomic_path(out) as partial:
-                shutil.copyfile(result.best.artifact.path, partial)
-            outcome = dataclasses.replace(outcome, out=str(out))
+            with storage_errors(out.parent):
+                _write(result.best.artifact.path, out, found, options)
+                outcome = dataclasses.replace(outcome, out=str(out), final_bytes=out.stat().st_size)
         return outcome
+
+
+def _write(chosen: Path, out: Path, data: RunData, options: Options) -> None:
+    """The chosen file with a note of what its ranges come from, complete or absent."""
+    model = onnx_file.load(chosen)
+    ranges = {
+        "data": digest.of_json([digest.of_arrays(feed) for feed in data.calibration.feeds]),
+        "runs": len(data.calibration),
+        "calibrator": options.calibrator,
+    }
+    model.metadata_props.add(key=CALIBRATION, value=json.dumps(ranges, sort_keys=True))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    onnx_file.save(model, out)
 
 
 def _searched(

@@ -88,6 +88,9 @@ def test_wide_layers_become_a_file_that_is_close_and_faster(project: Path, capsy
     ]
     assert 10 * np.log10((both[0] ** 2).sum() / ((both[0] - both[1]) ** 2).sum()) >= 20
     assert [decision["int8"] for decision in found["decisions"]][:2] == [True, True]
+    notes = {entry.key: entry.value for entry in onnx.load("q.onnx").metadata_props}
+    ranges = json.loads(notes["edgesmith.calibration"])
+    assert (ranges["runs"], ranges["calibrator"], len(ranges["data"])) == (40, "mse", 64)
 
 
 def test_only_the_layer_that_spoils_it_stays_in_float(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
