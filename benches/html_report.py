@@ -70,6 +70,9 @@ def render_html(report: Report) -> str:
         size=words.size,
         engine_sentence=words.engine_sentence,
         device_sentence=words.device_sentence,
+        decibels=words.decibels,
+        microseconds=words.microseconds,
+        layer_sentence=words.layer_sentence,
     )
 
 

@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.text import Text
 
 from . import words
-from .closeness import ENDS_DB
 from .int8_report import Decision, Quantized
 from .terminal import add_row, new_table
 
@@ -50,10 +49,10 @@ def _layers(found: Quantized, everything: bool) -> object:
             table,
             decision.node,
             decision.operator,
-            _decibels(decision.alone_db),
-            _microseconds(decision.float_ms),
-            _microseconds(decision.int8_ms),
-            "INT8" if decision.int8 else f"float: {decision.why}",
+            words.decibels(decision.alone_db),
+            words.microseconds(decision.float_ms),
+            words.microseconds(decision.int8_ms),
+            words.layer_sentence(decision),
         )
     return table
 
@@ -72,7 +71,7 @@ def _files(found: Quantized) -> object:
         add_row(table, found.metric, f"{quality.original:.4f}", f"{quality.changed:.4f}", change)
     for output in quality.outputs:
         if output.snr_db is not None:
-            add_row(table, f"output {output.output}", "", "", f"signal to noise {_decibels(output.snr_db)}")
+            add_row(table, f"output {output.output}", "", "", f"signal to noise {words.decibels(output.snr_db)}")
         if output.agreement is not None:
             same = f"{100 * output.agreement:.2f} % of {output.answers:,} answers the same"
             add_row(table, f"answers of {output.output}", "", "", same)
@@ -83,14 +82,3 @@ def _files(found: Quantized) -> object:
         smaller = words.ratio_change(found.original_bytes, found.final_bytes, "smaller", "larger")
         add_row(table, "file size", words.size(found.original_bytes), words.size(found.final_bytes), smaller)
     return table
-
-
-def _microseconds(milliseconds: float | None) -> str:
-    """As fine as the runtime's own profiler counts."""
-    return "" if milliseconds is None else f"{1000 * milliseconds:,.0f} us"
-
-
-def _decibels(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "equal" if value == ENDS_DB else f"{value:.1f} dB"

@@ -1,6 +1,8 @@
 """Numbers as people read them: the same words stand in the terminal and in the HTML report."""
 
 from ..core.limits import LimitResult
+from .closeness import ENDS_DB
+from .int8_report import Decision
 from .report import ArtifactResult, EngineResult, MetricValue, Report, SpeedUp
 
 NOT_MEASURED = "not measured"
@@ -34,6 +36,23 @@ def significant(value: float, digits: int = 3) -> str:
 
 def milliseconds(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{significant(value)} ms"
+
+
+def microseconds(value_ms: float | None) -> str:
+    """As fine as a runtime's profiler counts; empty where nothing was timed."""
+    return "" if value_ms is None else f"{1000 * value_ms:,.0f} us"
+
+
+def decibels(value: float | None) -> str:
+    """A signal-to-noise ratio; empty where there is none."""
+    if value is None:
+        return ""
+    return "equal" if value == ENDS_DB else f"{value:.1f} dB"
+
+
+def layer_sentence(layer: Decision) -> str:
+    """What a layer runs in, and why where it is float."""
+    return "INT8" if layer.int8 else f"float: {layer.why}"
 
 
 def size(count: float | None) -> str:

@@ -1,5 +1,6 @@
 """A report with the numbers of a plausible run, for the tests of its three forms."""
 
+from edgesmith.benches.int8_report import Decision
 from edgesmith.benches.judge import Evidence, SideEvidence, judge
 from edgesmith.benches.report import (
     ArtifactResult,
@@ -107,6 +108,12 @@ def make_report(task: str = "digits", drop_limit: float = 0.01) -> Report:
                 digest="0f" * 32,
                 file_bytes=136_600,
                 measured=True,
+                layers=(
+                    Decision(
+                        node="stem", operator="Conv", int8=False, why="slower in INT8", float_ms=0.06, int8_ms=0.396
+                    ),
+                    Decision(node="conv<1>", operator="Conv", int8=True, alone_db=31.25),
+                ),
             ),
             ArtifactResult(
                 target="tensorrt",

@@ -60,6 +60,7 @@ def evil_report() -> Report:
             engine=file.engine and dataclasses.replace(file.engine, path=EVIL, proves=EVIL),
             device_command=EVIL,
             device_note=EVIL,
+            layers=tuple(dataclasses.replace(layer, node=EVIL, operator=EVIL, why=EVIL) for layer in file.layers),
         )
         for file in report.artifacts
     )
@@ -122,6 +123,17 @@ def test_an_interval_is_drawn_on_its_side_of_the_limit() -> None:
     assert latency.interval.start + latency.interval.width < latency.limit == latency.kept_width
     assert drop.interval.start < drop.limit < drop.interval.start + drop.interval.width
     assert drop.interval.start < drop.estimate < drop.limit
+
+
+def test_layers_are_listed_with_what_became_of_them() -> None:
+    page = render_html(make_report())
+    assert "<summary>onnxruntime-cpu: 1 of 2 layers in INT8</summary>" in page
+    assert page.count("<details>") == 1  # the other file has none
+    assert "conv&lt;1&gt;" in page and "31.2 dB" in page
+    row = page[page.index('<th scope="row">stem') :]
+    row = row[: row.index("</tr>")]
+    assert '<td data-label="float">60 us</td>' in row and '<td data-label="INT8">396 us</td>' in row
+    assert "float: slower in INT8" in row
 
 
 def test_a_run_without_a_runtime_says_so_and_draws_nothing() -> None:
