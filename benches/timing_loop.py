@@ -3,9 +3,10 @@
 A child of `latency.compare`, started afresh for every restart. It imports numpy, the standard library and the session
 file of the target only, so that it starts fast and a device can run the very same file.
 
-The method: all sessions loaded once, fixed threads, the same rotating inputs; blocks of about 3 ms in quads A B B A (or
-B A A B, by chance), so that a drift of the machine's speed over a quad cancels; one log-ratio per quad. The baseline is
-loaded a second time and compared with itself in every round: what that pair shows is the noise floor.
+The method: all sessions loaded once, with fixed threads of one pool that they share, and the same rotating inputs;
+blocks of about 3 ms in quads A B B A (or B A A B, by chance), so that a drift of the machine's speed over a quad
+cancels; one log-ratio per quad. The baseline is loaded a second time and compared with itself in every round: what that
+pair shows is the noise floor.
 """
 
 import gc
@@ -30,7 +31,7 @@ Runner = Callable[[], None]
 def _open_onnxruntime(path: str, threads: int) -> Any:
     from ..exporters.ort_session import OnnxRuntimeSession
 
-    return OnnxRuntimeSession(Path(path), threads=threads)
+    return OnnxRuntimeSession(Path(path), threads=threads, shared_pool=True)
 
 
 def _open_tensorrt(path: str, threads: int) -> Any:

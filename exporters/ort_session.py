@@ -1,5 +1,6 @@
 """An ONNX file in ONNX Runtime. Needs numpy and onnxruntime only: the device runs this very file."""
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class OnnxRuntimeSession:
         threads: of each operator; operators run one after the other.
         device: "cpu" or "cuda". On "cuda" an operator without a CUDA kernel runs on the CPU, as ONNX Runtime places it;
             a session that as a whole would fall back to the CPU is refused.
+        shared_pool: take the worker threads from one pool of the whole process. A pool's threads spin for a while after
+            each run; where sessions take turns, those of one would hold the cores that the next one needs.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
@@ -40,12 +43,16 @@ class OnnxRuntimeSession:
         MeasurementError: it has one that does not start.
     """
 
-    def __init__(self, path: Path | str, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(self, path: Path | str, threads: int = 1, device: str = "cpu", *, shared_pool: bool = False) -> None:
         wanted = provider(device)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        if shared_pool and threads > 1:
+            _start_pool(threads)
+            options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are about its own optimizations
         self._path = path
         try:
@@ -133,6 +140,11 @@ def provider(device: str) -> str:
         remedy = "pip install onnxruntime-gpu" if device == "cuda" else f"known devices: {', '.join(_PROVIDERS)}"
         raise UsageError(f"this ONNX Runtime {onnxruntime.__version__} cannot run on '{device}'; {remedy}")
     return name
+
+
+@functools.cache  # ONNX Runtime makes the pool once and refuses a second call
+def _start_pool(threads: int) -> None:
+    onnxruntime.set_global_thread_pool_sizes(threads, 1)
 
 
 def _first_line(error: Exception) -> str:
