@@ -23,8 +23,8 @@ from .closeness_judge import Judge, Promise
 from .data import any_inputs, sample_indices
 from .evaluation import task_metrics
 from .int8_search import Found, Problem, search
+from .measure_options import Measure
 from .progress import Progress
-from .recipe import Measure
 from .runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .stage import Graph
 

@@ -2,12 +2,14 @@
 
 import abc
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..core.task import Task
 from ..core.values import QuantParams
+from .measure_options import Measure
 from .progress import Progress
 
 if TYPE_CHECKING:  # torch is heavy, and a recipe is read without it
@@ -33,6 +35,21 @@ class Machine:
     seed: int = 0
 
 
+def _made_anew(key: Any, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="edgesmith-measured-") as folder:
+        return make(Path(folder))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """How the recipe's result will run, for stages that measure it beforehand (see `Stage.measures`)."""
+
+    int8: bool = False  # whether a later stage quantizes
+    measure: Measure = dataclasses.field(default_factory=Measure)
+    # (what it depends on, (work directory) -> JSON-able facts) -> these facts, kept for this machine
+    once: Callable[[Any, Callable[[Path], dict[str, Any]]], dict[str, Any]] = _made_anew
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
     """What a stage may use besides its input."""
@@ -44,6 +61,7 @@ class Context:
     progress: Progress
     named: Callable[[str], "Candidate | Graph"]  # "original", the id of an earlier stage, or a name in task.models
     where: str  # "stages[1] 'distill'", in front of errors
+    deployment: Deployment = dataclasses.field(default_factory=Deployment)
     notes: list[str] = dataclasses.field(default_factory=list)  # what the ledger should say about this stage
 
 
@@ -95,6 +113,10 @@ class Stage(abc.ABC):
     def needs(self) -> tuple[str, ...]:
         """Names of other models it reads (see `Context.named`); they must come before it."""
         return ()
+
+    def measures(self) -> bool:
+        """Whether its result depends on what it measures of the deployed network (`Context.deployment`)."""
+        return False
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """Seconds it will take, roughly."""

@@ -111,7 +111,10 @@ def test_what_cannot_be_pruned_is_refused(
 
 
 def test_exactly_one_ratio(task: Task) -> None:
-    with pytest.raises(RecipeError, match=r"w: set exactly one of macs_ratio, params_ratio, channel_ratio; got none"):
+    with pytest.raises(
+        RecipeError,
+        match=r"w: set exactly one of macs_ratio, params_ratio, channel_ratio, latency_ratio, latency_ms; got none",
+    ):
         Prune(id="p").check(task, "w")
     with pytest.raises(RecipeError, match=r"got \['macs_ratio', 'params_ratio'\]"):
         Prune(id="p", macs_ratio=0.5, params_ratio=0.5).check(task, "w")
