@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import fnmatch
+import functools
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -15,10 +16,10 @@ from ..core.tables import resolve
 from ..core.task import Task
 from ..exporters.targets import TARGETS
 from . import blocks, channel_statistics, replay
-from .allocation import ALLOCATIONS, aligned
+from .allocation import ALLOCATIONS, Facts, aligned
 from .candidate import Candidate
 from .channel_statistics import Statistics
-from .coupling import CoupledChannels, find, refuse, remove
+from .coupling import CoupledChannels, find, kind_of, refuse, remove
 from .data import batches, calibration_split, reestimate_batch_norm
 from .edit import ChannelEdit
 from .importance import IMPORTANCES, Importance, score
@@ -73,7 +74,7 @@ class Prune(Stage):
             raise RecipeError(
                 f"{where}.intensity: only allocation = 'per-group' reads it, and allocation is '{self.allocation}'"
             )
-        if importance.needs == "gradients":
+        if importance.needs in ("gradients", "curvature"):
             task.split("train", f"{where}: importance '{self.importance}'")
         if task.calibration is None:
             task.split("train", f"{where}: re-estimating batch norms (no 'calibration' split is set)")
@@ -219,13 +220,16 @@ class Prune(Stage):
     ) -> Statistics:
         if importance.needs == "nothing":
             return Statistics()
-        split = "train" if importance.needs == "gradients" else calibration_split(context.task)
+        split = calibration_split(context.task) if importance.needs == "activations" else "train"
         module = copy.deepcopy(module).to(context.machine.device)
-        data = batches(context, split, self.samples, self.batch_size)
+        data = batches(context, split, self.samples, 1 if importance.per_sample else self.batch_size)
         if importance.needs == "activations":
             return channel_statistics.activations(module, groups, data)
-        loss = task_loss(context.task)
-        return channel_statistics.gradients(module, groups, data, lambda inputs, labels: loss(module, inputs, labels))
+        loss = functools.partial(task_loss(context.task), module)
+        if importance.needs == "curvature":
+            generator = torch.Generator().manual_seed(context.machine.seed)
+            return channel_statistics.curvatures(module, groups, data, loss, generator)
+        return channel_statistics.gradients(module, groups, data, loss)
 
 
 class _Search:
@@ -241,15 +245,16 @@ class _Search:
         where: str,
     ) -> None:
         self._allocate = resolve(stage.allocation, ALLOCATIONS, f"{where}.allocation")
-        self._weights = {
+        self._base = candidate.module()
+        weights = {
             group.root: weight
             for pattern, weight in stage.intensity.items()
             for group in groups
             if _matches(group, pattern)
         }
+        self._facts = Facts(weights=weights, kinds={group.root: kind_of(self._base, group) for group in groups})
         self._candidate, self._groups, self._scores = candidate, groups, scores
         self._multiple, self._where = multiple, where
-        self._base = candidate.module()
         self._seen: dict[tuple[ChannelEdit, ...], Size] = {}
 
     def check(self, name: str, goal: float, full: Size) -> None:
@@ -274,7 +279,7 @@ class _Search:
 
     def _edits(self, intensity: float) -> tuple[ChannelEdit, ...]:
         edits = []
-        for root, kept in self._allocate(self._scores, intensity, self._weights).items():
+        for root, kept in self._allocate(self._scores, intensity, self._facts).items():
             values = self._scores[root]
             gone = len(values) - aligned(kept, len(values), self._multiple)
             if gone:
