@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.compressor import lint_command, quantize_command
+from edgesmith.compressor import lint_command, quantize_command, sensitivity_command
 from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_build(commands)
     _add_inspect(commands)
+    sensitivity_command.add(commands)
     lint_command.add(commands)
     _add_doctor(commands)
     return parser

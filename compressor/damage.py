@@ -54,7 +54,7 @@ def measure_damage(
     with context.progress.bar(f"damage {context.where}", trials) as advance:
         done = 0
         for group in groups:
-            chosen = _spread(widths[group.root][1:], _MEASURED)
+            chosen = spread(widths[group.root][1:], _MEASURED)
             measured = {group.channels: 0.0}
             for width in chosen:
                 least = scores[group.root].argsort(stable=True)[: group.channels - width]
@@ -106,7 +106,7 @@ def _without_channels(module: nn.Module, group: CoupledChannels, channels: torch
     return masked
 
 
-def _spread(values: Sequence[int], count: int) -> list[int]:
+def spread(values: Sequence[int], count: int) -> list[int]:
     """At most `count` of them, the first and the last among these."""
     places = np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))
     return [values[place] for place in places.tolist()]

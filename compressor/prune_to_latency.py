@@ -79,7 +79,7 @@ class Planner:
         self._candidate, self._scores, self._context = candidate, scores, context
         self._groups = [group for group in groups if group.root in scores]
         self._structure = structure_of(candidate.module(), candidate.example, groups, set(scores), blocks)
-        self._widths = {group.root: widths(group.channels, multiple) for group in self._groups}
+        self.widths = {group.root: widths(group.channels, multiple) for group in self._groups}
 
     def edits(self, goal: Goal, samples: int, batch_size: int) -> tuple[Edit, ...]:
         """The edits of least damage that bring the deployed network to the goal or just below.
@@ -91,7 +91,7 @@ class Planner:
         damage = measure_damage(
             self._candidate,
             self._groups,
-            self._widths,
+            self.widths,
             tuple(structure.inner),
             self._scores,
             context,
@@ -110,7 +110,7 @@ class Planner:
 
     def _measured(self, form: Artifact) -> dict[str, Any]:
         """Plans that were measured, their times in parts of the whole network's; kept for the machine."""
-        plans = samples(self._structure, self._widths)
+        plans = samples(self._structure, self.widths)
         key = {
             "candidate": self._candidate.digest(),
             "plans": [dataclasses.asdict(plan) for plan in plans],
@@ -120,7 +120,7 @@ class Planner:
         def make(work: Path) -> dict[str, Any]:
             context = self._context
             with context.progress.bar(f"latency of other widths, {context.where}", len(plans) + 1) as advance:
-                candidates = [self._candidate, *(self._without(plan) for plan in plans)]
+                candidates = [self._candidate, *(self.without(plan) for plan in plans)]
                 times = deployed.times(candidates, form, context, work, lambda done: advance(done, "exported"))
             return {"plans": [dataclasses.asdict(plan) for plan in plans], "times": times}
 
@@ -138,7 +138,7 @@ class Planner:
             plan = allocate(model, damage, aim) or self._smallest()
             time = next((time for before, time in tried if before == plan), None)
             if time is None:
-                file = deployed.best_form(self._without(plan), context, context.work / f"{len(tried):02d}")
+                file = deployed.best_form(self.without(plan), context, context.work / f"{len(tried):02d}")
                 _, time = deployed.compare(whole_file, file, context)
                 tried.append((plan, time))
                 planned, measured, wanted = (goal.text(each, whole) for each in (model.predict(plan), time, asked))
@@ -164,10 +164,11 @@ class Planner:
     def _smallest(self) -> Plan:
         """The fastest there is, as the model sees it: its weights are never negative."""
         inner = {root for roots in self._structure.inner.values() for root in roots}
-        kept = {root: each[-1] for root, each in self._widths.items() if root not in inner}
+        kept = {root: each[-1] for root, each in self.widths.items() if root not in inner}
         return Plan(kept=kept, gone=tuple(self._structure.inner))
 
-    def _without(self, plan: Plan) -> Candidate:
+    def without(self, plan: Plan) -> Candidate:
+        """The network that a plan leaves, with the least important channels of each group gone."""
         module = self._candidate.module()
         edits = self._edits(plan)
         replay.apply(module, self._candidate.example, edits)
