@@ -163,7 +163,7 @@ class Prune(Stage):
             return Statistics()
         split = "train" if importance.needs == "gradients" else calibration_split(context.task)
         module = copy.deepcopy(module).to(context.machine.device)
-        data = batches(context, split, self.samples, self.batch_size)
+        data = batches(context, split, self.samples, self.batch_size, labelled=importance.needs == "gradients")
         if importance.needs == "activations":
             return channel_statistics.activations(module, groups, data)
         loss = task_loss(context.task)

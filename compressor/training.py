@@ -18,7 +18,7 @@ from torch import nn
 from ..core.errors import RecipeError, TaskError, TrainingError
 from ..core.files import write_atomic
 from ..core.tables import resolve
-from ..core.task import Task
+from ..core.task import ArraySplit, Split, Task, has_label
 from ..exporters.torch_session import TorchSession
 from .evaluation import evaluate, task_metrics
 from .optimizers import OPTIMIZERS, SCHEDULES, parameter_groups
@@ -264,5 +264,14 @@ def require_training_data(task: Task, where: str, labels: bool) -> None:
     """
     if labels or task.unlabelled is None:
         split = task.split("train", where)
-        if labels and split.batch(np.arange(1))[1] is None:
+        if labels and not _any_label(split):
             raise TaskError(f"task '{task.name}': {where} needs labels, and the 'train' split has none")
+
+
+def _any_label(split: Split) -> bool:
+    """Looks at all labels in memory, else at some spread over the split."""
+    if isinstance(split, ArraySplit):
+        labels = split.labels
+    else:
+        labels = split.batch(np.linspace(0, len(split) - 1, min(len(split), 256)).astype(np.int64))[1]
+    return labels is not None and bool(has_label(labels).any())
