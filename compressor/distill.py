@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from ..core.errors import RecipeError
 from ..core.task import Task
 from .candidate import Candidate
+from .features import FeatureKeys, Transfer, pairs_with
 from .stage import Context, Graph, Probe, Stage
 from .teaching import Taught, lesson_of
 from .training import Training, train
@@ -13,10 +14,11 @@ from .training_data import TrainingData
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distill(Taught, Training, Stage):
+class Distill(Taught, FeatureKeys, Training, Stage):
     """`L = loss(y, s) + weight * soft(t, s)`; soft is `T^2 * KL(t || s)` or another distillation loss.
 
-    For regression it is the task's own loss with the teacher's output in place of the label.
+    For regression it is the task's own loss with the teacher's output in place of the label. With `features`, layers
+    inside follow the teacher's too.
     """
 
     name: ClassVar[str] = "distill"
@@ -29,6 +31,7 @@ class Distill(Taught, Training, Stage):
         """See `Stage.check`."""
         self.check_training(task, where)
         self.check_teaching(task, where)
+        self.check_features(self.teacher_names(), where)
         if self.student is not None and self.student not in task.models:
             known = ", ".join(sorted(task.models)) or "none"
             raise RecipeError(f"{where}.student: '{self.student}' is not in the task's models; known: {known}")
@@ -38,8 +41,12 @@ class Distill(Taught, Training, Stage):
         return self.teacher_names() if self.student is None else (*self.teacher_names(), self.student)
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
-        """See `Stage.rehearse`: a student of its own takes the place of what came before."""
-        return value if self.student is None else self._student(context)
+        """See `Stage.rehearse`: a student of its own takes the place of the input, and layers find partners."""
+        value = value if self.student is None else self._student(context)
+        if self.features is not None:
+            for name in self.teacher_names():
+                pairs_with(self, value, name, context)
+        return value
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
@@ -49,11 +56,21 @@ class Distill(Taught, Training, Stage):
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
         value = value if self.student is None else self._student(context)
-        module = value.module()
-        lesson = lesson_of(self, context)
+        return self._taught(value, context)
+
+    def _taught(self, value: Candidate, context: Context) -> Candidate:
+        module, lesson = value.module(), lesson_of(self, context)
+        learner, objective = module, lesson.objective
         data = TrainingData(context.task.train, context.task.unlabelled)
-        result = train(module, data, lesson.objective, self, context)
+        if self.features is not None:
+            modules = {name: teacher.module for name, teacher in lesson.teachers.items() if teacher.module is not None}
+            transfer = Transfer(self, module, value, modules, lesson.shares, context)
+            learner, objective = transfer.learner, transfer.added_to(objective)
+        result = train(learner, data, objective, self, context)
         context.notes.append(f"{lesson.note()}, best epoch {result.best_epoch} of {result.epochs}")
+        if self.features is not None:
+            context.notes.append(transfer.note())
+            transfer.close()
         return Candidate.of(module, value)
 
     def _student(self, context: Context) -> Candidate:

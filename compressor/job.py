@@ -150,7 +150,11 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
         return
     example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
 
+    after: dict[str, Candidate | Graph] = {}  # stage -> what it gives
+
     def untrained(name: str) -> Candidate | Graph:
+        if name in after:
+            return after[name]
         model = task.model if name == "original" else task.models[name]
         if not callable(model):
             return Graph(path=Path(model), digest="")
@@ -170,7 +174,7 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
             named=untrained,
             where=f"stages[{index}] '{stage.id}'",
         )
-        value = stage.rehearse(value, context)
+        value = after[stage.id] = stage.rehearse(value, context)
 
 
 def _check_model(task: Task) -> None:

@@ -21,8 +21,18 @@ from .stage import Context, Graph
 from .training import Objective, require_training_data
 
 Tensors = Mapping[str, torch.Tensor]
-Teacher = Callable[[Tensors], torch.Tensor]
 _JUDGED_AT_ONCE = 64  # validation samples
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A model that answers input tensors with the first output, without gradients."""
+
+    ask: Callable[[Tensors], torch.Tensor]
+    module: nn.Module | None = None  # None: a file, of which only outputs are seen
+
+    def __call__(self, inputs: Tensors) -> torch.Tensor:
+        return self.ask(inputs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +72,7 @@ class Lesson:
     """The objective, and who teaches with what share; shares add up to 1."""
 
     objective: Objective
+    teachers: Mapping[str, Teacher]
     shares: Mapping[str, float]
 
     def note(self) -> str:
@@ -95,11 +106,11 @@ def lesson_of(stage: Taught, context: Context) -> Lesson:
             soft = soft + shares[name] * soft_part(measure, answers, target, labels, loss, stage.temperature)
         return objective(answers, stage.weight * soft, labels, labelled, loss)
 
-    return Lesson(objective=taught, shares=shares)
+    return Lesson(objective=taught, teachers=teachers, shares=shares)
 
 
 def open_teacher(model: Candidate | Graph, context: Context) -> Teacher:
-    """A function from input tensors to the first output, without gradients."""
+    """A module or a file as a teacher, on the machine's device."""
     outputs = context.task.outputs
     if isinstance(model, Candidate):
         module = model.module().to(context.machine.device).eval()
@@ -108,7 +119,7 @@ def open_teacher(model: Candidate | Graph, context: Context) -> Teacher:
             with torch.no_grad():
                 return forward(module, inputs, outputs)[outputs[0]].float()
 
-        return ask_module
+        return Teacher(ask=ask_module, module=module)
     session: Session = OnnxRuntimeSession(model.path, device=context.machine.device)
     names = [spec.name for spec in session.outputs]
     if outputs[0] not in names:
@@ -121,7 +132,7 @@ def open_teacher(model: Candidate | Graph, context: Context) -> Teacher:
         answers = session.run({name: tensor.cpu().numpy() for name, tensor in inputs.items()})
         return torch.tensor(answers[outputs[0]], device=device)
 
-    return ask_session
+    return Teacher(ask=ask_session)
 
 
 def _shares(teachers: Mapping[str, Teacher], weights: str, context: Context) -> dict[str, float]:
