@@ -6,10 +6,12 @@ from typing import ClassVar, Literal
 from ..core.errors import RecipeError
 from ..core.task import Task
 from .candidate import Candidate
+from .compare import compare
 from .features import FeatureKeys, Transfer, pairs_with
+from .finetune import Finetune
 from .stage import Context, Graph, Probe, Stage
 from .teaching import Taught, lesson_of
-from .training import Training, train
+from .training import Training, require_training_data, train
 from .training_data import TrainingData
 
 
@@ -26,12 +28,15 @@ class Distill(Taught, FeatureKeys, Training, Stage):
     returns: ClassVar[Literal["candidate", "graph"]] = "candidate"
 
     student: str | None = None  # a name in the task's models; None: what the stage before gives
+    compare: bool = False  # also train without a teacher, from the same start and as long; the better one is kept
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`."""
         self.check_training(task, where)
         self.check_teaching(task, where)
         self.check_features(self.teacher_names(), where)
+        if self.compare:
+            require_training_data(task, f"{where}.compare", labels=True)
         if self.student is not None and self.student not in task.models:
             known = ", ".join(sorted(task.models)) or "none"
             raise RecipeError(f"{where}.student: '{self.student}' is not in the task's models; known: {known}")
@@ -56,7 +61,16 @@ class Distill(Taught, FeatureKeys, Training, Stage):
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
         value = value if self.student is None else self._student(context)
-        return self._taught(value, context)
+        if not self.compare:
+            return self._taught(value, context)
+        taught = self._taught(value, _within(context, "taught"))
+        plain_context = dataclasses.replace(_within(context, "plain"), notes=[])
+        keys = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
+        plain = Finetune(id=self.id, **keys).run(value, plain_context)
+        found = compare(taught, plain, context)
+        context.notes.extend(f"without a teacher: {note}" for note in plain_context.notes)
+        context.notes.append(found.note("taught", "plain"))
+        return taught if found.first_is_better else plain
 
     def _taught(self, value: Candidate, context: Context) -> Candidate:
         module, lesson = value.module(), lesson_of(self, context)
@@ -79,3 +93,10 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         if isinstance(student, Graph):
             raise RecipeError(f"{context.where}.student: '{self.student}' is an ONNX file and cannot be trained")
         return student
+
+
+def _within(context: Context, name: str) -> Context:
+    """The same with a work folder of its own, so that each training finds its own checkpoint."""
+    work = context.work / name
+    work.mkdir(exist_ok=True)
+    return dataclasses.replace(context, work=work)
