@@ -81,7 +81,7 @@ class Distill(Taught, FeatureKeys, Training, Stage):
             transfer = Transfer(self, module, value, modules, lesson.shares, context)
             learner, objective = transfer.learner, transfer.added_to(objective)
         result = train(learner, data, objective, self, context)
-        context.notes.append(f"{lesson.note()}, best epoch {result.best_epoch} of {result.epochs}")
+        context.notes.append(f"{lesson.note()}, {result.note()}")
         if self.features is not None:
             context.notes.append(transfer.note())
             transfer.close()

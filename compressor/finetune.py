@@ -35,5 +35,5 @@ class Finetune(Training, Stage):
         loss = task_loss(context.task)
         data = TrainingData(context.task.split("train", context.where))
         result = train(module, data, lambda m, inputs, labels, labelled: loss(m, inputs, labels), self, context)
-        context.notes.append(f"best epoch {result.best_epoch} of {result.epochs}")
+        context.notes.append(result.note())
         return Candidate.of(module, value)

@@ -74,15 +74,14 @@ class QuantizationAwareTraining(Taught, Training, Stage):
         traced.set_device(module.graph_module, device)
         first = batches(context, calibration_split(context.task), self.samples, self.batch_size)
         module.to(device).calibrate(inputs for inputs, _ in first)
-        first_standing = round(self.epochs * self.freeze_after)
 
-        def before_epoch(epoch: int) -> None:
-            module.standing = epoch >= first_standing
+        def before_epoch(done: float) -> None:
+            module.standing = done >= self.freeze_after
 
         lesson = lesson_of(self, context)
         data = TrainingData(context.task.train, context.task.unlabelled)
         result = train(module, data, lesson.objective, self, context, before_epoch)
-        context.notes.append(f"{lesson.note()}, best epoch {result.best_epoch} of {result.epochs}")
+        context.notes.append(f"{lesson.note()}, {result.note()}")
         return self._handed_over(module, value, context)
 
     def _handed_over(self, module: FakeQuantized, value: Candidate, context: Context) -> Graph:
