@@ -56,7 +56,10 @@ class Distill(Taught, FeatureKeys, Training, Stage):
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         samples = sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
-        return self.training_seconds(samples, dataclasses.replace(probe, forward=2 * probe.forward))
+        plain = 0.0
+        if self.compare:
+            plain = self.training_seconds(task, len(task.split("train", self.name)), probe)
+        return self.training_seconds(task, samples, probe, self.teacher_names()) + plain
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""

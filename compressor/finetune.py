@@ -27,7 +27,7 @@ class Finetune(Training, Stage):
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
-        return self.training_seconds(len(task.split("train", self.name)), probe)
+        return self.training_seconds(task, len(task.split("train", self.name)), probe)
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""

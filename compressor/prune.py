@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -71,6 +72,11 @@ class Prune(Stage):
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
+
+    def time_left(self) -> float:
+        """See `Stage.time_left`: layers between convolutions follow the width, which follows the root of the MACs."""
+        name, ratio = self._ratio()
+        return ratio if name == "channel" else math.sqrt(ratio)
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs and the ratio, which is only ever harder to reach after an earlier pruning."""

@@ -66,7 +66,7 @@ class QuantizationAwareTraining(Taught, Training, Stage):
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         samples = sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
-        return self.training_seconds(samples, probe) * _COST + 2 * probe.export
+        return self.training_seconds(task, samples, probe) * _COST + 2 * probe.export
 
     def run(self, value: Candidate, context: Context) -> Graph:
         """See `Stage.run`."""

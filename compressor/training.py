@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,11 +64,13 @@ class Training:
         resolve(self.schedule, SCHEDULES, f"{where}.schedule")
         task.split("validation", f"{where}: choosing the best epoch")
 
-    def training_seconds(self, samples: int, probe: Probe) -> float:
-        """Estimated seconds of all epochs, or those of the budget."""
+    def training_seconds(self, task: Task, samples: int, probe: Probe, teachers: Sequence[str] = ()) -> float:
+        """Estimated seconds of all epochs with their validation, or those of the budget."""
         if self.minutes is not None:
             return 60 * self.minutes
-        return self.epochs * samples * (probe.forward + probe.backward)
+        step = probe.forward + probe.backward + sum(probe.named(name) for name in teachers)
+        judged = len(task.split("validation", "choosing the best epoch"))
+        return self.epochs * samples * step + (self.epochs + 1) * judged * probe.forward
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,7 @@ class _Loop:
         augment = self._context.task.augment if self._settings.augment else None
         inputs, labels, labelled = self._data.batch(indices, augment, int(seed), self._accelerator.device)
         if self._settings.channels_last:
-            inputs = {name: _channels_last(tensor) for name, tensor in inputs.items()}
+            inputs = {name: channels_last(tensor) for name, tensor in inputs.items()}
         with self._accelerator.accumulate(self._model):
             with self._accelerator.autocast():
                 loss = self._objective(self._model, inputs, labels, labelled)
@@ -263,7 +265,8 @@ class _Loop:
         self.best_epoch, self.best_score, self.best_state = state["best"]
 
 
-def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    """Images `(N, C, H, W)` in that memory layout; anything else as it is."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
