@@ -111,11 +111,11 @@ def test_a_distillation_loss_is_least_where_the_student_answers_as_the_teacher(n
     """NKD pulls the own class up whatever the teacher says; there it is sure, and the others' order is what counts."""
     teacher = torch.randn(8, 5)
     classes = torch.arange(8) % 5
-    teacher[torch.arange(8), classes] += 20.0
+    teacher[torch.arange(8), classes] += 8.0
     loss = DISTILLATIONS[name]()
     same = float(loss(teacher, teacher, classes, 2.0))
     for seed in range(5):
-        noise = torch.randn(8, 5, generator=torch.Generator().manual_seed(seed)) * torch.logspace(0, -2, 5)[seed]
+        noise = torch.randn(8, 5, generator=torch.Generator().manual_seed(seed)) * torch.logspace(0, -0.5, 5)[seed]
         assert float(loss(teacher + noise, teacher, classes, 2.0)) > same
     options = {field.name: 1.0 for field in dataclasses.fields(loss)}
     assert f'"{name}"' in GUIDE or f"`{name}`" in GUIDE
