@@ -91,7 +91,7 @@ class DIST:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NKD:
-    """Normalized (Yang et al., ICCV 2023, eq. 5): `-t log s` of the own class and `-gamma * T^2 * sum N(t) log N(s)`.
+    """Normalized (Yang et al., ICCV 2023): `-t log s` of the own class and `-gamma * T^2 * sum N(t) log N(s)`.
 
     N divides the probabilities of the other classes by their sum, so that both add up to one and the student is not
     pulled away from its own class to match them.

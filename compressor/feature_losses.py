@@ -24,7 +24,7 @@ def fitnets(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def pkd(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Squared distance of each position's normalized features (Sun et al., EMNLP 2019, eq. 7): direction, not size."""
+    """Squared distance of each position's normalized features (Sun et al., EMNLP 2019): direction, not size."""
     difference = functional.normalize(student, dim=2) - functional.normalize(teacher, dim=2)
     return difference.square().sum(2).mean()
 

@@ -92,6 +92,7 @@ def test_ranges_stand_in_epochs_that_begin_after_their_share(
         seen.append(loop._module.standing)  # type: ignore[arg-type]  # of FakeQuantized
 
     monkeypatch.setattr(training._Loop, "_run_epoch", watched)
+    monkeypatch.setattr(QuantizationAwareTraining, "_handed_over", lambda *rest: None)  # only the training is looked at
     QuantizationAwareTraining(id="q", minutes=0.6, freeze_after=0.8).run(original, context)
     assert seen == [False, False, True]
 

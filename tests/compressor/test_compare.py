@@ -24,7 +24,7 @@ from edgesmith.core.values import Interval
 
 from .conftest import Killed, kill_training, make_context
 
-FAST: dict[str, Any] = {"id": "d", "epochs": 2, "learning_rate": 2e-3}
+FAST: dict[str, Any] = {"id": "d", "epochs": 1, "learning_rate": 2e-3}
 
 
 @pytest.fixture(scope="module")
@@ -109,18 +109,18 @@ def test_a_killed_comparison_goes_on_where_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the second training, 32 steps each: the first, which was finished, is not done again."""
+    """In the second training, 16 steps each: the first, which was finished, is not done again."""
     stage = Distill(**FAST, compare=True)
     whole_context = make_context(task, tmp_path / "whole", {"original": original})
     whole = stage.run(pruned, whole_context)
-    taken = kill_training(monkeypatch, 50)
+    taken = kill_training(monkeypatch, 25)
     broken = make_context(task, tmp_path / "broken", {"original": original})
     with pytest.raises(Killed):
         stage.run(pruned, broken)
     again = dataclasses.replace(broken, notes=[])
     assert stage.run(pruned, again).digest() == whole.digest()
     assert again.notes == whole_context.notes
-    assert len(taken) == 65  # each step once, and the one that died again
+    assert len(taken) == 33  # each step once, and the one that died again
 
 
 def test_there_is_nothing_to_compare_with_without_labels(task: Task) -> None:

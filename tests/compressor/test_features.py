@@ -12,12 +12,11 @@ from torch import nn
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.distill import Distill
 from edgesmith.compressor.distillation import DISTILLATIONS
-from edgesmith.compressor.export import Export
 from edgesmith.compressor.feature_layers import Layer, layers_of, pair
 from edgesmith.compressor.feature_losses import FEATURES, attention, fitnets, pkd
 from edgesmith.compressor.features import Adapter, Transfer
 from edgesmith.compressor.prune import Prune
-from edgesmith.compressor.stage import Context
+from edgesmith.compressor.stage import Context, Graph
 from edgesmith.compressor.teaching import lesson_of
 from edgesmith.compressor.training_data import TrainingData
 from edgesmith.core.errors import RecipeError
@@ -333,10 +332,9 @@ def test_keys_that_mean_nothing_are_refused(keys: dict[str, Any], message: str, 
 
 
 def test_a_file_shows_no_layers_and_says_so_before_any_training(
-    pruned: Candidate, original: Candidate, context: Context
+    pruned: Candidate, exported: Graph, context: Context
 ) -> None:
-    graph = Export(id="e").run(original, context)
-    changed = dataclasses.replace(context, named=lambda name: graph)
+    changed = dataclasses.replace(context, named=lambda name: exported)
     with pytest.raises(RecipeError) as caught:
         Distill(id="d", features="pkd").rehearse(pruned, changed)
     assert str(caught.value) == (

@@ -78,7 +78,7 @@ def test_dkd_is_kd_where_beta_is_what_the_teacher_leaves_the_others(temperature:
 
 
 def test_dkd_does_not_let_a_sure_teacher_silence_the_others() -> None:
-    """Section 3.2: the surer the teacher, the less KD learns of the other classes; DKD's part of them stays."""
+    """The surer the teacher, the less KD learns of the other classes; DKD's part of them stays."""
     student, teacher = logits()
     unsure, sure = teacher.clone(), teacher.clone()
     sure[torch.arange(6), CLASSES] = 14.0
@@ -101,7 +101,7 @@ def test_dkd_does_not_let_a_sure_teacher_silence_the_others() -> None:
 
 
 def test_dist_sees_relations_alone() -> None:
-    """Equations 4 to 6: d(m1 u + n1, m2 v + n2) = d(u, v) for positive m."""
+    """The distance does not change under scale and shift: d(m1 u + n1, m2 v + n2) = d(u, v) for positive m."""
     u, v = torch.rand(6, 4), torch.rand(6, 4)
     scale, shift = torch.rand(6, 1) + 0.5, torch.randn(6, 1)
     torch.testing.assert_close(pearson(scale * u + shift, v), pearson(u, v), rtol=1e-4, atol=1e-5)
@@ -131,7 +131,7 @@ def test_dist_inter_is_over_classes_and_intra_over_samples() -> None:
 
 
 def test_nkd_leaves_the_others_alone_once_their_shares_are_the_teachers() -> None:
-    """Section 3.2: normalized, the others' part is least at the teacher's shares, however sure the student is."""
+    """Normalized, the others' part is least at the teacher's shares, however sure the student is."""
     _, teacher = logits()
     student = teacher.clone()
     student[torch.arange(6), CLASSES] += 2.5  # surer of its class; the others are as the teacher has them

@@ -14,7 +14,6 @@ from edgesmith.compressor import teaching
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import batches
 from edgesmith.compressor.distill import Distill
-from edgesmith.compressor.export import Export
 from edgesmith.compressor.finetune import Finetune
 from edgesmith.compressor.prune import Prune
 from edgesmith.compressor.qat import QuantizationAwareTraining
@@ -93,10 +92,11 @@ def test_the_better_teacher_counts_for_more(original: Candidate, task: Task, tmp
     assert lesson.shares["original"] > 0.9
 
 
-def test_a_stage_is_taught_by_several(linear: Candidate, original: Candidate, task: Task, tmp_path: Path) -> None:
+def test_a_stage_is_taught_by_several(
+    linear: Candidate, original: Candidate, exported: Graph, task: Task, tmp_path: Path
+) -> None:
     """A module and a file, through a whole stage; and they are asked for before it starts."""
-    graph = Export(id="e").run(original, make_context(task, tmp_path / "export", {}))
-    context = make_context(task, tmp_path, {"original": original, "file": graph})
+    context = make_context(task, tmp_path, {"original": original, "file": exported})
     stage = Distill(id="d", teachers=("original", "file"), epochs=1, learning_rate=1e-2)
     assert stage.needs() == ("original", "file")
     taught = stage.run(linear, context)
@@ -139,10 +139,15 @@ def test_competence_needs_losses_that_compare(linear: Candidate, original: Candi
 
 @pytest.mark.parametrize("kind", ["module", "file"])
 def test_teacher_and_student_see_the_very_same_view(
-    kind: str, original: Candidate, linear: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    original: Candidate,
+    exported: Graph,
+    linear: Candidate,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Batch for batch the same augmented images; and they are augmented."""
-    teacher: Candidate | Graph = original if kind == "module" else Export(id="e").run(original, context)
+    teacher: Candidate | Graph = original if kind == "module" else exported
     seen: dict[str, list[torch.Tensor]] = {"teacher": [], "student": []}
     opened = teaching.open_teacher
 
