@@ -47,7 +47,7 @@ def measure_damage(
     trials = sum(min(_MEASURED, len(each) - 1) for each in widths.values()) + len(blocks)
     macs = measure(candidate.module(), candidate.example, ()).macs
     count = max(_FEWEST, min(samples, int(_MACS / max(1, trials * macs))))
-    data = list(batches(context, "train", count, min(batch_size, count)))
+    data = list(batches(context, "train", count, min(batch_size, count), labelled=True))
     found: dict[str, dict[int, float]] = {}
     module = candidate.module().to(context.machine.device)
     whole = _loss(module, data, context)

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import fnmatch
 import functools
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -95,6 +96,13 @@ class Prune(Stage):
         if self.measures():
             return 60.0 + 60 * probe.export + 60 * self.samples * probe.forward
         return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
+
+    def time_left(self) -> float:
+        """See `Stage.time_left`: layers between convolutions follow the width, which follows the root of the MACs."""
+        if self.measures():
+            return self.latency_ratio or 1.0
+        name, ratio = self._ratio()
+        return ratio if name == "channel" else math.sqrt(ratio)
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs and the ratio, which is only ever harder to reach after an earlier pruning."""
@@ -222,7 +230,8 @@ class Prune(Stage):
             return Statistics()
         split = calibration_split(context.task) if importance.needs == "activations" else "train"
         module = copy.deepcopy(module).to(context.machine.device)
-        data = batches(context, split, self.samples, 1 if importance.per_sample else self.batch_size)
+        size, labelled = 1 if importance.per_sample else self.batch_size, importance.needs != "activations"
+        data = batches(context, split, self.samples, size, labelled=labelled)
         if importance.needs == "activations":
             return channel_statistics.activations(module, groups, data)
         loss = functools.partial(task_loss(context.task), module)

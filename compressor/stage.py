@@ -67,11 +67,12 @@ class Context:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Measured costs of the original, for the time estimate of a plan. Seconds per sample."""
+    """Measured costs of what a stage gets, for the time estimate of a plan. Seconds per sample."""
 
     forward: float
     backward: float
     export: float  # seconds per export
+    named: Callable[[str], float] = lambda name: 0.0  # a forward pass of another model (see `Context.named`)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,10 @@ class Stage(abc.ABC):
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """Seconds it will take, roughly."""
+        return 1.0
+
+    def time_left(self) -> float:
+        """The share of a pass's time that is left after it, roughly; what `rehearse` does to the model not counted."""
         return 1.0
 
     @abc.abstractmethod

@@ -147,7 +147,7 @@ def test_a_block_that_does_not_exist(original: Candidate, context: Context) -> N
 
 
 def test_channels_without_effect_do_the_damage_of_channels_removed(original: Candidate, context: Context) -> None:
-    data = list(batches(context, "train", 64, 64))
+    data = list(batches(context, "train", 64, 64, labelled=True))
     module = original.module()
     for group in coupling.find(module, original.example)[:-1]:  # the last is the classifier's output
         away = torch.arange(0, group.channels, 3)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from edgesmith.compressor.allocation import ALLOCATIONS, Facts
+from edgesmith.compressor.distillation import DISTILLATIONS
 from edgesmith.compressor.importance import IMPORTANCES, Rows
 from edgesmith.compressor.losses import LOSSES
 from edgesmith.compressor.optimizers import OPTIMIZERS, SCHEDULES
@@ -105,8 +106,23 @@ def test_a_loss_is_least_where_the_student_is_right(name: str) -> None:
     wrong = (right + 1) % 4 if name == "cross-entropy" else outputs + 1
     loss = LOSSES[name]
     assert float(loss.hard(outputs, right)) < float(loss.hard(outputs, wrong))
-    assert float(loss.soft(outputs, outputs, 2.0)) == pytest.approx(0.0, abs=1e-6)
-    assert float(loss.soft(outputs, outputs.flip(1), 2.0)) > 0
+    assert loss.classes == (right.ndim == 1)
+
+
+@pytest.mark.parametrize("name", sorted(DISTILLATIONS))
+def test_a_distillation_loss_is_least_where_the_student_answers_as_the_teacher(name: str) -> None:
+    """NKD pulls the own class up whatever the teacher says; there it is sure, and the others' order is what counts."""
+    teacher = torch.randn(8, 5)
+    classes = torch.arange(8) % 5
+    teacher[torch.arange(8), classes] += 8.0
+    loss = DISTILLATIONS[name]()
+    same = float(loss(teacher, teacher, classes, 2.0))
+    for seed in range(5):
+        noise = torch.randn(8, 5, generator=torch.Generator().manual_seed(seed)) * torch.logspace(0, -0.5, 5)[seed]
+        assert float(loss(teacher + noise, teacher, classes, 2.0)) > same
+    options = {field.name: 1.0 for field in dataclasses.fields(loss)}
+    assert f'"{name}"' in GUIDE or f"`{name}`" in GUIDE
+    assert {key for key in options if f"`{key}`" not in GUIDE} == set()
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
