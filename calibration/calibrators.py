@@ -2,6 +2,7 @@
 
 import functools
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -110,7 +111,7 @@ CALIBRATORS: dict[str, Calibrator] = {
 
 
 def choose(observed: Observed, bits: int, symmetric: bool, grids: Grids) -> tuple[str, tuple[float, float]]:
-    """The rule whose range has the least squared error on the grid where that error is largest; of equals the first.
+    """The rule whose range has the least squared error in the mean of all grids it may be written in.
 
     `mse` alone would not do: it is the best clip for its own grid, while files are written in others. Unsigned integers
     with zero point 0 reach twice as far as the range, and an asymmetric tensor has twice the levels.
@@ -120,8 +121,11 @@ def choose(observed: Observed, bits: int, symmetric: bool, grids: Grids) -> tupl
     """
     edges, counts = observed.edges, observed.counts
     found = {name: rule(observed, bits, symmetric) for name, rule in CALIBRATORS.items() if rule is not auto}
-    errors = {name: max(squared_error(edges, counts, grid) for grid in grids(*ends)) for name, ends in found.items()}
-    best = min(errors, key=lambda name: errors[name])
+
+    def error(name: str) -> float:
+        return statistics.fmean(squared_error(edges, counts, grid) for grid in grids(*found[name]))
+
+    best = min(found, key=error)
     return best, found[best]
 
 
