@@ -66,16 +66,17 @@ def notable(found: TensorRange) -> bool:
 
 def warnings(ranges: Sequence[TensorRange]) -> list[str]:
     """What the samples were too few for, or too uneven; one line each, none where nothing is to be said."""
-    if any(found.moved is None for found in ranges):
-        return ["all samples came as one batch: whether more would move the ranges cannot be told; give more batches"]
-    uneasy = [found for found in ranges if (found.moved or 0.0) >= _MOVED]
+    known = [found for found in ranges if found.moved is not None]
+    if ranges and not known:
+        said = "all samples came as one batch, which cannot tell whether more would move the ranges; give more batches"
+        return [f"warning: {said}"]
+    uneasy = [found for found in known if (found.moved or 0.0) >= _MOVED]
     if not uneasy:
         return []
     worst = max(uneasy, key=lambda found: found.moved or 0.0)
-    return [
-        f"more samples would still move the ranges: {len(uneasy)} of {len(ranges)} differ by {_MOVED:.0%} or more "
-        f"between half of the samples and all, most '{worst.tensor}' by {worst.moved:.0%}; give more samples"
-    ]
+    counts = f"{len(uneasy)} of {len(ranges)} differ by {_MOVED:.0%} or more between half of the samples and all"
+    most = f"most '{worst.tensor}' by {worst.moved:.0%}"
+    return [f"warning: more samples would still move the ranges: {counts}, {most}; give more samples"]
 
 
 def _bound(ends: Ends) -> float:

@@ -81,12 +81,17 @@ def test_ranges_that_still_move_are_counted_and_the_worst_is_named() -> None:
         dataclasses.replace(QUIET, tensor="b", moved=0.4),
     ]
     assert warnings(found) == [
-        "more samples would still move the ranges: 2 of 3 differ by 10% or more between half of the samples and all, "
+        "warning: more samples would still move the ranges: 2 of 3 differ by 10% or more between half of the samples and all, "
         "most 'b' by 40%; give more samples"
     ]
 
 
+def test_a_tensor_that_one_batch_alone_had_is_no_reason_to_doubt_the_others() -> None:
+    assert warnings([QUIET, dataclasses.replace(QUIET, moved=None)]) == []
+    assert warnings([]) == []
+
+
 def test_one_batch_cannot_tell() -> None:
     assert warnings([dataclasses.replace(QUIET, moved=None)]) == [
-        "all samples came as one batch: whether more would move the ranges cannot be told; give more batches"
+        "warning: all samples came as one batch, which cannot tell whether more would move the ranges; give more batches"
     ]

@@ -230,7 +230,7 @@ def test_every_range_is_told_and_few_runs_warn(project: Path, capsys: pytest.Cap
         assert each["low"] <= 0 < each["high"] and 0 <= each["clipped"] < 0.1 and 0 <= each["unused"] < 1
     assert max(each["moved"] for each in found["ranges"]) >= 0.1
     (note,) = found["notes"]
-    assert note.startswith("more samples would still move the ranges: ")
+    assert note.startswith("warning: more samples would still move the ranges: ")
 
 
 def test_a_finished_run_tells_them_too(finished: Path) -> None:

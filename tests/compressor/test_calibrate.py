@@ -105,7 +105,7 @@ def test_a_few_pictures_of_two_kinds_warn_and_many_of_all_kinds_do_not(fashion_s
     found = [calibrate(model, batches(*given), "mse").ranges for given in ((few, 4), (data, 32))]
     assert [each.tensor for each in found[0]] == ["x", "r1", "r2"]
     assert warnings(found[0]) == [
-        "more samples would still move the ranges: 2 of 3 differ by 10% or more between half of the samples and all, "
+        "warning: more samples would still move the ranges: 2 of 3 differ by 10% or more between half of the samples and all, "
         "most 'r1' by 22%; give more samples"
     ]
     assert warnings(found[1]) == []
@@ -117,7 +117,9 @@ def test_one_overexposed_picture_among_many_warns(fashion_slice: dict[str, np.nd
     data[40] *= 5
     found = calibrate(chain(196, 64, 10), batches(data, 32), "min-max").ranges
     assert [each.moved for each in found] == [pytest.approx(0.38, abs=0.01), pytest.approx(0.29, abs=0.01)]
-    assert warnings(found)[0].startswith("more samples would still move the ranges: 2 of 2 differ by 10% or more")
+    assert warnings(found)[0].startswith(
+        "warning: more samples would still move the ranges: 2 of 2 differ by 10% or more"
+    )
 
 
 def test_one_batch_says_that_it_cannot_tell() -> None:
