@@ -10,6 +10,7 @@ import pydantic
 
 from ..benches import latency
 from ..benches.int8_report import Decision
+from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import Artifact, Session
 from ..exporters import from_torch, onnx_file
@@ -39,6 +40,7 @@ class Written:
     artifact: Artifact
     reason: str  # why it has this form, or why that was not measured
     layers: tuple[Decision, ...] = ()  # what a search decided
+    ranges: tuple[TensorRange, ...] = ()  # what calibration said
 
 
 def write(
@@ -114,7 +116,7 @@ def _written(
     kept = dataclasses.replace(best, path=folder / MODEL)
     shutil.move(best.path, kept.path)
     shutil.rmtree(forms)
-    return Written(artifact=kept, reason=reason, layers=found.decisions)
+    return Written(artifact=kept, reason=reason, layers=found.decisions, ranges=graph.ranges)
 
 
 def _best(found: Found, baseline: Artifact, target: Target) -> tuple[Artifact, str]:

@@ -35,7 +35,7 @@ from .run_directory import Done, RunDirectory
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
 
-_FORMAT = 3  # of stage results; a release that makes other results from the same recipe raises it
+_FORMAT = 4  # of stage results; a release that makes other results from the same recipe raises it
 
 
 def compress(
@@ -334,6 +334,7 @@ class _Run:
             measured=measured,
             reason=reason,
             layers=written.layers,
+            ranges=written.ranges,
             **engines.report(artifact, self._recipe, self._job.out),
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ExitCode
+from .argument_types import positive
 
 
 def add(commands: Any) -> None:
@@ -21,9 +22,9 @@ def add(commands: Any) -> None:
     parser.add_argument("task", metavar="TASK", help="task.py or task.py:function")
     parser.add_argument("--target", default="onnxruntime-cpu", metavar="T", help="default: onnxruntime-cpu")
     parser.add_argument("--int8", action="store_true", help="time it in INT8, as a recipe that quantizes deploys it")
-    parser.add_argument("--samples", type=_positive, default=1000, metavar="N", help="of validation (default: 1000)")
-    parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="of a timed run (default: 1)")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="of the runtime (default: 1)")
+    parser.add_argument("--samples", type=positive, default=1000, metavar="N", help="of validation (default: 1000)")
+    parser.add_argument("--batch", type=positive, default=1, metavar="N", help="of a timed run (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of the runtime (default: 1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the metric is computed")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a chart for each of them")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -70,10 +71,3 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_sensitivity(found, Console())
     return ExitCode.PASS
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value

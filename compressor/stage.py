@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import QuantParams
 from .measure_options import Measure
@@ -24,6 +25,7 @@ class Graph:
     digest: str
     params: Mapping[str, QuantParams] | None = None
     keep_float: Mapping[str, str] = dataclasses.field(default_factory=dict)  # node that cannot run in INT8 -> why
+    ranges: tuple[TensorRange, ...] = ()  # what calibration says of the activations' ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
