@@ -19,6 +19,11 @@ _PROVIDERS = {
 }
 # Without its INT8 flag TensorRT before 11 refuses a file with Q/DQ pairs (microsoft/onnxruntime#13381).
 _BEFORE_CPU = {"tensorrt": [(_PROVIDERS["tensorrt"], {"trt_int8_enable": True}), _PROVIDERS["cuda"]]}
+_NOT_STARTED = {
+    "cuda": "its CUDA libraries do not fit this machine's: "
+    'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu',
+    "tensorrt": "it finds no TensorRT libraries of its version: pip install tensorrt",
+}
 
 _DTYPES: Mapping[str, str] = {
     "tensor(float)": "float32",
@@ -69,10 +74,7 @@ class OnnxRuntimeSession:
         except Exception as error:  # its exceptions share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         if wanted not in self._session.get_providers():  # it only warns, and goes on with the CPU
-            raise MeasurementError(
-                f"{path}: ONNX Runtime could not start {wanted}; its CUDA libraries do not fit this machine's: "
-                'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu'
-            )
+            raise MeasurementError(f"{path}: ONNX Runtime could not start {wanted}; {_NOT_STARTED[device]}")
         self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
 

@@ -146,7 +146,8 @@ def cpu_features() -> dict[str, bool]:
 
 def compare_layers(count: int, facts: Path | None) -> None:
     """Every other layer is adversarial: large activations and large weights, so that most sums saturate."""
-    rng, different, saturated, stored = np.random.default_rng(0), Counter[str](), Counter[str](), {}
+    rng, different, saturated = np.random.default_rng(0), Counter[str](), Counter[str]()
+    stored: dict[str, Any] = {}
     for number in range(count):
         model, data = layer(KINDS[number % len(KINDS)], rng, adversarial=number % 2 == 0, small=number < 16)
         path = Path(f"/tmp/no-vnni-{os.getpid()}.onnx")
@@ -202,10 +203,13 @@ def layer(kind: str, rng: np.random.Generator, adversarial: bool, small: bool) -
     per_channel = kind != "QLinearMatMul"
     w_scale = scales(width) if per_channel else scales()
     w_zero = np.zeros(w_scale.shape, np.int8)
-    result = {"ys": np.asarray(100 * depth**0.5, np.float32), "yz": np.asarray(rng.integers(0, 256), np.uint8)}
-    bias = {"b": rng.integers(-9999, 9999, width).astype(np.int32)}
-    first = {"xs": scales(), "xz": zero, "w": w, "ws": w_scale, "wz": w_zero}
-    constants = {
+    result: dict[str, np.ndarray] = {
+        "ys": np.asarray(100 * depth**0.5, np.float32),
+        "yz": np.asarray(rng.integers(0, 256), np.uint8),
+    }
+    bias: dict[str, np.ndarray] = {"b": rng.integers(-9999, 9999, width).astype(np.int32)}
+    first: dict[str, np.ndarray] = {"xs": scales(), "xz": zero, "w": w, "ws": w_scale, "wz": w_zero}
+    of_kind: dict[str, dict[str, np.ndarray]] = {
         "QLinearConv": first | result | bias,
         "QLinearMatMul": first | result,
         "QGemm": first | bias | (result if rng.integers(2) else {}),
@@ -217,7 +221,8 @@ def layer(kind: str, rng: np.random.Generator, adversarial: bool, small: bool) -
             "wz": w_zero,
             "b": rng.normal(0, 9, width).astype(np.float32),
         },
-    }[kind]
+    }
+    constants = of_kind[kind]
     domain = "com.microsoft" if kind in ("QGemm", "MatMulIntegerToFloat") else ""
     node = helper.make_node(kind, ["x", *constants], ["y"], name="node", domain=domain, **keys)
     graph = helper.make_graph(
@@ -243,8 +248,8 @@ def compare_file(path: Path, images: np.ndarray) -> None:
         (there,), (here,) = (session.run(feed).values() for session in (real, emulated))
         different += int((there != here).sum())
     print(
-        f"{path.name}: {len(emulated.emulated)} nodes can saturate; of {10 * len(images)} logits of {len(images)} images "
-        f"{different} differ",
+        f"{path.name}: {len(emulated.emulated)} nodes can saturate; of {10 * len(images)} logits of {len(images)} "
+        f"images {different} differ",
         flush=True,
     )
 
@@ -265,7 +270,7 @@ def print_accuracy(folder: Path, test: Split) -> None:
         path = folder / f"{bits}-bit.onnx"
         outputs = [predict(session, test, BATCH) for session in (OnnxRuntimeSession(path), SaturatingSession(path))]
         found = [scores_of(METRICS["accuracy"], each, labels) for each in outputs]
-        drop = paired_drop(METRICS["accuracy"], *found, 0.95)
+        drop = paired_drop(METRICS["accuracy"], found[0], found[1], 0.95)
         first, second = (each["logits"].argmax(1) for each in outputs)
         print(
             f"| weights of {bits} bits | {100 * found[0].mean():.2f} % | {100 * found[1].mean():.2f} % "
