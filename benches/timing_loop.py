@@ -34,6 +34,21 @@ def _open_onnxruntime(path: str, threads: int) -> Any:
     return OnnxRuntimeSession(Path(path), threads=threads, shared_pool=True)
 
 
+def _open_on(device: str) -> Callable[[str, int], Any]:
+    def opened(path: str, threads: int) -> Any:
+        from ..exporters.ort_session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(Path(path), threads=threads, device=device)
+
+    return opened
+
+
+def _open_openvino(path: str, threads: int) -> Any:
+    from ..exporters.openvino_session import OpenVinoSession
+
+    return OpenVinoSession(Path(path), threads=threads)
+
+
 def _open_tensorrt(path: str, threads: int) -> Any:
     from ..exporters.engine_open import open_beside
 
@@ -43,6 +58,11 @@ def _open_tensorrt(path: str, threads: int) -> Any:
 # Target name -> (path, threads) -> a session with `bind(feed)` and `close()`.
 SESSIONS: dict[str, Callable[[str, int], Any]] = {
     "onnxruntime-cpu": _open_onnxruntime,
+    "onnxruntime-x86": _open_onnxruntime,
+    "onnxruntime-arm": _open_onnxruntime,
+    "onnxruntime-cuda": _open_on("cuda"),
+    "onnxruntime-tensorrt": _open_on("tensorrt"),
+    "openvino": _open_openvino,
     "tensorrt": _open_tensorrt,
 }
 

@@ -16,8 +16,8 @@ from ..core.values import Artifact, Session
 from ..exporters import from_torch, onnx_file
 from ..exporters.canonical import canonicalise
 from ..exporters.engine_options import Build
-from ..exporters.ort_session import OnnxRuntimeSession
-from ..exporters.targets import TARGETS, Target
+from ..exporters.target import Target
+from ..exporters.targets import TARGETS
 from . import engines
 from .candidate import Candidate
 from .closeness_judge import Judge, Promise
@@ -104,7 +104,9 @@ def _written(
         params=graph.params,
         target=chosen,
         baseline=baseline,
-        judge=Judge(baseline.path, _validation(task), Promise(metric=task_metrics(task)[0], max_drop=max_drop)),
+        judge=Judge(
+            baseline.path, _validation(task), Promise(metric=task_metrics(task)[0], max_drop=max_drop), chosen.stand_in
+        ),
         feeds=latency.rotating_feeds(task.split("validation", "choosing the form"), measure.batch_sizes),
         threads=threads,
         seconds=measure.seconds,
@@ -157,11 +159,9 @@ def described(data: Mapping[str, Any], folder: Path) -> Written:
 
 
 def open_session(artifact: Artifact, threads: int) -> Session:
-    """The artefact in its target's runtime; where that is missing here, in ONNX Runtime as a stand-in."""
+    """The artefact in its target's runtime; where that is missing here, in what stands in for it."""
     target = TARGETS[artifact.target]
-    return (
-        target.open(artifact, threads) if target.unmeasurable() is None else OnnxRuntimeSession(artifact.path, threads)
-    )
+    return (target.open if target.unmeasurable() is None else target.stand_in)(artifact.path, threads)
 
 
 def _graph(value: Candidate | Graph, task: Task, folder: Path) -> Graph:

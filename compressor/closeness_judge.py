@@ -1,7 +1,7 @@
 """Is a changed file still good enough? Its outputs on real runs against the original's, or the metric they give."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ from ..benches.closeness import Closeness
 from ..benches.int8_report import Quality
 from ..core.errors import DataError
 from ..core.task import Metric
-from ..core.values import Arrays, Interval
+from ..core.values import Arrays, Interval, Session
 from ..exporters.ort_session import OnnxRuntimeSession
 from .runs import Runs
 
 MIN_SNR_DB = 20.0  # outputs a tenth of their size away
 _SPARE_DB, _SPARE = 1.5, 0.75  # held back while choosing
+Load = Callable[[Path, int], Session]  # (path, threads)
 DROP = 0.01  # of a metric that is a share, where nothing else is asked
 
 
@@ -36,17 +37,32 @@ class Promise:
 
 
 class Judge:
-    """Keeps what the original said on some runs."""
+    """Keeps what the original said on some runs.
 
-    def __init__(self, original: Path, runs: Runs, promise: Promise, confidence: float = 0.95) -> None:
-        self._runs, self._promise, self._confidence = runs, promise, confidence
-        self._original = list(run(original, runs.feeds))
+    Args:
+        original: the file that others are held against.
+        runs: what both are fed.
+        promise: what must hold.
+        load: opens both; a target's `stand_in`.
+        confidence: of each bound.
+    """
+
+    def __init__(
+        self,
+        original: Path,
+        runs: Runs,
+        promise: Promise,
+        load: Load = OnnxRuntimeSession,
+        confidence: float = 0.95,
+    ) -> None:
+        self._runs, self._promise, self._load, self._confidence = runs, promise, load, confidence
+        self._original = list(run(original, runs.feeds, load))
         if promise.metric is None and promise.max_drop is not None:
             _check_answers(self._original)
 
     def quality(self, path: Path) -> Quality:
         """Run a file on the same runs."""
-        changed = list(run(path, self._runs.feeds))
+        changed = list(run(path, self._runs.feeds, self._load))
         found = closeness.compare(self._original, changed)
         base = Quality(outputs=found, snr_db=closeness.worst_snr(found), drop=None)
         metric, labels = self._promise.metric, self._runs.labels
@@ -77,9 +93,9 @@ class Judge:
         return limit is None or (quality.drop is not None and quality.drop.high <= limit)
 
 
-def run(path: Path, feeds: Sequence[Arrays]) -> Iterator[dict[str, np.ndarray]]:
+def run(path: Path, feeds: Sequence[Arrays], load: Load = OnnxRuntimeSession) -> Iterator[dict[str, np.ndarray]]:
     """Outputs of a file, run by run."""
-    session = OnnxRuntimeSession(path)
+    session = load(path, 1)
     try:
         for feed in feeds:
             yield session.run(feed)

@@ -18,7 +18,7 @@ from ..benches.int8_report import Decision, Quality, describe
 from ..core.errors import QuantizationError
 from ..core.values import Arrays, Artifact, Interval, QuantParams
 from ..exporters import placement
-from ..exporters.targets import Target
+from ..exporters.target import Target
 from .closeness_judge import Judge
 from .int8_times import LayerTimes, layer_times, slower_in_int8
 from .progress import Progress
@@ -119,6 +119,7 @@ class _Search:
         self._refused: list[str] = []
         self._number = itertools.count()  # of files, so that none is written over
         self._measurable = problem.target.unmeasurable() is None
+        self._profiled = self._measurable and problem.target.profiled
 
     def run(self) -> Found:
         forms = self._forms(self._impossible)
@@ -130,7 +131,7 @@ class _Search:
         if good and self._measurable:
             self._progress.say(f"  timing {len(good)} form(s) against the original")
             timed = sorted(self._problem.timed(good), key=lambda form: -form.worst)
-            best = self._without_slow_layers(timed[0])
+            best = self._without_slow_layers(timed[0]) if self._profiled else timed[0]
             good = [best, *(form for form in timed if form is not timed[0])]
         return Found(
             best=good[0] if good else None,
@@ -179,7 +180,7 @@ class _Search:
         layers, dialect = self._layers(), closest.artifact.dialect
         self._progress.say(f"  all in INT8 loses too much: trying {len(layers)} layers one by one")
         self._alone = self._each_alone(layers, dialect)
-        if self._measurable:
+        if self._profiled:
             self._note_times(closest)
         orders = [sorted(layers, key=key, reverse=True) for key in (self._harm, self._harm_per_saving)]
         counts = [self._fewest(order, dialect) for order in orders]

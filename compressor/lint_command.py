@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
         epilog=_EPILOG,
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    parser.add_argument("--target", required=True, metavar="T", help="onnxruntime-cpu or tensorrt")
+    parser.add_argument("--target", required=True, metavar="T", help="such as onnxruntime-cpu or tensorrt")
     parser.add_argument("--fix", action="store_true", help="write a fixed file, lint it again and compare the two")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where it goes (default: MODEL.fixed.onnx)")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")

@@ -123,9 +123,9 @@ def _searched(
     progress: Progress,
 ) -> tuple[Problem, Found, Calibrated, list[str]]:
     """The search; and where it had to give layers back for what they lose, another one with recovered weights."""
-    judge = Judge(original, data.validation, promise, options.confidence)
-    feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
     target = TARGETS[options.target]
+    judge = Judge(original, data.validation, promise, target.stand_in, options.confidence)
+    feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
 
     said: list[str] = []
     cache = None if options.cache is None else Cache(options.cache, _data_digest(data), said.append)
@@ -201,7 +201,7 @@ def _judged(
     base = dataclasses.replace(base, decisions=found.decisions, tried=tried)
     if found.best is None:
         return dataclasses.replace(base, reason=f"no INT8 form is close enough: {'; '.join(found.refused)}")
-    judge = Judge(Path(base.model), data.test, promise, options.confidence)
+    judge = Judge(Path(base.model), data.test, promise, problem.target.stand_in, options.confidence)
     quality = judge.quality(found.best.artifact.path)
     base = dataclasses.replace(base, quality=quality, dialect=found.best.artifact.dialect)
     if not judge.keeps(quality):

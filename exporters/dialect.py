@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+Activations = Literal["s8", "u8", "u8-asymmetric", "s8-shifted", "s8-asymmetric"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dialect:
@@ -14,10 +16,12 @@ class Dialect:
                           the same numbers as `s8` up to 127, and what x86 has kernels for. Behind a Clip from zero the
                           scale is at most its bound / 255, else the Clip would stay and nothing be fused around it.
         `u8-asymmetric`   unsigned; scale and zero point from the tensor's own low and high.
+        `s8-shifted`      `u8` with 128 less of every integer, and so signed: the same numbers, as Arm multiplies them.
+        `s8-asymmetric`   `u8-asymmetric` with 128 less.
     """
 
     name: str
-    activations: Literal["s8", "u8", "u8-asymmetric"]
+    activations: Activations
     int32_bias: bool  # bias as INT32 with scale input * weight; else it stays float
     pair_after_last: tuple[str, ...]  # operators that run in INT8 only with a pair behind them, at a graph output too
     weight_bits: Literal[7, 8] = 8  # 7 where the CPU adds products in 16 bits and would saturate

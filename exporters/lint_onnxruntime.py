@@ -4,17 +4,20 @@ Loading itself is tried by `OnnxRuntimeCpu.lint`; the rules say why a file will 
 slow was measured, see docs/guide.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 
-from .graph_view import GraphView
+from . import saturation
+from .graph_view import GraphView, attribute
 from .integer_region import can_be_shifted, region_of, starts_at_zero
 from .lint import Finding, Rule, at
 from .lint_onnx import DOCUMENT, per_channel_opset, scale_count, scale_type, zero_point_count
 
-SAFE_WEIGHT = 64  # 2 * 255 * 64 = 32,640; VPMADDUBSW adds two products in 16 bits, up to 32,767
+_UNSIGNED: Mapping[int, int] = {TensorProto.UINT8: 0}
 _MEASURED = "ONNX Runtime's optimised graphs on x86-64, measured"
 
 
@@ -41,38 +44,64 @@ def _pair_before_relu(view: GraphView) -> Iterator[Finding]:
             yield at(node, "pair-before-relu", problem, "quantize what the Relu gives instead", "slow")
 
 
-def _zero_point_after_relu(view: GraphView) -> Iterator[Finding]:
+def _zero_point_after_relu(view: GraphView, lowest: Mapping[int, int] = _UNSIGNED) -> Iterator[Finding]:
+    """Behind a Relu the lowest integer has to stand for zero, else the Relu stays, a kernel of its own.
+
+    Args:
+        lowest: integer types that it is said of -> the lowest integer of each.
+    """
     for node in view.quantizers():
         if node.op_type != "QuantizeLinear" or view.producer(node.input[0], "Relu") is None:
             continue
-        zero = view.constant(node, 2)
-        if view.integer_type(node) != TensorProto.UINT8 or zero is None or not bool(np.all(zero == 128)):
+        zero, wanted = view.constant(node, 2), lowest.get(view.integer_type(node))
+        if wanted is None or zero is None or not bool(np.all(zero == wanted + 128)):
             continue
-        fixable = starts_at_zero(view, region_of(view, node))
-        remedy = "with zero point 0 the Relu is dropped" + (", --fix writes it" if fixable else "")
-        problem = "zero point 128 behind a Relu, which is then run by itself"
+        fixable = wanted == 0 and starts_at_zero(view, region_of(view, node))
+        remedy = f"with zero point {wanted} the Relu is dropped" + (", --fix writes it" if fixable else "")
+        problem = f"zero point {wanted + 128} behind a Relu, which is then run by itself"
         yield at(node, "zero-point-after-relu", problem, remedy, "slow", fixable)
 
 
 def _saturating(view: GraphView) -> Iterator[Finding]:
-    """Two products of 255 and a weight past 64 do not fit into 16 bits, where they are added without VNNI."""
+    """Pairs of weights whose products with unsigned activations do not fit into 16 bits."""
     for node in view.nodes:
         end = view.producer(view.input(node, 1), "DequantizeLinear")
         begin = view.producer(view.input(node, 0), "DequantizeLinear")
-        weights = None if end is None else view.constant(end, 0)
-        if begin is None or weights is None or weights.dtype != np.int8 or not weights.size:
+        weight = None if end is None else view.constant(end, 0)
+        if begin is None or weight is None or weight.dtype != np.int8 or weight.ndim < 2:
             continue
-        largest = int(np.abs(weights.astype(np.int16)).max())
-        if largest > SAFE_WEIGHT and view.integer_type(begin) == TensorProto.UINT8:
-            problem = f"weights up to {largest} times unsigned activations saturate on this CPU, which has no VNNI"
-            yield at(node, "saturating-weights", problem, "write weights in 7 bits: quantize it here", "risky")
+        if view.integer_type(begin) != TensorProto.UINT8:
+            continue
+        pairs = [saturation.can_saturate(matrix) for matrix in _matrices(node, weight)]
+        count = sum(int(found.sum()) for found in pairs)
+        if count:
+            of = sum(found.size for found in pairs)
+            problem = (
+                f"{count} of {of} pairs of its weights can saturate: their products are added in 16 bits without VNNI"
+            )
+            yield at(
+                node, "saturating-weights", problem, "write weights in 7 bits: quantize it for this target", "risky"
+            )
 
 
-RULES: dict[str, Rule] = {
+def _matrices(node: onnx.NodeProto, weight: np.ndarray) -> list[np.ndarray]:
+    """A weight as the kernels multiply by it; none where they do not add in 16 bits."""
+    if node.op_type == "Conv":
+        groups = attribute(node, "group", 1)
+        return [] if saturation.is_depthwise(weight, groups) else saturation.as_matrices(weight, groups)
+    if node.op_type in ("Gemm", "MatMul"):
+        return [weight.T if attribute(node, "transB", 0) else weight.reshape(-1, weight.shape[-1])]
+    return []
+
+
+LOADING_RULES: dict[str, Rule] = {
     "opset": Rule(check=per_channel_opset, document=DOCUMENT),
     "scale-type": Rule(check=scale_type, document=DOCUMENT),
     "scale-count": Rule(check=scale_count, document=DOCUMENT),
     "zero-point-count": Rule(check=zero_point_count, document=DOCUMENT),
+}
+RULES: dict[str, Rule] = {
+    **LOADING_RULES,
     "pair-before-relu": Rule(check=_pair_before_relu, document=_MEASURED),
     "zero-point-after-relu": Rule(check=_zero_point_after_relu, document=_MEASURED),
 }
@@ -81,4 +110,12 @@ VNNI_RULES: dict[str, Rule] = {**RULES, "signed-activations": Rule(check=_signed
 SATURATING_RULES: dict[str, Rule] = {
     **RULES,
     "saturating-weights": Rule(check=_saturating, document="Intel's instruction set reference, VPMADDUBSW"),
+}
+# Signed activations are fused there as unsigned ones are.
+ARM_RULES: dict[str, Rule] = {
+    **RULES,
+    "zero-point-after-relu": Rule(
+        check=partial(_zero_point_after_relu, lowest={**_UNSIGNED, TensorProto.INT8: -128}),
+        document="ONNX Runtime's optimised graphs on aarch64, read under an emulator",
+    ),
 }

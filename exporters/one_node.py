@@ -29,6 +29,7 @@ class OneNode:
         model: where the node stands: its operator sets and functions.
         constants: initializers by name.
         example: what it will be fed, by name.
+        remedy: what to do about it, the end of the message.
 
     Raises:
         QuantizationError: ONNX Runtime cannot run it on its own.
@@ -41,8 +42,9 @@ class OneNode:
         constants: Constants,
         example: Mapping[str, np.ndarray],
         device: str,
+        remedy: str = "",
     ) -> None:
-        self._node = node
+        self._node, self._remedy = node, remedy
         self.outputs: Sequence[str] = [name for name in node.output if name]
         self.inputs: Sequence[str] = [name for name in reads(node) if name in example]
         graph = helper.make_graph(
@@ -80,8 +82,7 @@ class OneNode:
 
     def _refused(self, cause: str) -> QuantizationError:
         return QuantizationError(
-            f"node '{self._node.name}' ({self._node.op_type}) cannot be run by itself: {cause}; "
-            "leave 'round' and 'bias-correction' out of recover"
+            f"node '{self._node.name}' ({self._node.op_type}) cannot be run by itself: {cause}{self._remedy}"
         )
 
 

@@ -1,97 +1,88 @@
-"""ONNX Runtime on this machine's CPU."""
+"""ONNX Runtime's CPU provider, on this machine's CPU or on one of another kind."""
 
 import dataclasses
-import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
-
-import onnx
+from typing import ClassVar
 
 from ..core.errors import ArtifactError
-from ..core.values import Artifact, QuantParams, Session
-from .artifact_file import write_artifact
-from .dialect import Dialect
-from .lint import Finding, Rule, check_file, refusals
-from .lint_onnxruntime import RULES, SATURATING_RULES, VNNI_RULES
+from ..core.values import Session
+from .cpu import Cpu, this_cpu
+from .dialect import Activations, Dialect
+from .lint import Finding, Rule, refusals
+from .lint_onnxruntime import ARM_RULES, RULES, SATURATING_RULES, VNNI_RULES
 from .ort_session import OnnxRuntimeSession
+from .saturating_session import SaturatingSession
+from .target import Target
 
 # A last Gemm alone runs in INT8 with a float result; everything else is fused only with a Q behind it.
 _PAIR_AFTER = ("Conv", "MatMul", "Add", "Concat", "GlobalAveragePool", "AveragePool", "Relu", "Clip")
-_X86 = ("x86_64", "AMD64")
-_CPU_INFO = Path("/proc/cpuinfo")
+_ACTIVATIONS: Mapping[Cpu, tuple[Activations, ...]] = {
+    "x86-vnni": ("u8", "u8-asymmetric"),  # signed ones run three times slower
+    "x86": ("u8", "u8-asymmetric"),
+    "arm": ("s8-shifted", "s8-asymmetric", "u8", "u8-asymmetric"),
+    "other": ("u8", "u8-asymmetric", "s8"),
+}
+_RULES: Mapping[Cpu, Mapping[str, Rule]] = {
+    "x86-vnni": VNNI_RULES,
+    "x86": SATURATING_RULES,
+    "arm": ARM_RULES,
+    "other": RULES,
+}
+_CALLED: Mapping[Cpu, str] = {"x86-vnni": "x86-64 with VNNI", "x86": "x86-64", "arm": "Arm"}
 
 
 @dataclasses.dataclass(frozen=True)
-class OnnxRuntimeCpu:
-    """See `targets.Target`."""
+class OnnxRuntimeCpu(Target):
+    """See `target.Target`."""
 
     name: str = "onnxruntime-cpu"
-    channel_multiple: int = (
-        8  # kernels work on blocks of 8 or 16 channels; at other widths half the MACs can take longer
-    )
+    cpu: Cpu | None = None  # None: this machine's
+    channel_multiple: ClassVar[int] = 8  # kernels work on blocks of 8 or 16; else half the MACs can take longer
+    profiled: ClassVar[bool] = True
 
     def dialects(self) -> tuple[Dialect, ...]:
-        """Unsigned activations on x86, where signed ones run three times slower; both elsewhere."""
-        bits = weight_bits()
-        unsigned = (
-            Dialect(name="u8", activations="u8", int32_bias=True, pair_after_last=_PAIR_AFTER, weight_bits=bits),
+        """The activations that the CPU has kernels for; weights of 7 bits where products would saturate."""
+        cpu = self.cpu or this_cpu()
+        return tuple(
             Dialect(
-                name="u8-asymmetric",
-                activations="u8-asymmetric",
+                name=activations,
+                activations=activations,
                 int32_bias=True,
                 pair_after_last=_PAIR_AFTER,
-                weight_bits=bits,
-            ),
+                weight_bits=7 if cpu == "x86" else 8,
+            )
+            for activations in _ACTIVATIONS[cpu]
         )
-        if platform.machine() in _X86:
-            return unsigned
-        return (
-            *unsigned,
-            Dialect(name="s8", activations="s8", int32_bias=True, pair_after_last=_PAIR_AFTER, weight_bits=bits),
-        )
-
-    def unmeasurable(self) -> str | None:
-        """ONNX Runtime's CPU provider is always here."""
-        return None
-
-    def write(
-        self,
-        model: onnx.ModelProto,
-        params: Mapping[str, QuantParams] | None,
-        dialect: Dialect | None,
-        path: Path,
-        keep_float: Collection[str] = (),
-    ) -> Artifact:
-        """See `targets.Target`."""
-        return write_artifact(self.name, self.lint, model, params, dialect, path, keep_float)
 
     def rules(self) -> Mapping[str, Rule]:
-        """See `targets.Target`. What is slow and what saturates hangs on this machine's CPU."""
-        if platform.machine() not in _X86:
-            return RULES
-        return VNNI_RULES if weight_bits() == 8 else SATURATING_RULES
+        """See `target.Target`. What is slow and what saturates hangs on the CPU."""
+        return _RULES[self.cpu or this_cpu()]
+
+    def unmeasurable(self) -> str | None:
+        """ONNX Runtime's CPU provider is always here; the CPU may be another one."""
+        here = this_cpu()
+        if self.cpu in (None, here):
+            return None
+        if self.cpu == "x86" and here == "x86-vnni":
+            return "this CPU has VNNI; how it saturates without is emulated, how fast it is cannot be told"
+        return f"this CPU is not {_CALLED[self.cpu or here]}"
+
+    def _load(self, path: Path, threads: int) -> Session:
+        return OnnxRuntimeSession(path, threads)
+
+    def stand_in(self, path: Path, threads: int) -> Session:
+        """Integers are the same on every CPU, but where they saturate."""
+        if self.cpu == "x86" and this_cpu() != "x86":
+            return SaturatingSession(path)
+        return super().stand_in(path, threads)
 
     def lint(self, path: Path) -> tuple[Finding, ...]:
-        """See `targets.Target`. Whether ONNX Runtime loads the file is tried."""
-        found = check_file(path, self.rules())
+        """See `target.Target`. Whether ONNX Runtime loads the file is tried."""
+        found = super().lint(path)
         try:
             OnnxRuntimeSession(path).close()
         except ArtifactError as error:
             if not refusals(found):  # else they say better why
                 return (*found, Finding(rule="load", problem=str(error), remedy="export it again"))
         return found
-
-    def open(self, artifact: Artifact, threads: int) -> Session:
-        """See `targets.Target`."""
-        return OnnxRuntimeSession(artifact.path, threads)
-
-
-def weight_bits(machine: str | None = None, cpu_info: Path = _CPU_INFO) -> Literal[7, 8]:
-    """8, or 7 on an x86 CPU without VNNI: there two products are added in 16 bits and saturate."""
-    if (machine or platform.machine()) not in _X86:
-        return 8
-    try:
-        return 8 if "vnni" in cpu_info.read_text() else 7
-    except OSError:  # not Linux: unknown, so the form that is right on both
-        return 7

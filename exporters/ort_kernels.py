@@ -21,7 +21,8 @@ _FEWEST_RUNS, _MOST_RUNS = 5, 200
 _OPTIMISED = "optimised.onnx"
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _ADDED = re.compile(r"(_nchwc|_token_\d+)+$")  # what ONNX Runtime adds to the name of a node or its result
-_INT8 = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "QOrdered")
+# What the names of operators that compute on integers begin with.
+INT8 = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "QOrdered")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Kernel:
     @property
     def int8(self) -> bool:
         """Whether it computes on integers."""
-        return self.operator.startswith(_INT8)
+        return self.operator.startswith(INT8)
 
 
 def kernels(path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads: int, seconds: float) -> list[Kernel]:
@@ -72,6 +73,17 @@ def planned(path: Path) -> list[Kernel]:
     with tempfile.TemporaryDirectory(prefix="edgesmith-kernels-") as name:
         _session(path, Path(name), threads=1, profiling=False)
         return _explained(path, onnx.load_model(str(path), load_external_data=False), Path(name), {})
+
+
+def optimised(path: Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime's CPU provider makes of a file on this machine.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgesmith-kernels-") as name:
+        _session(path, Path(name), threads=1, profiling=False)
+        return onnx.load_model(str(Path(name) / _OPTIMISED))
 
 
 def _session(path: Path, folder: Path, threads: int, profiling: bool) -> Any:

@@ -8,10 +8,22 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..core.errors import ArtifactError, DataError, MeasurementError, UsageError
+from ..core.errors import ArtifactError, MeasurementError, UsageError
+from ..core.feeds import check_feed
 from ..core.values import Arrays, TensorSpec
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+# Without its INT8 flag TensorRT before 11 refuses a file with Q/DQ pairs (microsoft/onnxruntime#13381).
+_BEFORE_CPU = {"tensorrt": [(_PROVIDERS["tensorrt"], {"trt_int8_enable": True}), _PROVIDERS["cuda"]]}
+_NOT_STARTED = {
+    "cuda": "its CUDA libraries do not fit this machine's: "
+    'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu',
+    "tensorrt": "it finds no TensorRT libraries of its version: pip install tensorrt",
+}
 
 _DTYPES: Mapping[str, str] = {
     "tensor(float)": "float32",
@@ -32,8 +44,8 @@ class OnnxRuntimeSession:
     Args:
         path: ONNX file.
         threads: of each operator; operators run one after the other.
-        device: "cpu" or "cuda". On "cuda" an operator without a CUDA kernel runs on the CPU, as ONNX Runtime places it;
-            a session that as a whole would fall back to the CPU is refused.
+        device: "cpu", "cuda" or "tensorrt". What "tensorrt" has no layer for runs on "cuda", what "cuda" has no kernel
+            for on the CPU, as ONNX Runtime places it; a session that as a whole would fall back is refused.
         shared_pool: take the worker threads from one pool of the whole process. A pool's threads spin for a while after
             each run; where sessions take turns, those of one would hold the cores that the next one needs.
 
@@ -56,14 +68,13 @@ class OnnxRuntimeSession:
         options.log_severity_level = 3  # its warnings are about its own optimizations
         self._path = path
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[wanted])
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=_BEFORE_CPU.get(device, [wanted])
+            )
         except Exception as error:  # its exceptions share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         if wanted not in self._session.get_providers():  # it only warns, and goes on with the CPU
-            raise MeasurementError(
-                f"{path}: ONNX Runtime could not start {wanted}; its CUDA libraries do not fit this machine's: "
-                'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu'
-            )
+            raise MeasurementError(f"{path}: ONNX Runtime could not start {wanted}; {_NOT_STARTED[device]}")
         self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
 
@@ -83,7 +94,7 @@ class OnnxRuntimeSession:
             MeasurementError: ONNX Runtime fails on it, as where the graph itself fixes a batch size.
         """
         session = self._opened()
-        self._check(feed)
+        check_feed(self._path, self._inputs, feed)
         names = [spec.name for spec in self._outputs]
         try:
             values = session.run(names, {spec.name: feed[spec.name] for spec in self._inputs})
@@ -94,7 +105,7 @@ class OnnxRuntimeSession:
     def bind(self, feed: Arrays) -> Callable[[], None]:
         """A function that runs this feed with inputs and outputs bound once: what a timing loop calls."""
         session = self._opened()
-        self._check(feed)
+        check_feed(self._path, self._inputs, feed)
         binding = session.io_binding()
         for spec in self._inputs:
             binding.bind_cpu_input(spec.name, np.ascontiguousarray(feed[spec.name]))
@@ -117,27 +128,16 @@ class OnnxRuntimeSession:
             raise ArtifactError(f"{self._path}: the session is closed")
         return self._session
 
-    def _check(self, feed: Arrays) -> None:
-        for spec in self._inputs:
-            if spec.name not in feed:
-                raise DataError(f"{self._path}: input '{spec.name}' is missing; given: {', '.join(feed) or 'nothing'}")
-            array = feed[spec.name]
-            sizes = zip(array.shape, spec.shape, strict=False)
-            fits = len(array.shape) == len(spec.shape) and all(isinstance(w, str) or g == w for g, w in sizes)
-            if str(array.dtype) != spec.dtype or not fits:
-                wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"
-                raise DataError(f"{self._path}: input '{spec.name}' must be {wanted}, got {array.dtype} {array.shape}")
-
 
 def provider(device: str) -> str:
-    """The execution provider of a device: "cpu" or "cuda".
+    """The execution provider of a device.
 
     Raises:
         UsageError: this build of ONNX Runtime has none for it.
     """
     name = _PROVIDERS.get(device)
     if name is None or name not in onnxruntime.get_available_providers():
-        remedy = "pip install onnxruntime-gpu" if device == "cuda" else f"known devices: {', '.join(_PROVIDERS)}"
+        remedy = f"known devices: {', '.join(_PROVIDERS)}" if name is None else "pip install onnxruntime-gpu"
         raise UsageError(f"this ONNX Runtime {onnxruntime.__version__} cannot run on '{device}'; {remedy}")
     return name
 

@@ -59,7 +59,7 @@ def activation_grid(
     """Scale and zero point of the activation `name`, as the dialect writes them; both 0-d."""
     if dialect.activations == "s8":
         return np.asarray(params.scale, np.float32), np.asarray(0, np.int8)
-    if dialect.activations == "u8":
+    if dialect.activations in ("u8", "s8-shifted"):
         scale, zero = float(params.scale), 0 if name in placement.never_negative else 128
     else:
         low, high = min(params.low, 0.0), max(params.high, 0.0)
@@ -67,7 +67,8 @@ def activation_grid(
         zero = int(np.clip(round(-low / scale), 0, 255))
     if zero == 0 and name in placement.upper:
         scale = min(scale, _widest(placement.upper[name]))
-    return np.asarray(scale, np.float32), np.asarray(zero, np.uint8)
+    signed = dialect.activations.startswith("s8")
+    return np.asarray(scale, np.float32), np.asarray(zero - 128, np.int8) if signed else np.asarray(zero, np.uint8)
 
 
 def write_qdq(

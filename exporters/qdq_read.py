@@ -84,9 +84,12 @@ def _activations(
 
 def _activation(pair: Pair, name: str, placed: Placement, written_as: str | None) -> QuantParams:
     scale, zero, low, high = float(pair.scale), int(pair.zero), pair.low, pair.high
-    symmetric = zero == (0 if pair.dtype == "int8" else 128)
+    middle, lowest = (0, -128) if pair.dtype == "int8" else (128, 0)
+    symmetric = zero == middle
     top = placed.upper.get(name)
-    if written_as == "u8" and zero == 0:  # the scale of S8, but where a Clip had to go: see `Dialect`
+    if (
+        written_as in ("u8", "s8-shifted") and zero == lowest
+    ):  # the scale of S8, but where a Clip had to go: see `Dialect`
         symmetric = top is None or high < top * (1 - 1e-5)
     if symmetric:
         low, high = -127 * scale, 127 * scale

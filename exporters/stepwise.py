@@ -21,6 +21,7 @@ from .one_node import Constants, OneNode, alone, reads
 from .placement import Placement, names_read
 from .qdq import activation_grid, weight_grid
 
+_REMEDY = "; leave 'round' and 'bias-correction' out of recover"
 Values = dict[str, list[np.ndarray]]  # tensor -> its value in each batch
 
 
@@ -93,7 +94,7 @@ class _Walk:
         int8 = {name: self._as_int8(name, values) for name, values in exact.items()}
         self._count, most = len(feeds), 0
         for index, (node, changed) in enumerate(zip(self._model.graph.node, self.changed.graph.node, strict=True)):
-            runner = OneNode(node, self._model, self._constants, _firsts(exact), self._device)
+            runner = self._alone(node, self._constants, _firsts(exact))
             _store(runner.outputs, (runner.run(feed) for feed in _feeds(runner, exact, len(feeds))), exact)
             if node.name in self._chosen:
                 self._layer(changed, exact, int8)
@@ -104,9 +105,12 @@ class _Walk:
                 del exact[name], int8[name]
         return most
 
+    def _alone(self, node: onnx.NodeProto, constants: Constants, example: Arrays) -> OneNode:
+        return OneNode(node, self._model, constants, example, self._device, _REMEDY)
+
     def _plain(self, node: onnx.NodeProto, changed: onnx.NodeProto, runner: OneNode, int8: Values) -> None:
         if any(self._altered.get(name) is not self._constants.get(name) for name in reads(changed)):
-            runner = OneNode(changed, self._model, self._altered, _firsts(int8), self._device)
+            runner = self._alone(changed, self._altered, _firsts(int8))
         _store(runner.outputs, (runner.run(feed) for feed in _feeds(runner, int8, self._count)), int8)
         for name in runner.outputs:
             int8[name] = self._as_int8(name, int8[name])
@@ -131,7 +135,7 @@ class _Walk:
 
         def run(weight: np.ndarray, bias: np.ndarray | None) -> Iterator[np.ndarray]:
             single, constants = alone(node, weight, bias if holder is node else None)
-            runner = OneNode(single, self._model, constants, {"data": inputs[0]}, self._device)
+            runner = self._alone(single, constants, {"data": inputs[0]})
             return (runner.run({"data": value})[0] for value in inputs)
 
         return Layer(

@@ -45,10 +45,10 @@ def test_a_model_that_cannot_run_is_an_error_with_its_reason(tmp_path: Path) -> 
 
 def test_a_target_without_a_runtime_here() -> None:
     artifact = Artifact(
-        path=Path("x"), target="openvino", dialect="s8", precision="int8", inputs=(), outputs=(), digest=""
+        path=Path("x"), target="tflite", dialect="s8", precision="int8", inputs=(), outputs=(), digest=""
     )
     with pytest.raises(
-        MeasurementError, match=r"^target 'openvino' cannot be measured here; measured are: onnxruntime-cpu, "
+        MeasurementError, match=r"^target 'tflite' cannot be measured here; measured are: onnxruntime-arm, "
     ):
         peak_memory(artifact, {"x": np.zeros(1)})
 

@@ -8,7 +8,7 @@ from edgesmith.core.task import Task
 from edgesmith.exporters import onnx_file
 from edgesmith.exporters.canonical import canonicalise
 from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.targets import Target
+from edgesmith.exporters.target import Target
 
 
 def file_of(graph: Graph, target: Target, folder: Path) -> Path:

@@ -30,7 +30,9 @@ U8 = Dialect(
 U8_7 = Dialect(**{**U8.__dict__, "name": "u8-7bit", "weight_bits": 7})
 ASYMMETRIC = Dialect(**{**U8.__dict__, "name": "u8-asymmetric", "activations": "u8-asymmetric"})
 S8_BIAS = Dialect(**{**U8.__dict__, "name": "s8", "activations": "s8"})
-DIALECTS = (U8, U8_7, ASYMMETRIC, S8_BIAS, S8)
+SHIFTED = Dialect(**{**U8.__dict__, "name": "s8-shifted", "activations": "s8-shifted"})
+S8_ASYMMETRIC = Dialect(**{**U8.__dict__, "name": "s8-asymmetric", "activations": "s8-asymmetric"})
+DIALECTS = (U8, U8_7, ASYMMETRIC, S8_BIAS, S8, SHIFTED, S8_ASYMMETRIC)
 assert U8.pair_after_last == OnnxRuntimeCpu().dialects()[0].pair_after_last
 
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgesmith.exporters.lint import Finding, check, summary
-from edgesmith.exporters.lint_onnxruntime import RULES as PLAIN_RULES, SAFE_WEIGHT, SATURATING_RULES, VNNI_RULES
+from edgesmith.exporters.lint_onnxruntime import RULES as PLAIN_RULES, SATURATING_RULES, VNNI_RULES
 from edgesmith.exporters.lint_tensorrt import RULES
 
 from .graphs import node, random
@@ -269,16 +269,21 @@ def test_weights_are_signed_and_meant_to_be() -> None:
 
 
 def test_what_saturates_without_vnni() -> None:
+    """255 * 128 fits into 16 bits, 255 * 129 does not; the sum of two weights of unlike sign always fits."""
+    pairs = [64, 64, -64, -65, 127, -127, 65, 64]
+
+    def weights(values: list[int]) -> onnx.ModelProto:
+        channels = np.broadcast_to(np.array(values, S8).reshape(1, 8, 1, 1), (8, 8, 3, 3))
+        return layer(zero=U8(128), change=setting(w=np.ascontiguousarray(channels)))
+
     text = (
-        "Conv 'n_m': weights up to 127 times unsigned activations saturate on this CPU, which has no VNNI; write weights in 7 "
-        "bits: quantize it here [saturating-weights]"
+        "Conv 'n_m': 144 of 288 pairs of its weights can saturate: their products are added in 16 bits without VNNI; write "
+        "weights in 7 bits: quantize it for this target [saturating-weights]"
     )
-    found = check(layer(zero=U8(128)), SATURATING_RULES)
+    found = check(weights(pairs), SATURATING_RULES)
     assert [(finding.text, finding.severity) for finding in found] == [(text, "risky")]
+    assert check(weights([64, 64, -64, -64, 127, -127, -64, 127]), SATURATING_RULES) == ()
     assert check(layer(), SATURATING_RULES) == (), "signed activations go another way there"
-    safe = layer(zero=U8(128), change=setting(w=np.full((8, 8, 3, 3), -SAFE_WEIGHT, S8)))
-    assert check(safe, SATURATING_RULES) == ()
-    assert 2 * 255 * SAFE_WEIGHT <= np.iinfo(np.int16).max < 2 * 255 * (SAFE_WEIGHT + 1)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
 """Which INT8 is tried on which CPU."""
 
-import platform
 from pathlib import Path
 
 import onnx
 import pytest
 
-from edgesmith.exporters import qdq
+from edgesmith.exporters import onnxruntime_cpu, qdq
+from edgesmith.exporters.cpu import Cpu, this_cpu
 from edgesmith.exporters.dialect import Dialect
 from edgesmith.exporters.lint import check
 from edgesmith.exporters.lint_onnxruntime import RULES, VNNI_RULES
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu, weight_bits
+from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
 
 from .conftest import Network
 from .graphs import ASYMMETRIC, U8
@@ -18,47 +18,58 @@ from .lint_graphs import microsoft
 
 
 @pytest.mark.parametrize(
-    ("machine", "flags", "bits"),
+    ("machine", "flags", "cpu"),
     [
-        ("x86_64", "fpu avx2 avx512f avx512_vnni", 8),
-        ("x86_64", "fpu avx2 avx_vnni", 8),
-        ("AMD64", "fpu avx2 avx512f", 7),
-        ("x86_64", "fpu avx2", 7),
-        ("aarch64", "fp asimd", 8),
-        ("arm64", "fp asimd asimddp", 8),
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", "x86-vnni"),
+        ("x86_64", "fpu avx2 avx_vnni", "x86-vnni"),
+        ("AMD64", "fpu avx2 avx512f", "x86"),
+        ("x86_64", "fpu avx2", "x86"),
+        ("aarch64", "fp asimd", "arm"),
+        ("arm64", "fp asimd asimddp", "arm"),
+        ("riscv64", "", "other"),
     ],
 )
-def test_seven_bits_where_products_would_saturate(machine: str, flags: str, bits: int, tmp_path: Path) -> None:
+def test_what_a_cpu_says_of_itself(machine: str, flags: str, cpu: str, tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
-    assert weight_bits(machine, tmp_path / "cpuinfo") == bits
+    assert this_cpu(machine, tmp_path / "cpuinfo") == cpu
 
 
 def test_an_unknown_x86_cpu_is_taken_to_saturate(tmp_path: Path) -> None:
-    assert weight_bits("x86_64", tmp_path / "none") == 7
-    assert weight_bits("arm64", tmp_path / "none") == 8
+    assert this_cpu("x86_64", tmp_path / "none") == "x86"
+    assert this_cpu("arm64", tmp_path / "none") == "arm"
 
 
 @pytest.mark.parametrize(
-    ("machine", "names"),
-    [("x86_64", ["u8", "u8-asymmetric"]), ("aarch64", ["u8", "u8-asymmetric", "s8"])],
-)
-def test_dialects_of_a_machine(machine: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert [dialect.name for dialect in OnnxRuntimeCpu().dialects()] == names
-
-
-@pytest.mark.parametrize(
-    ("machine", "bits", "rule"),
+    ("cpu", "names", "bits", "rule"),
     [
-        ("x86_64", 8, "signed-activations"),
-        ("x86_64", 7, "saturating-weights"),
-        ("aarch64", 8, None),
+        ("x86-vnni", ["u8", "u8-asymmetric"], 8, "signed-activations"),
+        ("x86", ["u8", "u8-asymmetric"], 7, "saturating-weights"),
+        ("arm", ["s8-shifted", "s8-asymmetric", "u8", "u8-asymmetric"], 8, None),
+        ("other", ["u8", "u8-asymmetric", "s8"], 8, None),
     ],
 )
-def test_rules_of_a_machine(machine: str, bits: int, rule: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr("edgesmith.exporters.onnxruntime_cpu.weight_bits", lambda: bits)
-    assert {*OnnxRuntimeCpu().rules()} - {*RULES} == ({rule} if rule else set())
+def test_dialects_and_rules_of_a_cpu(
+    cpu: Cpu, names: list[str], bits: int, rule: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_cpu, "this_cpu", lambda: cpu)
+    for target in (OnnxRuntimeCpu(), OnnxRuntimeCpu(name="other", cpu=cpu)):
+        assert [dialect.name for dialect in target.dialects()] == names
+        assert {dialect.weight_bits for dialect in target.dialects()} == {bits}
+        assert {*target.rules()} - {*RULES} == ({rule} if rule else set())
+        assert target.unmeasurable() is None
+
+
+@pytest.mark.parametrize(
+    ("here", "cpu", "reason"),
+    [
+        ("x86-vnni", "x86", "this CPU has VNNI; how it saturates without is emulated, how fast it is cannot be told"),
+        ("arm", "x86", "this CPU is not x86-64"),
+        ("x86", "arm", "this CPU is not Arm"),
+    ],
+)
+def test_another_cpu_cannot_be_timed(here: Cpu, cpu: Cpu, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_cpu, "this_cpu", lambda: here)
+    assert OnnxRuntimeCpu(name="another", cpu=cpu).unmeasurable() == reason
 
 
 def test_lint_says_what_the_runtime_says(tmp_path: Path) -> None:

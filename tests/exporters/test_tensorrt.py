@@ -73,7 +73,7 @@ def test_says_why_nothing_can_be_measured(
     artifact = TensorRT().write(vgg.model, vgg.params, S8, tmp_path / "model.onnx")
     assert TensorRT().unmeasurable() == reason
     with pytest.raises(MeasurementError) as raised:
-        TensorRT().open(artifact, 1)
+        TensorRT().open(artifact.path, 1)
     assert str(raised.value) == f"{tmp_path / 'model.onnx'}: not measured: {reason}"
 
 
