@@ -7,6 +7,7 @@ slow was measured, see docs/guide.md.
 from collections.abc import Iterator
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 
 from .graph_view import GraphView
@@ -57,15 +58,24 @@ def _zero_point_after_relu(view: GraphView) -> Iterator[Finding]:
 def _saturating(view: GraphView) -> Iterator[Finding]:
     """Two products of 255 and a weight past 64 do not fit into 16 bits, where they are added without VNNI."""
     for node in view.nodes:
-        end = view.producer(view.input(node, 1), "DequantizeLinear")
-        begin = view.producer(view.input(node, 0), "DequantizeLinear")
-        weights = None if end is None else view.constant(end, 0)
-        if begin is None or weights is None or weights.dtype != np.int8 or not weights.size:
+        weights, unsigned = _factors(view, node)
+        if weights is None or weights.dtype != np.int8 or not weights.size:
             continue
         largest = int(np.abs(weights.astype(np.int16)).max())
-        if largest > SAFE_WEIGHT and view.integer_type(begin) == TensorProto.UINT8:
+        if largest > SAFE_WEIGHT and unsigned:
             problem = f"weights up to {largest} times unsigned activations saturate on this CPU, which has no VNNI"
             yield at(node, "saturating-weights", problem, "write weights in 7 bits: quantize it here", "risky")
+
+
+def _factors(view: GraphView, node: onnx.NodeProto) -> tuple[np.ndarray | None, bool]:
+    """The constant integers that a node multiplies by, and whether its other factor is unsigned."""
+    if node.op_type == "MatMulInteger":
+        return view.constant(node, 1), view.types.get(node.input[0]) == TensorProto.UINT8
+    end = view.producer(view.input(node, 1), "DequantizeLinear")
+    begin = view.producer(view.input(node, 0), "DequantizeLinear")
+    if end is None or begin is None:
+        return None, False
+    return view.constant(end, 0), view.integer_type(begin) == TensorProto.UINT8
 
 
 RULES: dict[str, Rule] = {

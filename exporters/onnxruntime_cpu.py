@@ -10,6 +10,7 @@ import onnx
 
 from ..core.errors import ArtifactError
 from ..core.values import Artifact, QuantParams, Session
+from . import ort_glue
 from .artifact_file import write_artifact
 from .dialect import Dialect
 from .lint import Finding, Rule, check_file, refusals
@@ -32,7 +33,7 @@ class OnnxRuntimeCpu:
     )
 
     def dialects(self) -> tuple[Dialect, ...]:
-        """Unsigned activations on x86, where signed ones run three times slower; both elsewhere."""
+        """Unsigned activations on x86, where signed ones run three times slower; both elsewhere. Dynamic ones last."""
         bits = weight_bits()
         unsigned = (
             Dialect(name="u8", activations="u8", int32_bias=True, pair_after_last=_PAIR_AFTER, weight_bits=bits),
@@ -44,11 +45,13 @@ class OnnxRuntimeCpu:
                 weight_bits=bits,
             ),
         )
+        dynamic = dataclasses.replace(unsigned[0], name="dynamic", dynamic=True)
         if platform.machine() in _X86:
-            return unsigned
+            return (*unsigned, dynamic)
         return (
             *unsigned,
             Dialect(name="s8", activations="s8", int32_bias=True, pair_after_last=_PAIR_AFTER, weight_bits=bits),
+            dynamic,
         )
 
     def unmeasurable(self) -> str | None:
@@ -64,7 +67,7 @@ class OnnxRuntimeCpu:
         keep_float: Collection[str] = (),
     ) -> Artifact:
         """See `targets.Target`."""
-        return write_artifact(self.name, self.lint, model, params, dialect, path, keep_float)
+        return write_artifact(self.name, self.lint, model, params, dialect, path, keep_float, ort_glue.rewrite)
 
     def rules(self) -> Mapping[str, Rule]:
         """See `targets.Target`. What is slow and what saturates hangs on this machine's CPU."""

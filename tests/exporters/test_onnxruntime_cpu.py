@@ -40,7 +40,7 @@ def test_an_unknown_x86_cpu_is_taken_to_saturate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("machine", "names"),
-    [("x86_64", ["u8", "u8-asymmetric"]), ("aarch64", ["u8", "u8-asymmetric", "s8"])],
+    [("x86_64", ["u8", "u8-asymmetric", "dynamic"]), ("aarch64", ["u8", "u8-asymmetric", "s8", "dynamic"])],
 )
 def test_dialects_of_a_machine(machine: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
