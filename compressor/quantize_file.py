@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from ..core import digest
 from ..core.errors import ArtifactError, QuantizationError, UsageError
 from ..core.files import storage_errors
 from ..core.tables import resolve
-from ..exporters import onnx_file
+from ..exporters import dynamic, onnx_file, placement
 from ..exporters.artifact_file import describe_file
 from ..exporters.canonical import canonicalise
 from ..exporters.targets import TARGETS
@@ -113,12 +114,12 @@ def _searched(
     folder: Path,
     progress: Progress,
 ) -> tuple[Problem, Found, list[str]]:
-    """The search; and where it had to give layers back for what they lose, another one with recovered weights."""
+    """The search; where all layers lose too much it tries recovered weights, and only then gives layers back."""
     judge = Judge(original, data.validation, promise, options.confidence)
     feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
     target = TARGETS[options.target]
 
-    def attempt(names: tuple[str, ...], place: Path) -> tuple[Problem, Found, list[str]]:
+    def prepared(names: tuple[str, ...], place: Path) -> tuple[Problem, Mapping[str, str], list[str]]:
         place.mkdir()
         progress.say(f"calibrating with {len(data.calibration)} runs" + (f", {', '.join(names)}" if names else ""))
         model, calibrated, notes = calibrate_and_recover(
@@ -141,13 +142,22 @@ def _searched(
             seconds=options.seconds / 5,
             folder=place,
         )
-        return problem, search(problem, calibrated.keep_float, progress), notes
+        return problem, calibrated.keep_float, notes
 
-    first = attempt(options.recover, folder / "plain")
-    if options.recover or not first[1].lost_layers:
-        return first
-    second = attempt(_RECOVERY, folder / "recovered")
-    return max((first, second), key=lambda tried: _worth(tried[1]))
+    tried = []
+    for number, names in enumerate([options.recover] if options.recover else [(), _recoveries(graph)]):
+        problem, keep_float, notes = prepared(names, folder / str(number))
+        found = search(problem, keep_float, progress, give_back=False)
+        if found.best is not None:
+            return problem, found, notes
+        tried.append((problem, keep_float, notes))
+    searched = [(problem, search(problem, kept, progress), notes) for problem, kept, notes in tried]
+    return max(searched, key=lambda each: _worth(each[1]))
+
+
+def _recoveries(graph: onnx.ModelProto) -> tuple[str, ...]:
+    """Those that take seconds; biases of products with ranges found at run time are not those that calibration sees."""
+    return ("smooth",) if dynamic.leads(graph, placement.place(graph)) else _RECOVERY
 
 
 def _worth(found: Found) -> tuple[bool, float, int]:
