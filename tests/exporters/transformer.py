@@ -36,14 +36,14 @@ FEED = {"x": random(3, 7, WIDTH, seed=9)}
 
 
 def block(outlier: float = 1.0) -> onnx.ModelProto:
-    """The block; `outlier` is how much larger one channel is behind the first normalization than it would be."""
+    """The block; `outlier` is how much larger one channel is behind the GELU, and how much less it weighs there."""
     sizes = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH)}
     sizes |= {"i": (WIDTH, INNER), "f": (INNER, WIDTH)}
     weights = {f"w{name}": random(*size, seed=ord(name), scale=size[0] ** -0.5) for name, size in sizes.items()}
     weights |= {f"b{name}": random(size[1], seed=ord(name) + 1, scale=0.1) for name, size in sizes.items()}
     weights |= {"gain": np.ones(WIDTH, np.float32), "shift": random(WIDTH, seed=5, scale=0.1)}
-    weights["gain"][3] = outlier
-    weights["wi"][3] /= outlier
+    weights["wi"][:, 3] *= outlier
+    weights["wf"][3] /= outlier
     numbers = {"root": 2**0.5, "one": 1, "half": 0.5}
     whole = {"rest": [-1], "each": [EACH], "order": [0, 2, 1, 3], "zero": [0], "two": [2], "three": [3], "four": [4]}
     weights |= {name: np.asarray(value, np.float32) for name, value in numbers.items()}
