@@ -113,15 +113,20 @@ def dialect_of(model: onnx.ModelProto) -> str:
     Returns:
         "float", "s8-symmetric", "s8-asymmetric", "u8" (zero points 0 and 128), "u8-asymmetric", "mixed" (signed and
         unsigned) or "unknown" (other types, or zero points that are no constants); ", INT32 bias" behind it with one.
+        Where ranges are found at run time: "dynamic", or ", dynamic" behind it.
     """
     constants = _constants(model)
     quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     reads = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
+    if dynamic and not quantizers:
+        return "dynamic"
     if not quantizers and not reads:
         integer = any("Integer" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
         return "unknown" if integer else "float"
     bias = any(node.input[0] in constants and constants[node.input[0]].dtype == np.int32 for node in reads)
-    return _activation_dialect(quantizers, constants) + (", INT32 bias" if bias else "")
+    notes = (", INT32 bias" if bias else "") + (", dynamic" if dynamic else "")
+    return _activation_dialect(quantizers, constants) + notes
 
 
 def quantized_ops(model: onnx.ModelProto) -> tuple[QuantizedOps, ...]:

@@ -17,7 +17,7 @@ from ..benches import latency
 from ..benches.int8_report import Decision, Quality, describe
 from ..core.errors import QuantizationError
 from ..core.values import Arrays, Artifact, Interval, QuantParams
-from ..exporters import placement
+from ..exporters import dynamic, placement
 from ..exporters.target import Target
 from .closeness_judge import Judge
 from .int8_times import LayerTimes, layer_times, slower_in_int8
@@ -51,7 +51,6 @@ class Found:
     forms: tuple[Form, ...]  # everything that was timed, the best first
     decisions: tuple[Decision, ...]
     refused: tuple[str, ...] = ()  # why other forms were not taken
-    lost_layers: bool = False  # whether all layers together lost too much
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,13 +90,14 @@ class Problem:
         ]
 
 
-def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress) -> Found:
+def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress, give_back: bool = True) -> Found:
     """Find the fastest form that keeps the judge's promise.
 
     Args:
         problem: see there.
         keep_float: nodes that cannot run in INT8, and why.
         progress: gets a line for each step.
+        give_back: where all layers together lose too much, look for those to be given back to float.
 
     Raises:
         QuantizationError: the target refuses every form; says why.
@@ -106,7 +106,7 @@ def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress) 
     # With fewer nodes in INT8 a tensor may be the first of those that values pass through, and need its own.
     source = {name: placed.source[name] for name in placed.activations}
     params = {**problem.params, **{name: problem.params[s] for name, s in source.items() if s in problem.params}}
-    return _Search(dataclasses.replace(problem, params=params), keep_float, progress).run()
+    return _Search(dataclasses.replace(problem, params=params), keep_float, progress).run(give_back)
 
 
 class _Search:
@@ -120,10 +120,12 @@ class _Search:
         self._number = itertools.count()  # of files, so that none is written over
         self._measurable = problem.target.unmeasurable() is None
         self._profiled = self._measurable and problem.target.profiled
+        leads = dynamic.leads(problem.model, placement.place(problem.model, keep_float))
+        self._dialects = [dialect for dialect in problem.target.dialects() if leads or not dialect.dynamic]
 
-    def run(self) -> Found:
+    def run(self, give_back: bool) -> Found:
         forms = self._forms(self._impossible)
-        if not any(self._good(form) for form in forms):
+        if give_back and not any(self._good(form) for form in forms):
             choices = self._without_sensitive_layers(max(forms, key=_closeness))
             forms += [form for keep_float in choices for form in self._forms(keep_float)]
         good = [form for form in forms if self._good(form)]
@@ -138,14 +140,13 @@ class _Search:
             forms=tuple(good),
             decisions=self._decisions(good[0].keep_float if good else self._impossible),
             refused=tuple(dict.fromkeys(self._refused)),
-            lost_layers=bool(self._alone),
         )
 
     def _forms(self, keep_float: Mapping[str, str]) -> list[Form]:
         """One choice of layers in every dialect, judged."""
         written: list[Form] = []
         refused: list[str] = []
-        for dialect in self._problem.target.dialects():
+        for dialect in self._dialects:
             try:
                 form = self._problem.write(dialect.name, keep_float, f"{dialect.name}-{next(self._number)}")
                 written.append(self._problem.judged(form))

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import onnx
 
@@ -17,7 +17,7 @@ from ..core import digest
 from ..core.errors import ArtifactError, QuantizationError, UsageError
 from ..core.files import storage_errors
 from ..core.tables import resolve
-from ..exporters import onnx_file
+from ..exporters import dynamic, onnx_file, placement
 from ..exporters.artifact_file import describe_file
 from ..exporters.canonical import canonicalise
 from ..exporters.targets import TARGETS
@@ -81,13 +81,11 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
     base = _nothing(model, found, options)
     with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
         try:
-            problem, result, calibrated, notes = _searched(
-                model, canonicalise(loaded), found, promise, options, Path(folder), progress
-            )
+            attempt, result = _searched(model, canonicalise(loaded), found, promise, options, Path(folder), progress)
         except QuantizationError as error:
             return dataclasses.replace(base, reason=str(error))
-        base = dataclasses.replace(base, notes=tuple(notes), ranges=calibrated.ranges)
-        outcome = _judged(base, result, problem, found, promise, options)
+        base = dataclasses.replace(base, notes=attempt.notes, ranges=attempt.calibrated.ranges)
+        outcome = _judged(base, result, attempt.problem, found, promise, options)
         if outcome.status != "refused" and result.best is not None:
             with storage_errors(out.parent):
                 _write(result.best.artifact.path, out, found, options)
@@ -113,6 +111,14 @@ def _data_digest(data: RunData) -> str:
     return digest.of_json([digest.of_arrays(feed) for feed in data.calibration.feeds])
 
 
+class _Attempt(NamedTuple):
+    """One calibration, with or without recovery, and what is searched with it."""
+
+    problem: Problem
+    calibrated: Calibrated
+    notes: tuple[str, ...]
+
+
 def _searched(
     original: Path,
     graph: onnx.ModelProto,
@@ -121,8 +127,8 @@ def _searched(
     options: Options,
     folder: Path,
     progress: Progress,
-) -> tuple[Problem, Found, Calibrated, list[str]]:
-    """The search; and where it had to give layers back for what they lose, another one with recovered weights."""
+) -> tuple[_Attempt, Found]:
+    """The search; where all layers lose too much it tries recovered weights, and only then gives layers back."""
     target = TARGETS[options.target]
     judge = Judge(original, data.validation, promise, target.stand_in, options.confidence)
     feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
@@ -130,7 +136,7 @@ def _searched(
     said: list[str] = []
     cache = None if options.cache is None else Cache(options.cache, _data_digest(data), said.append)
 
-    def attempt(names: tuple[str, ...], place: Path) -> tuple[Problem, Found, Calibrated, list[str]]:
+    def prepared(names: tuple[str, ...], place: Path) -> _Attempt:
         place.mkdir()
         said.clear()
         progress.say(f"calibrating with {len(data.calibration)} runs" + (f", {', '.join(names)}" if names else ""))
@@ -155,16 +161,24 @@ def _searched(
             seconds=options.seconds / 5,
             folder=place,
         )
-        notes += [*said, *warnings(calibrated.ranges)]
         for note in said:
             progress.say(f"  {note}")
-        return problem, search(problem, calibrated.keep_float, progress), calibrated, notes
+        return _Attempt(problem, calibrated, (*notes, *said, *warnings(calibrated.ranges)))
 
-    first = attempt(options.recover, folder / "plain")
-    if options.recover or not first[1].lost_layers:
-        return first
-    second = attempt(_RECOVERY, folder / "recovered")
-    return max((first, second), key=lambda tried: _worth(tried[1]))
+    tried = []
+    for number, names in enumerate([options.recover] if options.recover else [(), _recoveries(graph)]):
+        attempt = prepared(names, folder / str(number))
+        found = search(attempt.problem, attempt.calibrated.keep_float, progress, give_back=False)
+        if found.best is not None:
+            return attempt, found
+        tried.append(attempt)
+    searched = [(each, search(each.problem, each.calibrated.keep_float, progress)) for each in tried]
+    return max(searched, key=lambda each: _worth(each[1]))
+
+
+def _recoveries(graph: onnx.ModelProto) -> tuple[str, ...]:
+    """Those that take seconds; biases of products with ranges found at run time are not those that calibration sees."""
+    return ("smooth",) if dynamic.leads(graph, placement.place(graph)) else _RECOVERY
 
 
 def _worth(found: Found) -> tuple[bool, float, int]:

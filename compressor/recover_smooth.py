@@ -5,18 +5,22 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
+from ..exporters.canonical import unused
 from ..exporters.graph_index import GraphIndex, attribute, replaced
+from ..exporters.placement import names_read
+from .smooth_scale import best_scale
 
-_ALPHA = 0.5  # the paper's value for most models: the burden is shared evenly
+_WORTH = 1.25  # times smaller has a Mul to make the noise, in power: 1 dB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Site:
-    """A normalization's gain and bias, and all that reads its result: weights of matrix products."""
+    """A tensor that weights of matrix products read, and what its channels can be divided in."""
 
     output: str
-    affine: tuple[str, ...]  # initializers (channels,) that scale with the result: gain and bias
+    affine: tuple[str, ...]  # initializers (channels,) that scale with it, a norm's gain and bias; none: by a Mul
     readers: Sequence[onnx.NodeProto]
 
 
@@ -26,16 +30,34 @@ def sites(model: onnx.ModelProto) -> list[Site]:
     return [site for node in graph.nodes for name in node.output[:1] if (site := _site(name, node, graph)) is not None]
 
 
+def in_front(model: onnx.ModelProto) -> list[Site]:
+    """Other tensors that MatMuls with a constant matrix read: the channels can be divided by a Mul in front of these.
+
+    None in front of a Gemm: it ends convolutional networks, and what comes in is INT8.
+    """
+    graph = GraphIndex(model)
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.nodes:
+        if node.op_type == "MatMul" and _is_product(node, node.input[0], graph):
+            found.setdefault(node.input[0], []).append(node)
+    norms = {site.output for site in sites(model)}
+    return [
+        Site(output=name, affine=(), readers=readers)
+        for name, readers in found.items()
+        if name not in norms and graph.constant(name) is None
+    ]
+
+
 def tensors(model: onnx.ModelProto) -> dict[str, int]:
-    """The normalized tensors, whose ranges `smooth` needs, and the axis of their channels."""
-    return {site.output: -1 for site in sites(model)}
+    """The tensors whose ranges `smooth` needs, and the axis of their channels."""
+    return {site.output: -1 for site in [*sites(model), *in_front(model)]}
 
 
 def smooth(model: onnx.ModelProto, ranges: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, str]:
-    """Divide channel j of the activations by s_j, in the norm's gain and bias, and multiply row j of the weights by it.
+    """Divide channel j of the activations by s_j and multiply row j of the weights by it, see `smooth_scale`.
 
-    `s_j = max|X_j| ** a / max|W_j| ** (1 - a)` with a = 0.5, equation 4 of Xiao et al., SmoothQuant (ICML 2023); the
-    weights are those of all products that read the tensor.
+    A normalization is divided in its gain and bias. Where others read its result too, as in the residuals of BERT, and
+    where there is none, a Mul does it, if that makes the noise smaller.
 
     Args:
         model: a canonical float graph; not changed.
@@ -45,12 +67,43 @@ def smooth(model: onnx.ModelProto, ranges: Mapping[str, np.ndarray]) -> tuple[on
         The graph, which computes the same within rounding; and what was done.
     """
     graph = GraphIndex(model)
-    found = [site for site in sites(model) if site.output in ranges]
+    norms = [site for site in sites(model) if site.output in ranges]
     values: dict[str, np.ndarray] = {}
-    for site in found:
-        largest = np.max([np.abs(_rows(node, graph)).max(1) for node in site.readers], axis=0)
-        values |= rescaled(site, _scale(np.abs(ranges[site.output]).max(0).astype(np.float64), largest), graph)
-    return replaced(model, values), f"smoothed {len(found)} normalizations"
+    for site in norms:
+        scale, _ = best_scale(ranges[site.output], [_rows(node, graph) for node in site.readers])
+        values |= rescaled(site, scale, graph)
+    added: dict[str, np.ndarray] = {}
+    for site in in_front(model):
+        if site.output in ranges:
+            scale, gain = best_scale(ranges[site.output], [_rows(node, graph) for node in site.readers])
+            if gain > _WORTH:
+                values |= rescaled(site, scale, graph)
+                added[site.output] = scale
+    told = f"smoothed {len(norms)} normalizations" + (f", {len(added)} other inputs of products" if added else "")
+    return _divided(replaced(model, values), added), told
+
+
+def _divided(model: onnx.ModelProto, scales: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """The graph with a Mul by 1 / scale between these tensors and the MatMuls that read them; it is changed."""
+    taken = names_read(model.graph) | {name for node in model.graph.node for name in [node.name, *node.output]}
+    factors, results, nodes = {}, {}, []
+    for name, scale in scales.items():
+        factors[name], results[name] = unused(f"{name}_smoothing", taken), unused(f"{name}_smoothed", taken)
+        model.graph.initializer.append(numpy_helper.from_array((1 / scale).astype(np.float32), factors[name]))
+    waiting = dict(results)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        name = node.input[0] if node.op_type == "MatMul" and node.input[1] in constants else ""
+        if name in waiting:
+            called = unused(f"{name}_smooth", taken)
+            nodes.append(helper.make_node("Mul", [name, factors[name]], [waiting.pop(name)], name=called))
+        if name in results:
+            node.input[0] = results[name]
+        nodes.append(node)
+    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copied)
+    return onnx.shape_inference.infer_shapes(model)
 
 
 def rescaled(site: Site, scale: np.ndarray, graph: GraphIndex) -> dict[str, np.ndarray]:
@@ -60,13 +113,6 @@ def rescaled(site: Site, scale: np.ndarray, graph: GraphIndex) -> dict[str, np.n
         weight = _rows(node, graph) * scale[:, None]
         values[node.input[1]] = weight.T if attribute(node, "transB", 0) else weight
     return values
-
-
-def _scale(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """1 for a channel that is zero on one side: there is nothing to share."""
-    alive = (activations > 0) & (weights > 0)
-    scale = np.where(alive, activations, 1.0) ** _ALPHA / np.where(alive, weights, 1.0) ** (1 - _ALPHA)
-    return np.where(alive, scale, 1.0)
 
 
 def _site(output: str, node: onnx.NodeProto, graph: GraphIndex) -> Site | None:

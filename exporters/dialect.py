@@ -25,3 +25,4 @@ class Dialect:
     int32_bias: bool  # bias as INT32 with scale input * weight; else it stays float
     pair_after_last: tuple[str, ...]  # operators that run in INT8 only with a pair behind them, at a graph output too
     weight_bits: Literal[7, 8] = 8  # 7 where the CPU adds products in 16 bits and would saturate
+    dynamic: bool = False  # products with a constant matrix find the range of their input at run time; u8, asymmetric

@@ -40,6 +40,17 @@ class GraphIndex:
             return None
         return numpy_helper.to_array(tensor)
 
+    def is_constant(self, name: str) -> bool:
+        """Whether a name is that of an initializer, of any type."""
+        return name in self._constants
+
+    def integers(self, name: str) -> list[int] | None:
+        """An INT64 constant as a list, or None where it is none."""
+        tensor = self._constants.get(name)
+        if tensor is None or tensor.data_type != onnx.TensorProto.INT64:
+            return None
+        return [int(value) for value in numpy_helper.to_array(tensor).reshape(-1)]
+
     def own_constant(self, name: str) -> np.ndarray | None:
         """A float constant that one node reads, so that it can be changed for that node."""
         return self.constant(name) if self.only_reader(name) is not None else None

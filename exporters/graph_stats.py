@@ -35,7 +35,7 @@ def macs_by_node(model: onnx.ModelProto, shapes: Shapes) -> list[int | None]:
     """
     found: list[int | None] = []
     for node in model.graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger"):
             found.append(0)
             continue
         names = (node.input[0], node.input[1], node.output[0])
@@ -86,7 +86,9 @@ def shapes_of(model: onnx.ModelProto, batch: int) -> Shapes:
 
 def _parameters(model: onnx.ModelProto) -> int:
     quantizers = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    scales = {name for node in quantizers for name in node.input[1:]}
+    found = {node.output[1] for node in model.graph.node if node.op_type == "DynamicQuantizeLinear"}
+    scaled = [node for node in model.graph.node if node.op_type == "Mul" and found.intersection(node.input)]
+    scales = {name for node in quantizers for name in node.input[1:]} | {name for node in scaled for name in node.input}
     biases = {node.input[0] for node in quantizers}  # an INT32 initializer is a bias only if it is dequantized
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:

@@ -65,12 +65,8 @@ def _zero_point_after_relu(view: GraphView, lowest: Mapping[int, int] = _UNSIGNE
 def _saturating(view: GraphView) -> Iterator[Finding]:
     """Pairs of weights whose products with unsigned activations do not fit into 16 bits."""
     for node in view.nodes:
-        end = view.producer(view.input(node, 1), "DequantizeLinear")
-        begin = view.producer(view.input(node, 0), "DequantizeLinear")
-        weight = None if end is None else view.constant(end, 0)
-        if begin is None or weight is None or weight.dtype != np.int8 or weight.ndim < 2:
-            continue
-        if view.integer_type(begin) != TensorProto.UINT8:
+        weight, unsigned = _factors(view, node)
+        if weight is None or not unsigned or weight.dtype != np.int8 or weight.ndim < 2:
             continue
         pairs = [saturation.can_saturate(matrix) for matrix in _matrices(node, weight)]
         count = sum(int(found.sum()) for found in pairs)
@@ -84,12 +80,23 @@ def _saturating(view: GraphView) -> Iterator[Finding]:
             )
 
 
+def _factors(view: GraphView, node: onnx.NodeProto) -> tuple[np.ndarray | None, bool]:
+    """The constant integers that a node multiplies by, and whether its other factor is unsigned."""
+    if node.op_type == "MatMulInteger":
+        return view.constant(node, 1), view.types.get(node.input[0]) == TensorProto.UINT8
+    end = view.producer(view.input(node, 1), "DequantizeLinear")
+    begin = view.producer(view.input(node, 0), "DequantizeLinear")
+    if end is None or begin is None:
+        return None, False
+    return view.constant(end, 0), view.integer_type(begin) == TensorProto.UINT8
+
+
 def _matrices(node: onnx.NodeProto, weight: np.ndarray) -> list[np.ndarray]:
     """A weight as the kernels multiply by it; none where they do not add in 16 bits."""
     if node.op_type == "Conv":
         groups = attribute(node, "group", 1)
         return [] if saturation.is_depthwise(weight, groups) else saturation.as_matrices(weight, groups)
-    if node.op_type in ("Gemm", "MatMul"):
+    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
         return [weight.T if attribute(node, "transB", 0) else weight.reshape(-1, weight.shape[-1])]
     return []
 

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+import onnx
+
 from ..core.errors import ArtifactError
 from ..core.values import Session
+from . import ort_glue
 from .cpu import Cpu, this_cpu
 from .dialect import Activations, Dialect
 from .lint import Finding, Rule, refusals
@@ -42,9 +45,9 @@ class OnnxRuntimeCpu(Target):
     profiled: ClassVar[bool] = True
 
     def dialects(self) -> tuple[Dialect, ...]:
-        """The activations that the CPU has kernels for; weights of 7 bits where products would saturate."""
+        """The activations that the CPU has kernels for, dynamic ones last; 7-bit weights where products saturate."""
         cpu = self.cpu or this_cpu()
-        return tuple(
+        static = tuple(
             Dialect(
                 name=activations,
                 activations=activations,
@@ -54,6 +57,11 @@ class OnnxRuntimeCpu(Target):
             )
             for activations in _ACTIVATIONS[cpu]
         )
+        return (*static, dataclasses.replace(static[0], name="dynamic", dynamic=True))
+
+    def rewrite(self, written: onnx.ModelProto) -> None:
+        """See `target.Target`."""
+        ort_glue.rewrite(written)
 
     def rules(self) -> Mapping[str, Rule]:
         """See `target.Target`. What is slow and what saturates hangs on the CPU."""

@@ -19,7 +19,7 @@ from ..core.values import Arrays
 
 _FEWEST_RUNS, _MOST_RUNS = 5, 200
 _OPTIMISED = "optimised.onnx"
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
+_PAIR = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _ADDED = re.compile(r"(_nchwc|_token_\d+)+$")  # what ONNX Runtime adds to the name of a node or its result
 # What the names of operators that compute on integers begin with.
 INT8 = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "QOrdered")

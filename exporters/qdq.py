@@ -136,10 +136,7 @@ class _Writer:
         copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in [*self._before, *nodes]]
         del graph.node[:]
         graph.node.extend(copied)
-        used = names_read(graph)
-        kept = [tensor for tensor in graph.initializer if tensor.name in used]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+        drop_unread_constants(graph)
         del graph.value_info[:]
 
     def _has_pair(self, name: str, read: set[str]) -> bool:
@@ -238,6 +235,14 @@ class _Writer:
 
     def _unused(self, name: str) -> str:
         return unused(name, self._taken)
+
+
+def drop_unread_constants(graph: onnx.GraphProto) -> None:
+    """Remove, in place, the initializers that no node reads."""
+    used = names_read(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _shaped(scale: np.ndarray, ndim: int, axis: int) -> np.ndarray:

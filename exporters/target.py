@@ -11,10 +11,10 @@ from ..core import digest
 from ..core.errors import MeasurementError, QuantizationError
 from ..core.values import Artifact, QuantParams, Session
 from .dialect import Dialect
+from .dynamic import write_int8
 from .lint import Finding, Rule, check_file, refusals, summary
 from .onnx_file import save, specs
 from .ort_session import OnnxRuntimeSession
-from .qdq import write_qdq
 
 
 class Target(abc.ABC):
@@ -46,6 +46,9 @@ class Target(abc.ABC):
         Choices are made with it, and a target that is not here is judged by it.
         """
         return OnnxRuntimeSession(path, threads)
+
+    def rewrite(self, written: onnx.ModelProto) -> None:  # noqa: B027  # most have nothing to change
+        """Change an INT8 graph in place to what the target runs fastest."""
 
     def lint(self, path: Path) -> tuple[Finding, ...]:
         """What the target would refuse in a file, or run wrongly or slowly; empty: nothing."""
@@ -79,7 +82,10 @@ class Target(abc.ABC):
         """
         if params is not None and dialect is None:
             raise QuantizationError(f"target '{self.name}': INT8 needs a dialect")
-        written = model if params is None or dialect is None else write_qdq(model, params, dialect, keep_float)
+        written = model
+        if params is not None and dialect is not None:
+            written = write_int8(model, params, dialect, keep_float)
+            self.rewrite(written)
         save(written, path)
         refused = refusals(self.lint(path))
         if refused:

@@ -163,6 +163,14 @@ def test_dialects_are_told_apart(zeros: list[np.generic], bias: bool, expected: 
     assert dialect_of(model) == expected
 
 
+def test_ranges_found_at_run_time_are_a_dialect() -> None:
+    model = model_of([helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])], "x", "s")
+    assert dialect_of(model) == "dynamic"
+    pair = quantized(np.array(0, np.uint8), bias=True)
+    pair.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["r0"], ["q", "s", "z"]))
+    assert dialect_of(pair) == "u8, INT32 bias, dynamic"
+
+
 def test_a_node_is_int8_if_all_it_reads_is() -> None:
     model = quantized(np.array(0, np.int8))
     model.graph.node.append(helper.make_node("Abs", ["r0"], ["float_abs"]))

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
 from edgesmith.exporters import taps
+from tests.exporters import transformer
 
 WIDTH = 768
 Model = Callable[..., Path]
@@ -104,6 +105,18 @@ def test_only_the_layer_that_spoils_it_stays_in_float(project: Path, capsys: pyt
     alone = {decision["node"]: decision["alone_db"] for decision in found["decisions"]}
     assert alone["layer1"] == min(alone.values()) < 10
     assert found["quality"]["snr_db"] >= 20 and found["speedup"]["low"] > 1
+
+
+def test_a_transformer_with_outliers_is_smoothed_and_no_layer_goes_back(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(transformer.block(outlier=300), "m.onnx")
+    np.savez("data.npz", x=np.random.default_rng(1).standard_normal((40, 7, transformer.WIDTH)).astype(np.float32))
+    _, found = quantize(capsys)  # so small a block need not be faster
+    assert found["notes"] == ["smoothed 0 normalizations, 4 other inputs of products"]
+    assert [(decision["int8"], decision["alone_db"]) for decision in found["decisions"]] == [(True, None)] * 6
+    assert found["quality"]["snr_db"] >= 20
+    assert any(text.startswith("dynamic: ") for text in found["tried"])
 
 
 def test_with_labels_the_metric_decides(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from edgesmith.compressor.runs import Runs
 from edgesmith.core.errors import DataError
 from edgesmith.exporters.artifact_file import describe_file
 from edgesmith.exporters.targets import TARGETS
+from tests.exporters import transformer
 
 SIZE = 64
 
@@ -111,3 +112,32 @@ def test_answers_that_may_change_need_answers(tmp_path: Path) -> None:
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("top", TensorProto.FLOAT, ["n", 1]))
     with pytest.raises(DataError, match=r"^--max-drop: the data has no labels, and no output of the model has answers"):
         problem(model, tmp_path, "tensorrt", Promise(max_drop=0.01))
+
+
+def forms_tried(model: onnx.ModelProto, feed: dict[str, np.ndarray], folder: Path) -> set[str]:
+    onnx.save(model, folder / "float.onnx")
+    case = Problem(
+        model=model,
+        params=calibrate(model, [feed], "min-max").params,
+        target=TARGETS["onnxruntime-cpu"],
+        baseline=describe_file(folder / "float.onnx", "onnxruntime-cpu"),
+        judge=Judge(folder / "float.onnx", Runs(feeds=[feed], labels=None), Promise()),
+        feeds={3: [feed]},
+        threads=1,
+        seconds=0.1,
+        folder=folder,
+    )
+    found = search(case, {}, Progress(), give_back=False)
+    return {form.artifact.dialect for form in found.forms} | {text.split(":")[0] for text in found.refused}
+
+
+def test_ranges_are_found_at_run_time_too_where_products_lead(tmp_path: Path) -> None:
+    assert forms_tried(transformer.block(), transformer.FEED, tmp_path) == {"u8", "u8-asymmetric", "dynamic"}
+    feed = {"x": np.ones((3, SIZE), np.float32)}
+    assert forms_tried(chain(), feed, tmp_path) == {"u8", "u8-asymmetric"}
+
+
+def test_layers_are_given_back_only_where_asked(tmp_path: Path) -> None:
+    found = search(problem(chain("b"), tmp_path, "tensorrt"), {}, Progress(), give_back=False)
+    assert found.best is None
+    assert [decision.alone_db for decision in found.decisions] == [None] * 3

@@ -42,10 +42,10 @@ def test_an_unknown_x86_cpu_is_taken_to_saturate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cpu", "names", "bits", "rule"),
     [
-        ("x86-vnni", ["u8", "u8-asymmetric"], 8, "signed-activations"),
-        ("x86", ["u8", "u8-asymmetric"], 7, "saturating-weights"),
-        ("arm", ["s8-shifted", "s8-asymmetric", "u8", "u8-asymmetric"], 8, None),
-        ("other", ["u8", "u8-asymmetric", "s8"], 8, None),
+        ("x86-vnni", ["u8", "u8-asymmetric", "dynamic"], 8, "signed-activations"),
+        ("x86", ["u8", "u8-asymmetric", "dynamic"], 7, "saturating-weights"),
+        ("arm", ["s8-shifted", "s8-asymmetric", "u8", "u8-asymmetric", "dynamic"], 8, None),
+        ("other", ["u8", "u8-asymmetric", "s8", "dynamic"], 8, None),
     ],
 )
 def test_dialects_and_rules_of_a_cpu(
