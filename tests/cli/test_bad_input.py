@@ -65,7 +65,8 @@ def test_unknown_choice(refusal: Refuse) -> None:
     message = refusal("--set", "prune.importance=tailor")
     assert message == (
         "RecipeError: stages[0] 'prune'.importance: unknown 'tailor'; did you mean 'taylor'? "
-        "known: activation, bn-scale, magnitude-l1, magnitude-l2, random, taylor"
+        "known: activation, bn-scale, fisher, fpgm, hessian, lamp, magnitude-l1, magnitude-l2, random, reconstruction, "
+        "taylor"
     )
 
 
