@@ -17,17 +17,17 @@ from ..core.tables import resolve
 from ..core.task import Task
 from ..exporters.targets import TARGETS
 from . import blocks, channel_statistics, replay
-from .allocation import ALLOCATIONS, Facts, aligned
+from .allocation import ALLOCATIONS
 from .candidate import Candidate
 from .channel_statistics import Statistics
-from .coupling import CoupledChannels, find, kind_of, refuse, remove
+from .coupling import CoupledChannels, find, refuse, remove
 from .data import batches, calibration_split, reestimate_batch_norm
-from .edit import ChannelEdit
 from .importance import IMPORTANCES, Importance, score
 from .losses import task_loss
 from .prune_to_latency import Goal, Planner
+from .prune_to_ratio import Search, matches
 from .stage import Context, Probe, Stage
-from .structure import Size, measure
+from .structure import measure
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 _GOALS = ("macs_ratio", "params_ratio", "channel_ratio", "latency_ratio", "latency_ms")
@@ -120,9 +120,7 @@ class Prune(Stage):
         full = measure(module, value.example, groups)
         scores = {group.root: torch.ones(group.channels) for group in groups}
         name, ratio = self._ratio()
-        _Search(self, value, groups, scores, self._multiple(context), context.where).check(
-            name, getattr(full, name) * ratio, full
-        )
+        self._search(value, groups, scores, context).check(name, getattr(full, name) * ratio, full)
         return value
 
     def _ratio(self) -> tuple[str, float]:
@@ -176,12 +174,21 @@ class Prune(Stage):
                 full = full or measure(module, current.example, groups)
                 scores = self._scores(module, groups, context)
                 goal = getattr(full, name) * ratio ** (step / self.steps)
-                search = _Search(self, current, groups, scores, self._multiple(context), context.where)
-                edits = search.meet(name, goal, full)
+                edits = self._search(current, groups, scores, context).meet(name, goal, full)
                 remove(module, current.example, edits)
                 current = Candidate.of(module, current, (*current.edits, *edits))
                 advance(step, f"{name}_ratio {ratio ** (step / self.steps):.2f}")
         return current
+
+    def _search(
+        self,
+        value: Candidate,
+        groups: list[CoupledChannels],
+        scores: Mapping[str, torch.Tensor],
+        context: Context,
+    ) -> Search:
+        multiple = self._multiple(context)
+        return Search(self.allocation, self.intensity, value, groups, scores, multiple, context.where)
 
     def _groups(self, module: nn.Module, candidate: Candidate, context: Context, report: bool) -> list[CoupledChannels]:
         """The groups this recipe may prune."""
@@ -189,15 +196,15 @@ class Prune(Stage):
         reasons = refuse(module, candidate.example, groups)
         for patterns, key in ((self.keep, "keep"), (self.only, "only"), (tuple(self.intensity), "intensity")):
             for pattern in patterns:
-                if not any(_matches(group, pattern) for group in groups):
+                if not any(matches(group, pattern) for group in groups):
                     known = ", ".join(layer for group in groups for layer in group.layers)
                     raise RecipeError(f"{context.where}.{key}: '{pattern}' matches no layer; layers: {known}")
         allowed = [
             group
             for group in groups
             if group.root not in reasons
-            and not any(_matches(group, pattern) for pattern in self.keep)
-            and (not self.only or any(_matches(group, pattern) for pattern in self.only))
+            and not any(matches(group, pattern) for pattern in self.keep)
+            and (not self.only or any(matches(group, pattern) for pattern in self.only))
         ]
         if report:
             context.notes.extend(f"not pruned: {root}: {reason}" for root, reason in reasons.items())
@@ -239,75 +246,6 @@ class Prune(Stage):
             generator = torch.Generator().manual_seed(context.machine.seed)
             return channel_statistics.curvatures(module, groups, data, loss, generator)
         return channel_statistics.gradients(module, groups, data, loss)
-
-
-class _Search:
-    """Finds the least intensity whose pruned network is no larger than the goal."""
-
-    def __init__(
-        self,
-        stage: Prune,
-        candidate: Candidate,
-        groups: list[CoupledChannels],
-        scores: Mapping[str, torch.Tensor],
-        multiple: int,
-        where: str,
-    ) -> None:
-        self._allocate = resolve(stage.allocation, ALLOCATIONS, f"{where}.allocation")
-        self._base = candidate.module()
-        weights = {
-            group.root: weight
-            for pattern, weight in stage.intensity.items()
-            for group in groups
-            if _matches(group, pattern)
-        }
-        self._facts = Facts(weights=weights, kinds={group.root: kind_of(self._base, group) for group in groups})
-        self._candidate, self._groups, self._scores = candidate, groups, scores
-        self._multiple, self._where = multiple, where
-        self._seen: dict[tuple[ChannelEdit, ...], Size] = {}
-
-    def check(self, name: str, goal: float, full: Size) -> None:
-        """Refuse a goal that no intensity reaches."""
-        smallest = getattr(self._size(self._edits(1.0)), name)
-        if smallest > goal:
-            original = getattr(full, name)
-            raise RecipeError(
-                f"{self._where}.{name}_ratio: {goal / original:.3g} cannot be reached without emptying a layer; "
-                f"the smallest here is {smallest / original:.3g} (every layer at {self._multiple} channels); "
-                "ask for more, lower round_to, or allow more layers"
-            )
-
-    def meet(self, name: str, goal: float, full: Size) -> tuple[ChannelEdit, ...]:
-        """The edits that bring `name` ("macs", "params", "channel") to `goal` or just below."""
-        self.check(name, goal, full)
-        low, high = 0.0, 1.0
-        for _ in range(20):
-            middle = (low + high) / 2
-            low, high = (low, middle) if getattr(self._size(self._edits(middle)), name) <= goal else (middle, high)
-        return self._edits(high)
-
-    def _edits(self, intensity: float) -> tuple[ChannelEdit, ...]:
-        edits = []
-        for root, kept in self._allocate(self._scores, intensity, self._facts).items():
-            values = self._scores[root]
-            gone = len(values) - aligned(kept, len(values), self._multiple)
-            if gone:
-                least = values.argsort(stable=True)[:gone].sort().values
-                edits.append(ChannelEdit(layer=root, remove=tuple(least.tolist())))
-        return tuple(edits)
-
-    def _size(self, edits: tuple[ChannelEdit, ...]) -> Size:
-        if edits not in self._seen:
-            module = copy.deepcopy(self._base)
-            remove(module, self._candidate.example, edits)
-            removed = {edit.layer: len(edit.remove) for edit in edits}
-            channels = sum(group.channels - removed.get(group.root, 0) for group in self._groups)
-            self._seen[edits] = dataclasses.replace(measure(module, self._candidate.example, ()), channel=channels)
-        return self._seen[edits]
-
-
-def _matches(group: CoupledChannels, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(layer, pattern) for layer in group.layers)
 
 
 def _widths(before: nn.Module, after: nn.Module) -> str:
