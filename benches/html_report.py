@@ -2,22 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
-
-import jinja2
 
 from ..core.limits import LimitResult
 from . import words
+from .pages import page
 from .report import Report
-
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +48,8 @@ class LimitRow:
 
 def render_html(report: Report) -> str:
     """The whole page as text. Every string of the user is escaped."""
-    return _ENVIRONMENT.get_template("report.html").render(
+    return page(
+        "report.html",
         report=report,
         sentence=words.verdict_sentence(report),
         comparison=words.comparison_rows(report),

@@ -1,24 +1,16 @@
 """What `edgesmith sensitivity` found: what each group and block is worth, in the task's metric and in time."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from rich.console import Console
 from rich.text import Text
 
 from . import words
+from .pages import page
 from .terminal import add_row, new_table
 
 _WIDTH, _HEIGHT = 100.0, 60.0  # of a chart, in its own units
-_ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +79,8 @@ def print_sensitivity(found: Sensitivity, console: Console) -> None:
 def render_html(found: Sensitivity) -> str:
     """One page, no network and no script: a chart for each group and block."""
     worst = max((found.loss(point) for curve in found.curves for point in curve.points), default=0.0)
-    return _ENVIRONMENT.get_template("sensitivity.html").render(
+    return page(
+        "sensitivity.html",
         found=found,
         charts=[_chart(found, curve, max(worst, 1e-9)) for curve in found.curves],
         whole=f"{found.whole:.4f}",
