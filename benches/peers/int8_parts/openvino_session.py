@@ -59,5 +59,6 @@ def open_ir(path: str, threads: int) -> OpenVinoSession:
 
 
 def _spec(port: Any) -> TensorSpec:
-    shape = tuple(-1 if size.is_dynamic else size.get_length() for size in port.partial_shape)
+    sizes = enumerate(port.partial_shape)
+    shape = tuple(f"axis{index}" if size.is_dynamic else size.get_length() for index, size in sizes)
     return TensorSpec(name=port.get_any_name(), dtype=port.element_type.to_dtype().name, shape=shape)
