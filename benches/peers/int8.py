@@ -11,6 +11,7 @@ hole in the table.
 """
 
 import argparse
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,7 @@ from edgesmith.benches.peers.int8_parts import quality, quantizing, table, timin
 from edgesmith.benches.peers.int8_parts.cells import Cell
 from edgesmith.benches.peers.int8_parts.models import MODELS, Model
 from edgesmith.benches.peers.int8_parts.peers import PEERS, Peer
+from edgesmith.core.errors import EdgesmithError
 from edgesmith.core.files import locked, remove_partial, write_atomic
 from edgesmith.core.tables import unknown
 
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pythons = dict(entry.split("=", 1) for entry in options.python)
     with locked(options.folder):
         remove_partial(options.folder)
+        models = [model for model in models if _there(options.folder, model)]
         usable = {model: _files(options.folder, model, peers, pythons) for model in models}
         if not options.no_timing:
             for threads in timing.THREADS:
@@ -44,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = table.write(options.folder, models, peers)
         write_atomic(options.folder / "table.md", f"{_machine()}\n\n{found}")
     print(found)
+
+
+def _there(folder: Path, model: Model) -> bool:
+    """Whether a model could be made here; else the table goes without it, and why is said."""
+    try:
+        model.folder(folder)
+    except (ImportError, EdgesmithError, subprocess.CalledProcessError) as error:
+        print(f"{model.name}: cannot be made here: {error}", flush=True)
+        return False
+    return True
 
 
 def _files(folder: Path, model: Model, peers: Sequence[Peer], pythons: dict[str, str]) -> dict[Peer, Cell]:

@@ -134,13 +134,21 @@ def fill(root: Path, speeds: dict[str, float], kept: dict[str, bool]) -> None:
     for batch in HALVES.batches:
         speedup = {name: {"value": s, "low": 0.9 * s, "high": 1.1 * s} for name, s in speeds.items()}
         cell = {"float_ms": 1.5, "noise_floor": 0.01, "restarts": 5, "load": [0.1, 0.2], "speedup": speedup}
+        cell["files"] = dict.fromkeys(speeds, "d")
         store(timing.cell_path(root, HALVES, batch, 1), cell)
     for peer in (OURS, ORT):
-        written = {"status": "written", "reason": "", "seconds": 4.4, "peak_bytes": 5e8, "bytes": 1234567}
+        written = {
+            "status": "written",
+            "reason": "",
+            "seconds": 4.4,
+            "peak_bytes": 5e8,
+            "bytes": 1234567,
+            "digest": "d",
+        }
         store(quantizing.cell_path(root, HALVES, peer), written)
-        judged = {"status": "ran", "value": 0.99, "kept": kept[peer.name]}
+        judged = {"file": "d", "status": "ran", "value": 0.99, "kept": kept[peer.name]}
         drop = {"value": 0.01, "low": 0.005, "high": 0.015}
-        store(root / "cells" / "halves" / f"{peer.name}.quality.json", judged | {"drop": drop})
+        store(quality.cell_path(root, HALVES, peer), judged | {"drop": drop})
     failed = {"status": "failed", "reason": "ValueError: no", "seconds": 2.0, "peak_bytes": 1e8}
     store(quantizing.cell_path(root, HALVES, NVIDIA), failed)
 
@@ -153,17 +161,25 @@ def test_the_table_shows_what_is_stored(tmp_path: Path) -> None:
         in shown
     )
     assert "| modelopt | failed: ValueError: no | - | - | - | 2 s | 100 MB |" in shown
-    assert "| ort | 3.00x | 1, 1 | 3.00x | 1 |" in shown
-    assert "| modelopt | 1.00x | 1, 0 | 1.00x | 1 |" in shown
-    assert "- halves, batch 1, 1 thr.: 2.00x; ort 3.00x" in shown
+    assert "| ort | 3.00x | 1 | 3.00x | 1 | 1 |" in shown
+    assert "| modelopt | 1.00x | 1 | 1.00x | 1 | 0 |" in shown
+    assert "- halves, batch 1, 1 thr.: 2.00x; ort 3.00x\n- halves, batch 4, 1 thr.: 2.00x; ort 3.00x\n" in shown
 
 
 def test_a_file_that_is_not_good_enough_is_no_rival(tmp_path: Path) -> None:
     fill(tmp_path, {"edgesmith": 2.0, "ort": 3.0}, {"edgesmith": True, "ort": False})
     shown = table.write(tmp_path, [HALVES], [OURS, ORT])
     assert "| ort | **99.00 %, 1.00 (0.50 to 1.50)** | 3.00x (2.70 to 3.30)" in shown
-    assert "| ort | 1.00x | 1, 0 | 1.00x | 1 |" in shown
+    assert "| ort | 1.00x | 1 | 1.00x | 1 | 0 |" in shown
     assert shown.endswith("beyond the intervals\n\nNowhere.\n")
+
+
+def test_cells_of_a_file_that_is_no_longer_there_are_not_shown(tmp_path: Path) -> None:
+    fill(tmp_path, {"edgesmith": 2.0, "ort": 3.0}, {"edgesmith": True, "ort": True})
+    written = {"status": "written", "reason": "", "seconds": 4.4, "bytes": 1234567, "digest": "another"}
+    store(quantizing.cell_path(tmp_path, HALVES, ORT), written)
+    shown = table.write(tmp_path, [HALVES], [OURS, ORT])
+    assert "| ort | **does not run**: not judged yet | - | - | 1.23 | 4 s | - |" in shown
 
 
 def test_with_more_threads_the_fastest_file_of_each_tool_is_timed(tmp_path: Path) -> None:

@@ -25,17 +25,24 @@ _BATCH = 100
 _CONFIDENCE = 0.95
 
 
+def cell_path(root: Path, model: Model, peer: Peer) -> Path:
+    """Where the cell stands."""
+    return root / "cells" / model.name / f"{peer.name}.quality.json"
+
+
 def judged(root: Path, model: Model, peer: Peer, quantized: Cell) -> Cell:
     """The cell of a file that was written.
 
     Returns:
-        `status` ("ran", or "failed" with a `reason`); with labels `original`, `value` and `drop` (paired, in shares:
-        value, low, high), without them `snr_db` and `agreement` of the worst output; `kept`: good enough to be used.
+        `file` (digest), `status` ("ran", or "failed" with a `reason`) and `kept` (good enough to be used); with labels
+        `original`, `value` and `drop` (paired, in shares: value, low, high), without them `snr_db` and `agreement` of
+        the worst output.
     """
     folder = model.folder(root)
     key = {"file": quantized["digest"], "test": digest.of_file(folder / "test.npz"), "session": peer.session}
-    path = root / "cells" / model.name / f"{peer.name}.quality.json"
-    return cells.once(path, key, lambda: _judge(root, model, path_of(root, model, peer), peer.session))
+    path = cell_path(root, model, peer)
+    file = path_of(root, model, peer)
+    return cells.once(path, key, lambda: {"file": key["file"], **_judge(root, model, file, peer.session)})
 
 
 def _judge(root: Path, model: Model, file: Path, session: str) -> Cell:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgesmith.benches import latency, timing_loop
+from edgesmith.benches import environment, latency, timing_loop
 from edgesmith.benches.contender import Contender
 from edgesmith.core import digest
 from edgesmith.core.task import ArraySplit
@@ -38,7 +38,8 @@ def timed(root: Path, model: Model, peers: Mapping[Peer, Cell], batch: int, thre
         threads: of every session.
 
     Returns:
-        `float_ms` (p50), `noise_floor`, `restarts`, `load` (before and after) and `speedup`: peer -> value, low, high.
+        `float_ms` (p50), `noise_floor`, `restarts`, `load` (before and after), `took` (seconds), `files` (digests) and
+        `speedup`: peer -> value, low, high.
     """
     folder = model.folder(root)
     rough = cells.once(
@@ -53,6 +54,7 @@ def timed(root: Path, model: Model, peers: Mapping[Peer, Cell], batch: int, thre
         "files": {peer.name: peers[peer]["digest"] for peer in chosen},
         "seconds": _SECONDS,
         "slow": slow,
+        "machine": environment.cpu_name(),
     }
     path = cell_path(root, model, batch, threads)
     return cells.once(path, key, lambda: _time(root, model, chosen, batch, threads, slow))
@@ -95,6 +97,7 @@ def _time(root: Path, model: Model, chosen: Sequence[Peer], batch: int, threads:
         "restarts": found.restarts,
         "load": [round(load, 2), round(os.getloadavg()[0], 2)],
         "took": round(time.monotonic() - started, 1),
+        "files": {peer.name: digest.of_file(path_of(root, model, peer)) for peer in chosen},
         "speedup": speedup,
     }
     best = max(speedup, key=lambda name: speedup[name]["value"])
