@@ -73,13 +73,13 @@ def _trained(name: str) -> nn.Module:
     torch.manual_seed(0)
     found = network(name)
     if name == "vit":
-        _train_transformer(found, epochs=12, learning_rate=2e-3)
+        _train_transformer(found, epochs=8, learning_rate=2e-3)
     elif name == "vgg":
         _train(found, epochs=2, images=None, learning_rate=0.05)
     elif name == "resnet20-wide":
         narrow = safetensors.torch.load_file(EXAMPLE / "checkpoints" / "resnet20.safetensors")
         found.load_state_dict(widened(narrow, 4, noise=0.5))
-        _train(found, epochs=1, images=20_000, learning_rate=0.02)
+        _train(found, epochs=1, images=6_000, learning_rate=0.02)
     else:
         example("train").load(name, found)
     return found
