@@ -19,7 +19,7 @@ from .peers import ONNXRUNTIME, Peer
 from .quantizing import path_of
 
 THREADS = (1, 2)
-_SECONDS = 30.0  # of a cell, over all restarts; a round of all files at least is taken in each
+_SECONDS = 20.0  # of a cell, over all restarts; a round of all files at least is taken in each
 _SLOW_MS = 40.0  # a float run that takes longer than this: fewer files and fewer restarts
 _ROUGH_RUNS = 5
 
