@@ -114,7 +114,13 @@ def _child(python: str, job: dict[str, Any], folder: Path) -> Cell:
     common = {"load": round(load, 2)}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, env={**os.environ, **threads}
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            env={**os.environ, **threads},
+            cwd=folder,  # some tools leave files where they are started
         )
     except subprocess.TimeoutExpired:
         return {"status": "failed", "reason": f"not done after {TIMEOUT:g} s", "seconds": TIMEOUT, **common}
