@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.compressor import lint_command, quantize_command
+from edgesmith.compressor import lint_command, quantize_command, sensitivity_command
+from edgesmith.compressor.argument_types import positive, shape, shapes, sizes
 from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_build(commands)
     _add_inspect(commands)
+    sensitivity_command.add(commands)
     lint_command.add(commands)
     _add_doctor(commands)
     return parser
@@ -108,7 +110,7 @@ def _add_compress(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/ and the task's name)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the work runs (default: cpu)")
     parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="threads of the measured runtime (default: 1)"
+        "--threads", type=positive, default=1, metavar="N", help="threads of the measured runtime (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
     parser.add_argument("--json", action="store_true", help="print report.json instead of tables")
@@ -133,10 +135,10 @@ def _add_bench(commands: Any) -> None:
         help="the directory of a finished run; or ONNX files, the baseline and one or more others",
     )
     parser.add_argument(
-        "--batch", type=_sizes, metavar="N,N", help="batch sizes (default: those of the run's recipe; files: 1,32)"
+        "--batch", type=sizes, metavar="N,N", help="batch sizes (default: those of the run's recipe; files: 1,32)"
     )
     parser.add_argument(
-        "--threads", type=_positive, default=1, metavar="N", help="threads of every session (default: 1)"
+        "--threads", type=positive, default=1, metavar="N", help="threads of every session (default: 1)"
     )
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time per batch size (default: 10)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of inputs and orders (default: 0)")
@@ -144,7 +146,7 @@ def _add_bench(commands: Any) -> None:
         "--shape",
         action="append",
         default=[],
-        type=_shape,
+        type=shape,
         metavar="NAME=1,48",
         help="shape of an input with dynamic axes; repeatable",
     )
@@ -168,13 +170,13 @@ def _add_build(commands: Any) -> None:
         help="what builds (default: the first of the two that is installed)",
     )
     parser.add_argument(
-        "--batch", type=_sizes, default=(1, 8, 32), metavar="MIN,OPT,MAX", help="of a dynamic batch (default: 1,8,32)"
+        "--batch", type=sizes, default=(1, 8, 32), metavar="MIN,OPT,MAX", help="of a dynamic batch (default: 1,8,32)"
     )
     parser.add_argument(
         "--shape",
         action="append",
         default=[],
-        type=_shapes,
+        type=shapes,
         metavar="NAME=1x3x32:8x3x64:32x3x96",
         help="smallest, usual and largest shape of an input with other dynamic axes; repeatable",
     )
@@ -182,7 +184,7 @@ def _add_build(commands: Any) -> None:
     parser.add_argument(
         "--compute-capability", default="", metavar="8.6,8.9", help="GPUs to build for (default: the tool's own choice)"
     )
-    parser.add_argument("--workspace-mb", type=_positive, metavar="N", help="scratch memory a kernel may use, in MiB")
+    parser.add_argument("--workspace-mb", type=positive, metavar="N", help="scratch memory a kernel may use, in MiB")
     parser.add_argument("--timing-cache", metavar="FILE", help="read where it is there, written by tools that use one")
     parser.add_argument("--json", action="store_true", help="print what was built as JSON")
     parser.set_defaults(command=_build)
@@ -371,29 +373,3 @@ def _fail(options: argparse.Namespace, error: EdgesmithError) -> int:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(_positive(part) for part in text.split(","))
-
-
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, equals, sizes = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"write it as NAME=1,48, got '{text}'")
-    return name, _sizes(sizes)
-
-
-def _shapes(text: str) -> tuple[str, tuple[tuple[int, ...], ...]]:
-    name, equals, listed = text.rpartition("=")
-    shapes = tuple(tuple(_positive(size) for size in shape.split("x")) for shape in listed.split(":"))
-    if not equals or len(shapes) != 3:
-        raise argparse.ArgumentTypeError(f"write it as NAME=1x3x32:8x3x64:32x3x96, got '{text}'")
-    return name, shapes

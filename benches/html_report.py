@@ -73,6 +73,9 @@ def render_html(report: Report) -> str:
         decibels=words.decibels,
         microseconds=words.microseconds,
         layer_sentence=words.layer_sentence,
+        ranges_sentence=words.ranges_sentence,
+        share=words.share,
+        significant=words.significant,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from ..calibration.ranges import TensorRange
 from ..core.values import Interval
 from .closeness import Closeness
 
@@ -52,7 +53,8 @@ class Quantized:
     runs: Mapping[str, int]  # how many calibrated, chose and judged
     decisions: tuple[Decision, ...] = ()
     tried: tuple[str, ...] = ()  # every form that was tried, and what came of it
-    notes: tuple[str, ...] = ()  # what was done to the weights before
+    notes: tuple[str, ...] = ()  # what was done to the weights before, and what calibration has to say
+    ranges: tuple[TensorRange, ...] = ()  # of the activations that were calibrated
 
 
 def describe(quality: Quality) -> str:

@@ -1,10 +1,12 @@
 """What `edgesmith quantize` did, on the terminal."""
 
 import math
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
+from ..calibration.ranges import TensorRange, notable
 from . import words
 from .int8_report import Decision, Quantized
 from .terminal import add_row, new_table
@@ -19,6 +21,11 @@ def print_quantized(found: Quantized, console: Console, everything: bool) -> Non
         left = len(found.decisions) - _FEW
         if left > 0 and not everything:
             console.print(Text(f"and {left} more; --all shows them"))
+    if found.ranges:
+        console.print(Text(words.ranges_sentence(found.ranges)))
+        shown = [each for each in found.ranges if everything or notable(each)]
+        if shown:
+            console.print(_ranges(shown))
     if found.quality is not None:
         console.print(_files(found))
     for line in found.notes:
@@ -54,6 +61,17 @@ def _layers(found: Quantized, everything: bool) -> object:
             words.microseconds(decision.int8_ms),
             words.layer_sentence(decision),
         )
+    return table
+
+
+def _ranges(shown: Sequence[TensorRange]) -> object:
+    table = new_table("Ranges", "tensor", "rule", "range", "clipped", "unused", "moved")
+    for each in shown:
+        ends = f"{words.significant(each.low)} to {words.significant(each.high)}"
+        add_row(
+            table, each.tensor, each.rule, ends, words.share(each.clipped), words.share(each.unused),
+            words.share(each.moved),
+        )  # fmt: skip
     return table
 
 

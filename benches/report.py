@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from ..calibration.ranges import TensorRange
 from ..core.errors import ArtifactError, ContractError
 from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult, Status
@@ -103,6 +104,7 @@ class ArtifactResult:
     measured: bool
     reason: str = ""
     layers: tuple[Decision, ...] = ()  # which of them run in INT8 and why; empty: the graph was not quantized
+    ranges: tuple[TensorRange, ...] = ()  # of the activations that were calibrated
     engine: EngineResult | None = None  # None: none was built
     device_command: str = ""  # builds the engine on the device, in the folder of the file; empty: see the note
     device_note: str = ""

@@ -8,7 +8,7 @@ from ..core.limits import Status
 from . import words
 from .report import Report
 
-_LEFT = ("change", "note", "promise", "measured", "speed", "operator", "runs in")
+_LEFT = ("change", "note", "promise", "measured", "speed", "operator", "runs in", "rule")
 _STYLES: dict[Status, str] = {"pass": "bold green", "fail": "bold red", "unproven": "bold yellow"}
 
 

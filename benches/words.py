@@ -1,5 +1,9 @@
 """Numbers as people read them: the same words stand in the terminal and in the HTML report."""
 
+import collections
+from collections.abc import Sequence
+
+from ..calibration.ranges import TensorRange
 from ..core.limits import LimitResult
 from .closeness import ENDS_DB
 from .int8_report import Decision
@@ -53,6 +57,28 @@ def decibels(value: float | None) -> str:
 def layer_sentence(layer: Decision) -> str:
     """What a layer runs in, and why where it is float."""
     return "INT8" if layer.int8 else f"float: {layer.why}"
+
+
+def share(value: float | None) -> str:
+    """As a percentage; empty where it is not known.
+
+    >>> share(0.00774), share(0.0)
+    ('0.774 %', '0 %')
+    """
+    return "" if value is None else f"{significant(100 * value)} %"
+
+
+def ranges_sentence(ranges: Sequence[TensorRange]) -> str:
+    """The worst of each kind, and how often each rule was taken."""
+    rules = collections.Counter(each.rule for each in ranges)
+    counts = ", ".join(f"{rule} {count}" for rule, count in rules.most_common())
+    moved = [each.moved for each in ranges if each.moved is not None]
+    parts = [
+        f"at most {share(max(each.clipped for each in ranges))} of a tensor's values clipped",
+        f"{share(max(each.unused for each in ranges))} of its levels unused",
+        *([f"moved {share(max(moved))} from half of the samples to all"] if moved else []),
+    ]
+    return f"ranges of {len(ranges)} tensors ({counts}): {', '.join(parts)}"
 
 
 def size(count: float | None) -> str:

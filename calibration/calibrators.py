@@ -1,19 +1,23 @@
-"""From a histogram to the range that INT8 should cover. Pure functions of one histogram."""
+"""From what was seen of a tensor to the range that INT8 should cover. Pure functions."""
 
 import functools
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..core.errors import DataError
+from .grid import Grid, grid_of, squared_error
 from .histogram import Histogram
+from .observer import Observed
 
 # (histogram, bits, symmetric) -> (low, high), real values with low <= 0 <= high and low < high.
 #   symmetric: (-m, m), or (0, m) where nothing negative was seen; scale = m / (2 ** (bits - 1) - 1)
 #   else:      scale = (high - low) / (2 ** bits - 1), zero point = round(-low / scale)
 # Never wider than what was seen, but for a tensor that is zero everywhere: (0, 1). Nothing seen: DataError.
-Calibrator = Callable[[Histogram, int, bool], tuple[float, float]]
+Calibrator = Callable[[Observed, int, bool], tuple[float, float]]
+Grids = Callable[[float, float], Sequence[Grid]]  # every way in which a range (low, high) may be written
 Loss = Callable[[float, float], float]  # of the range (low, high)
 
 _PERCENTILE = 99.99
@@ -77,22 +81,52 @@ def mse(histogram: Histogram, bits: int, symmetric: bool) -> tuple[float, float]
     edges, counts = histogram.edges, histogram.counts
 
     def error(low: float, high: float) -> float:
-        scale, lowest, highest = _grid(low, high, bits, symmetric)
-        level = np.clip(np.rint(edges / scale), lowest, highest)
-        # With q(t) the quantized t: the integral of (t - q(t)) ** 2 from 0 to each edge. A whole step holds
-        # scale ** 3 / 12; what is left over, clipped or not, lies within one parabola.
-        integral = level * scale**3 / 12 + (edges - level * scale) ** 3 / 3
-        return float(counts @ np.diff(integral)) / float(edges[1] - edges[0])
+        return squared_error(edges, counts, grid_of(low, high, bits, symmetric))
 
     return _search(histogram, symmetric, _BY_RATIO, error)
 
 
+def moving_average(observed: Observed, bits: int, symmetric: bool) -> tuple[float, float]:
+    """The exponential moving average of the batches' ends (Jacob et al., CVPR 2018, section 3.1); see `MovingRange`.
+
+    The only one that depends on the batches: on how large they are, and slightly on their order.
+    """
+    low, high = _seen(observed)
+    return _range(max(observed.average.low, low), min(observed.average.high, high), symmetric)
+
+
+def auto(observed: Observed, bits: int, symmetric: bool) -> tuple[float, float]:
+    """The range of the one other rule that reconstructs the tensor best on the grid of these bits."""
+    return choose(observed, bits, symmetric, lambda low, high: [grid_of(low, high, bits, symmetric)])[1]
+
+
 CALIBRATORS: dict[str, Calibrator] = {
     "min-max": min_max,
+    "moving-average": moving_average,
     "percentile": percentile,
     "entropy": entropy,
     "mse": mse,
+    "auto": auto,
 }
+
+
+def choose(observed: Observed, bits: int, symmetric: bool, grids: Grids) -> tuple[str, tuple[float, float]]:
+    """The rule whose range has the least squared error in the mean of all grids it may be written in.
+
+    `mse` alone would not do: it is the best clip for its own grid, while files are written in others. Unsigned integers
+    with zero point 0 reach twice as far as the range, and an asymmetric tensor has twice the levels.
+
+    Returns:
+        The rule's name in the table, and its range.
+    """
+    edges, counts = observed.edges, observed.counts
+    found = {name: rule(observed, bits, symmetric) for name, rule in CALIBRATORS.items() if rule is not auto}
+
+    def error(name: str) -> float:
+        return statistics.fmean(squared_error(edges, counts, grid) for grid in grids(*found[name]))
+
+    best = min(found, key=error)
+    return best, found[best]
 
 
 def _search(histogram: Histogram, symmetric: bool, shares: np.ndarray, loss: Loss) -> tuple[float, float]:
@@ -130,16 +164,6 @@ def _best_share(shares: np.ndarray, loss: Callable[[float], float]) -> float:
     best = int(np.argmin([loss(share) for share in shares.tolist()]))
     fine = np.linspace(shares[max(best - 1, 0)], shares[min(best + 1, len(shares) - 1)], _FINE)
     return float(min([float(shares[best]), *fine.tolist()], key=loss))
-
-
-def _grid(low: float, high: float, bits: int, symmetric: bool) -> tuple[float, float, float]:
-    """Scale, lowest and highest level; a level stands for `level * scale`."""
-    if symmetric:
-        highest = 2 ** (bits - 1) - 1
-        return high / highest, -highest if low < 0 else 0, highest
-    scale = (high - low) / (2**bits - 1)
-    zero_point = round(-low / scale)
-    return scale, -zero_point, 2**bits - 1 - zero_point
 
 
 def _divergence(counts: np.ndarray, first: int, last: int, levels: int) -> float:

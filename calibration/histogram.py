@@ -24,7 +24,9 @@ class Histogram:
 
     >>> histogram = Histogram(limit=4)
     >>> histogram.update(np.array([0.1, 0.2, 0.7]))
+    (0.1, 0.7)
     >>> histogram.update(np.array([[1.6]]))
+    (1.6, 1.6)
     >>> histogram.edges.tolist(), histogram.counts.tolist()
     ([0.0, 0.5, 1.0, 1.5, 2.0], [2, 1, 0, 1])
     """
@@ -63,15 +65,18 @@ class Histogram:
         """Edges of the bins, float64 `(B + 1,)`; a bin holds `edges[i] <= x < edges[i + 1]`."""
         return (self._first + np.arange(len(self._counts) + 1)) * math.ldexp(1.0, self._exponent)
 
-    def update(self, array: np.ndarray) -> None:
+    def update(self, array: np.ndarray) -> tuple[float, float] | None:
         """Add values of any shape and real type; nothing is added where they are refused.
+
+        Returns:
+            The smallest and the largest of them; None: there were none.
 
         Raises:
             DataError: NaN, infinity, or a value that float32, which the runtimes compute in, does not hold.
         """
         flat = np.asarray(array).reshape(-1)
         if not flat.size:
-            return
+            return None
         if not bool(np.isfinite(flat).all()):
             raise DataError("holds NaN or infinity; no range can be found")
         low, high = float(flat.min()), float(flat.max())
@@ -80,6 +85,7 @@ class Histogram:
         self._widen(low, high)
         for start in range(0, flat.size, _CHUNK):
             self._add(flat[start : start + _CHUNK].astype(np.float64))
+        return low, high
 
     def merge(self, other: "Histogram") -> None:
         """Add everything that another histogram has seen; where it has fewer, wider bins, they become those of this."""

@@ -1,20 +1,30 @@
 """How many channels each group keeps at a given intensity. Pure functions; a search over intensity meets the ratio."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import torch
 
 Scores = Mapping[str, torch.Tensor]  # root -> (channels,) with mean 1
-Weights = Mapping[str, float]  # root -> relative intensity
-Allocation = Callable[[Scores, float, Weights], dict[str, float]]
 
 
-def uniform(scores: Scores, intensity: float, weights: Weights) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What an allocation may know of the groups besides their scores."""
+
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # root -> relative intensity, as asked
+    kinds: Mapping[str, str] = dataclasses.field(default_factory=dict)  # root -> see `coupling.kind_of`
+
+
+Allocation = Callable[[Scores, float, Facts], dict[str, float]]
+
+
+def uniform(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:
     """Every group loses the same share of its channels."""
     return {root: len(values) * (1 - intensity) for root, values in scores.items()}
 
 
-def global_ranking(scores: Scores, intensity: float, weights: Weights) -> dict[str, float]:
+def global_ranking(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:
     """The lowest-ranked share of all channels goes, wherever it stands."""
     ranked = torch.cat(list(scores.values())).sort().values
     gone = round(intensity * len(ranked))
@@ -22,12 +32,31 @@ def global_ranking(scores: Scores, intensity: float, weights: Weights) -> dict[s
     return {root: float((values > threshold).sum()) for root, values in scores.items()}
 
 
-def per_group(scores: Scores, intensity: float, weights: Weights) -> dict[str, float]:
+def isomorphic(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:
+    """Every kind of group loses the same share, and only groups of one kind are ranked against each other.
+
+    Scores of differently built groups cannot be compared (Fang et al., Isomorphic Pruning, ECCV 2024).
+    """
+    kept: dict[str, float] = {}
+    for kind in dict.fromkeys(facts.kinds.get(root, root) for root in scores):
+        alike = {root: values for root, values in scores.items() if facts.kinds.get(root, root) == kind}
+        kept |= global_ranking(alike, intensity, facts)
+    return {root: kept[root] for root in scores}
+
+
+def per_group(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:
     """Every group loses a share in proportion to its weight; weight 1 where the recipe names none."""
-    return {root: len(values) * max(0.0, 1 - intensity * weights.get(root, 1.0)) for root, values in scores.items()}
+    return {
+        root: len(values) * max(0.0, 1 - intensity * facts.weights.get(root, 1.0)) for root, values in scores.items()
+    }
 
 
-ALLOCATIONS: dict[str, Allocation] = {"global": global_ranking, "uniform": uniform, "per-group": per_group}
+ALLOCATIONS: dict[str, Allocation] = {
+    "global": global_ranking,
+    "isomorphic": isomorphic,
+    "uniform": uniform,
+    "per-group": per_group,
+}
 
 
 def aligned(kept: float, channels: int, multiple: int) -> int:

@@ -10,6 +10,7 @@ import pydantic
 
 from ..benches import latency
 from ..benches.int8_report import Decision
+from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import Artifact, Session
 from ..exporters import from_torch, onnx_file
@@ -23,8 +24,8 @@ from .closeness_judge import Judge, Promise
 from .data import any_inputs, sample_indices
 from .evaluation import task_metrics
 from .int8_search import Found, Problem, search
+from .measure_options import Measure
 from .progress import Progress
-from .recipe import Measure
 from .runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .stage import Graph
 
@@ -39,6 +40,7 @@ class Written:
     artifact: Artifact
     reason: str  # why it has this form, or why that was not measured
     layers: tuple[Decision, ...] = ()  # what a search decided
+    ranges: tuple[TensorRange, ...] = ()  # what calibration said
 
 
 def write(
@@ -114,7 +116,7 @@ def _written(
     kept = dataclasses.replace(best, path=folder / MODEL)
     shutil.move(best.path, kept.path)
     shutil.rmtree(forms)
-    return Written(artifact=kept, reason=reason, layers=found.decisions)
+    return Written(artifact=kept, reason=reason, layers=found.decisions, ranges=graph.ranges)
 
 
 def _best(found: Found, baseline: Artifact, target: Target) -> tuple[Artifact, str]:

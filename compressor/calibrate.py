@@ -1,27 +1,23 @@
 """Ranges for every tensor that INT8 needs one of: one streaming pass over real inputs, then a rule per tensor."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx
 
-from ..calibration.calibrators import CALIBRATORS
-from ..calibration.histogram import Histogram
+from ..calibration import ranges
+from ..calibration.calibrators import CALIBRATORS, Calibrator, Grids, auto, choose
+from ..calibration.grid import Grid, grid_of
+from ..calibration.observer import Observed
 from ..core.errors import QuantizationError
 from ..core.tables import resolve
-from ..core.values import Arrays, QuantParams
+from ..core.values import Arrays
 from ..exporters import placement, qdq, taps
 from ..exporters.dialect import Dialect
 from . import recover
+from .calibration_cache import Cache, Calibrated
 from .progress import Progress
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Calibrated:
-    """Parameters of weights and activations, and the nodes that cannot have any."""
-
-    params: Mapping[str, QuantParams]
-    keep_float: Mapping[str, str]  # node -> why it stays in float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,18 +33,20 @@ def calibrate_and_recover(
     model: onnx.ModelProto,
     batches: recover.Batches,
     rules: Rules,
-    dialect: Dialect,
+    dialects: Sequence[Dialect],
     device: str,
     where: str,
     progress: Progress,
+    cache: Cache | None = None,
 ) -> tuple[onnx.ModelProto, Calibrated, list[str]]:
     """Change the weights so that INT8 costs less, as far as `rules.recover` says, and find all parameters.
 
     Args:
         model: a canonical float graph; not changed.
         batches: gives a fresh pass over the calibration samples.
-        dialect: the rounding that recovery works against.
+        dialects: that the file may be written in; recovery works against the rounding of the first.
         where: in front of errors.
+        cache: of what calibrations found; None: this one is made anew, and not kept.
 
     Returns:
         The graph that is to be written, whose nodes keep their names; its parameters; what was done.
@@ -58,16 +56,32 @@ def calibrate_and_recover(
         QuantizationError: see `calibrate`.
     """
     model, folded = recover.before_ranges(rules.recover, model, batches, device, f"{where}.recover")
-    found = calibrate(model, batches(), rules.calibrator, device, rules.per_tensor)
+
+    def make() -> Calibrated:
+        return calibrate(model, batches(), rules.calibrator, device, rules.per_tensor, dialects)
+
+    settings = {
+        "calibrator": rules.calibrator,
+        "per_tensor": rules.per_tensor,
+        "device": device,
+        "dialects": [dataclasses.asdict(dialect) for dialect in dialects],
+    }
+    # The name of a calibrator from elsewhere does not say what it does.
+    found = make() if cache is None or rules.calibrator not in CALIBRATORS else cache.once(model, settings, make)
     placed = placement.place(model, found.keep_float)
     model, changed = recover.after_ranges(
-        rules.recover, model, placed, found.params, dialect, batches, device, f"{where}.recover", progress
+        rules.recover, model, placed, found.params, dialects[0], batches, device, f"{where}.recover", progress
     )
     return model, found, [*folded, *changed]
 
 
 def calibrate(
-    model: onnx.ModelProto, batches: Iterable[Arrays], calibrator: str, device: str = "cpu", per_tensor: bool = False
+    model: onnx.ModelProto,
+    batches: Iterable[Arrays],
+    calibrator: str,
+    device: str = "cpu",
+    per_tensor: bool = False,
+    dialects: Sequence[Dialect] = (),
 ) -> Calibrated:
     """Find parameters for everything that `placement.place` takes.
 
@@ -80,6 +94,7 @@ def calibrate(
         calibrator: a name in `CALIBRATORS`.
         device: where the graph runs.
         per_tensor: one scale for a whole weight, else one for each of its output channels.
+        dialects: that the file may be written in, which `auto` judges by; none: by the symmetric grid they all share.
 
     Raises:
         QuantizationError: no node is left that could run in INT8; says why.
@@ -88,22 +103,43 @@ def calibrate(
     placed = placement.place(model)
     wanted = placement.tensors_to_observe(placed)
     unusable: dict[str, str] = {}
-    histograms = taps.observe(model, batches, wanted, device, unusable)
+    seen = taps.observe(model, batches, wanted, device, unusable)
     keep_float = _without(model, placed, unusable)
     placed = placement.place(model, keep_float)
     if not placed.weights:
         raise QuantizationError(_nothing(model, keep_float))
-    found = {
-        name: _activation(histograms[name], rule(histograms[name], 8, True), calibrator)
+    found = [
+        _activation(name, seen[name], calibrator, rule, _grids(name, placed, dialects))
         for name in placement.tensors_to_observe(placed)
-    }
-    return Calibrated(params=qdq.weight_params(model, placed, per_tensor) | found, keep_float=keep_float)
+    ]
+    activations = {each.tensor: qdq.activation_params(each.low, each.high, each.rule) for each in found}
+    params = qdq.weight_params(model, placed, per_tensor) | activations
+    return Calibrated(params=params, keep_float=keep_float, ranges=tuple(found))
 
 
-def _activation(histogram: Histogram, wanted: tuple[float, float], calibrator: str) -> QuantParams:
+def _activation(tensor: str, seen: Observed, calibrator: str, rule: Calibrator, grids: Grids) -> ranges.TensorRange:
     """What the calibrator wants kept, as far as there were values."""
-    low, high = wanted
-    return qdq.activation_params(max(low, histogram.low), min(high, histogram.high), calibrator)
+    if rule is auto:
+        calibrator, _ = choose(seen, 8, True, grids)
+        rule = CALIBRATORS[calibrator]
+    halves = None if seen.halves is None else [_ends(half, rule) for half in seen.halves]
+    return ranges.describe(tensor, calibrator, seen, _ends(seen, rule), halves)
+
+
+def _ends(seen: Observed, rule: Calibrator) -> ranges.Ends:
+    low, high = rule(seen, 8, True)
+    return max(low, seen.low), min(high, seen.high)
+
+
+def _grids(name: str, placed: placement.Placement, dialects: Sequence[Dialect]) -> Grids:
+    """The grids that the writer would give a range of this tensor."""
+
+    def grid(low: float, high: float, dialect: Dialect) -> Grid:
+        scale, zero = qdq.activation_grid(qdq.activation_params(low, high, ""), name, placed, dialect)
+        levels = np.iinfo(zero.dtype)
+        return Grid(float(scale), levels.min - int(zero), levels.max - int(zero))
+
+    return lambda low, high: [grid(low, high, dialect) for dialect in dialects] or [grid_of(low, high, 8, True)]
 
 
 def _without(model: onnx.ModelProto, placed: placement.Placement, unusable: Mapping[str, str]) -> dict[str, str]:

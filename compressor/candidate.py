@@ -22,6 +22,10 @@ from .edit import Edit, from_plain
 from .replay import apply
 
 _FORMAT = "edgesmith.candidate/1"
+_DTYPES = {
+    str(dtype): dtype
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool)
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +46,7 @@ class Candidate:
         """A fresh module on the CPU, in eval mode; changing it does not change the candidate."""
         module = self.factory()
         apply(module, self.example, self.edits)
+        _check_fits(module.state_dict(), self.weights)
         module.load_state_dict({name: tensor.clone() for name, tensor in self.weights.items()})
         return module.eval()
 
@@ -56,13 +61,21 @@ class Candidate:
         return sum(parameter.numel() for parameter in self.module().parameters())
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file with the edits in its header."""
-        header = {"format": _FORMAT, "edits": json.dumps([dataclasses.asdict(edit) for edit in self.edits])}
+        """Write one safetensors file with the edits, and what is fed to the model, in its header."""
+        example = [[name, str(tensor.dtype), list(tensor.shape)] for name, tensor in self.example.items()]
+        edits = [dataclasses.asdict(edit) for edit in self.edits]
+        header = {"format": _FORMAT, "edits": json.dumps(edits), "example": json.dumps(example)}
         write_atomic(path, safetensors.torch.save(dict(self.weights), metadata=header))
 
     @classmethod
-    def load(cls, path: Path, factory: Callable[[], nn.Module], example: Mapping[str, torch.Tensor]) -> "Candidate":
+    def load(
+        cls, path: Path, factory: Callable[[], nn.Module], example: Mapping[str, torch.Tensor] | None = None
+    ) -> "Candidate":
         """Open a file that `save` wrote.
+
+        Args:
+            factory: gives the architecture that the edits were made to.
+            example: what the dependency graph is traced with; None: zeros of the shapes that the file names.
 
         Raises:
             ArtifactError: not such a file, or truncated.
@@ -76,14 +89,46 @@ class Candidate:
                     f"{path}: not a candidate file: format is {header.get('format')!r}, expected {_FORMAT!r}"
                 )
             edits = tuple(from_plain(edit) for edit in json.loads(header["edits"]))
+            if example is None:
+                example = {
+                    name: torch.zeros(shape, dtype=_DTYPES[dtype])
+                    for name, dtype, shape in json.loads(header["example"])
+                }
         except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: cannot read the candidate: {error}") from error
         return cls(factory=factory, example=example, edits=edits, weights=weights)
 
 
+def load_model(path: str | Path, model: Callable[[], nn.Module]) -> nn.Module:
+    """Open a model that edgesmith pruned or trained: the weights of a stage in a run directory.
+
+    Args:
+        path: `runs/NAME/stages/01-prune/model.safetensors`. Nothing in it is unpickled.
+        model: the function or class that the task names as its model; the edits are made to what it returns.
+
+    Returns:
+        The module on the CPU, in eval mode: the same outputs to the bit; it can be trained and pruned on.
+
+    Raises:
+        ArtifactError: not such a file, truncated, or of another architecture.
+    """
+    return Candidate.load(Path(path), model).module()
+
+
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """The state dict as independent, contiguous CPU tensors."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _check_fits(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> None:
+    shapes = [{name: tuple(tensor.shape) for name, tensor in weights.items()} for weights in (wanted, given)]
+    other = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
+    if other:
+        has, needs = (each.get(other[0], "no such tensor") for each in reversed(shapes))
+        raise ArtifactError(
+            f"the weights do not fit the architecture in {len(other)} tensors, first '{other[0]}': the file has {has}, "
+            f"the architecture {needs}; is it another class, or was it changed?"
+        )
 
 
 def check_finite(weights: Mapping[str, Any], what: str) -> None:

@@ -20,6 +20,8 @@ class Statistics:
         default_factory=dict
     )  # (layer, kind) -> (channels,)
     activation: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)  # layer -> (input channels,)
+    energy: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)  # the same of squares
+    curvature: Mapping[tuple[str, str], torch.Tensor] = dataclasses.field(default_factory=dict)  # as `taylor`
 
 
 def gradients(
@@ -51,18 +53,18 @@ def gradients(
 
 
 def activations(module: nn.Module, groups: Iterable[CoupledChannels], batches: Iterable[Batch]) -> Statistics:
-    """Mean absolute value of every input channel of the layers that read a group's channels."""
+    """Mean absolute value and mean square of every input channel of the layers that read a group's channels."""
     layers = dict(module.named_modules())
     names = {member.layer for group in groups for member in group.members if member.kind == "in"}
-    sums: dict[str, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}  # layer -> (2, input channels)
     counts: dict[str, int] = {}
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-            values = arguments[0].detach().abs().float()
+            values = arguments[0].detach().float()
             axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else values.ndim - 1
             other = [index for index in range(values.ndim) if index != axis]
-            total = values.sum(other)
+            total = torch.stack([values.abs().sum(other), values.square().sum(other)])
             sums[name] = sums[name] + total if name in sums else total
             counts[name] = counts.get(name, 0) + values.numel() // values.shape[axis]
 
@@ -77,7 +79,49 @@ def activations(module: nn.Module, groups: Iterable[CoupledChannels], batches: I
     finally:
         for handle in handles:
             handle.remove()
-    return Statistics(activation={name: total.cpu() / counts[name] for name, total in sums.items()})
+    means = {name: total.cpu() / counts[name] for name, total in sums.items()}
+    return Statistics(
+        activation={name: mean[0] for name, mean in means.items()},
+        energy={name: mean[1] for name, mean in means.items()},
+    )
+
+
+def curvatures(
+    module: nn.Module,
+    groups: Iterable[CoupledChannels],
+    batches: Iterable[Batch],
+    loss: Callable[[Mapping[str, torch.Tensor], torch.Tensor | None], torch.Tensor],
+    generator: torch.Generator,
+) -> Statistics:
+    """Half of weight ** 2 times the loss's second derivative, summed over each channel of every member of `groups`.
+
+    The Hessian's diagonal is estimated by Hutchinson's method: v * (H v) over random signs v, one draw for each batch.
+
+    Args:
+        module: on any device.
+        loss: (inputs, labels) -> scalar, through `module`.
+    """
+    layers = dict(module.named_modules())
+    keys = {(member.layer, member.kind) for group in groups for member in group.members}
+    weights: dict[str, Any] = {name: layers[name].weight for name, _ in sorted(keys)}
+    totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    count = 0
+    module.eval()
+    for inputs, labels in batches:
+        first = torch.autograd.grad(loss(inputs, labels), list(weights.values()), create_graph=True)
+        signs = [(torch.randint(0, 2, grad.shape, generator=generator) * 2.0 - 1).to(grad) for grad in first]
+        product = torch.autograd.grad(first, list(weights.values()), grad_outputs=signs)
+        for name, sign, curved in zip(weights, signs, product, strict=True):
+            totals[name] += sign * curved
+        count += 1
+    return Statistics(
+        curvature={
+            (name, kind): channel_rows(
+                layers[name], kind, 0.5 * weights[name].detach().square() * totals[name] / max(count, 1)
+            ).sum(1).cpu()
+            for name, kind in keys
+        }
+    )  # fmt: skip
 
 
 def _first_order(layer: nn.Module, kind: str) -> torch.Tensor:

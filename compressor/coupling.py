@@ -80,6 +80,13 @@ def refuse(module: nn.Module, example: Example, groups: Sequence[CoupledChannels
     return reasons
 
 
+def kind_of(module: nn.Module, group: CoupledChannels) -> str:
+    """What a group is made of, whatever its width: equal for groups whose layers are joined in the same way."""
+    return ", ".join(
+        sorted(f"{type(module.get_submodule(member.layer)).__name__} {member.kind}" for member in group.members)
+    )
+
+
 def _bound(module: nn.Module, group: CoupledChannels) -> str:
     """Why weights of a group cannot be cut by themselves, or an empty string."""
     names: dict[int, dict[nn.Module, str]] = {}  # one tensor -> the layers that hold it

@@ -8,7 +8,8 @@ from torch import nn
 
 from ..calibration import hygiene
 from ..core import digest
-from ..core.task import Split, Task
+from ..core.errors import TaskError
+from ..core.task import Split, Task, has_label
 from ..exporters.torch_session import to_tensors
 from .stage import Context
 
@@ -21,15 +22,30 @@ def sample_indices(split: Split, count: int) -> np.ndarray:
 
 
 def batches(
-    context: Context, split_name: str, samples: int, batch_size: int
+    context: Context, split_name: str, samples: int, batch_size: int, labelled: bool = False
 ) -> Iterator[tuple[Mapping[str, torch.Tensor], torch.Tensor | None]]:
-    """Some samples of a split as device tensors, in batches."""
-    split = context.task.split(split_name, context.where)
-    indices = sample_indices(split, samples)
+    """Some samples of a split as device tensors, in batches; with `labelled` only such as have a label.
+
+    Raises:
+        TaskError: `labelled`, and no sample has one.
+    """
+    split, device = context.task.split(split_name, context.where), context.machine.device
+    indices, left = sample_indices(split, len(split) if labelled else samples), samples
     for start in range(0, len(indices), batch_size):
         inputs, labels = split.batch(indices[start : start + batch_size])
-        device = context.machine.device
-        yield to_tensors(inputs, device), None if labels is None else torch.tensor(labels, device=device)
+        if labelled and labels is not None:
+            known = np.flatnonzero(has_label(labels))[:left]
+            inputs, labels = {name: array[known] for name, array in inputs.items()}, labels[known]
+        taken = len(next(iter(inputs.values())))
+        if taken:
+            yield to_tensors(inputs, device), None if labels is None else torch.tensor(labels, device=device)
+        left -= taken
+        if left <= 0:
+            return
+    if left == samples:
+        raise TaskError(
+            f"task '{context.task.name}': {context.where} needs labels, and the '{split_name}' split has none"
+        )
 
 
 def calibration_split(task: Task) -> str:

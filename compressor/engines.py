@@ -2,20 +2,22 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..benches.report import EngineResult
 from ..core.values import Artifact
 from ..exporters import engine_build, engine_file
 from ..exporters.engine_options import Build, tool_version
 from ..exporters.targets import TARGETS
-from .recipe import Recipe
 from .schema import plain
+
+if TYPE_CHECKING:  # stages write files too, and a recipe knows them all
+    from .recipe import Recipe
 
 TARGET = "tensorrt"
 
 
-def wanted(target: str, recipe: Recipe, final: bool) -> Build | None:
+def wanted(target: str, recipe: "Recipe", final: bool) -> Build | None:
     """How a file's engine is built, or None. Final files: if the recipe asks; where they are measured: every one."""
     if target != TARGET:
         return None
@@ -39,7 +41,7 @@ def build_beside(artifact: Artifact, engine: Build) -> None:
     engine_build.build(artifact.path, artifact.path.with_suffix(engine_file.SUFFIX), engine)
 
 
-def report(artifact: Artifact, recipe: Recipe, out: Path) -> dict[str, Any]:
+def report(artifact: Artifact, recipe: "Recipe", out: Path) -> dict[str, Any]:
     """The fields of `ArtifactResult` that are about engines."""
     if artifact.target != TARGET:
         return {}

@@ -27,7 +27,7 @@ class Finetune(Training, Stage):
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
-        return self.training_seconds(len(task.split("train", self.name)), probe)
+        return self.training_seconds(task, len(task.split("train", self.name)), probe)
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
@@ -35,5 +35,5 @@ class Finetune(Training, Stage):
         loss = task_loss(context.task)
         data = TrainingData(context.task.split("train", context.where))
         result = train(module, data, lambda m, inputs, labels, labelled: loss(m, inputs, labels), self, context)
-        context.notes.append(f"best epoch {result.best_epoch} of {result.epochs}")
+        context.notes.append(result.note())
         return Candidate.of(module, value)

@@ -1,7 +1,6 @@
 """A recipe, its task and the place to run it in, checked together before any work."""
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from .candidate import Candidate, state_of
 from .data import any_inputs
 from .losses import named_loss
 from .model_checks import check_built
+from .plan import estimates
 from .progress import Progress
 from .recipe import Recipe, check_chain
-from .stage import Context, Graph, Machine, Probe, Stage
+from .stage import Context, Graph, Machine, Stage
 
 _FORMS_SECONDS, _ENGINE_SECONDS = 10.0, 10.0  # for a small network, which most of them are
 
@@ -36,6 +36,7 @@ class Job:
     machine: Machine
     out: Path
     identity: str  # digest of the task's data and source
+    rehearsed: Mapping[str, Candidate | Graph]  # "original" and what the torch stages give, untrained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,20 +73,28 @@ def prepare(
     task = task_file.load_task(recipe.task, recipe.folder) if task is None else task
     _check_device(recipe, task, machine)
     _check(recipe, task)
-    _rehearse(recipe, task, machine)
+    rehearsed = _rehearse(recipe, task, machine)
     folder = task.name if stem == "recipe" else f"{task.name}-{stem}"
     return Job(
-        task=task, recipe=recipe, machine=machine, out=out or Path("runs") / folder, identity=task_file.identity(task)
+        task=task,
+        recipe=recipe,
+        machine=machine,
+        out=out or Path("runs") / folder,
+        identity=task_file.identity(task),
+        rehearsed=rehearsed,
     )
 
 
 def plan(job: Job) -> list[Planned]:
     """The stages with estimated seconds, from a few timed passes of the model."""
-    probe = _probe(job)
+    probe, seconds = estimates(job.recipe, job.task, job.machine, job.rehearsed)
     evaluations = len(job.task.test) * 2 * probe.forward
     each = 5.0 + probe.export  # a ledger line: export, validation, a second of latency in five processes
     timing = job.recipe.measure.restarts * job.recipe.measure.seconds * len(job.recipe.measure.batch_sizes)
-    stages = [Planned(id=s.id, name=s.name, seconds=s.estimate(job.task, probe) + each) for s in job.recipe.stages]
+    stages = [
+        Planned(id=stage.id, name=stage.name, seconds=estimated + each)
+        for stage, estimated in zip(job.recipe.stages, seconds, strict=True)
+    ]
     quantizes = any(stage.quantizes for stage in job.recipe.stages)
     files = len(job.recipe.targets) * (_FORMS_SECONDS if quantizes else probe.export)
     engine = [] if job.recipe.build is None else [Planned(id="build", name="TensorRT engine", seconds=_ENGINE_SECONDS)]
@@ -144,23 +153,31 @@ def _check_build(recipe: Recipe, task: Task) -> None:
         raise RecipeError(str(error)) from error
 
 
-def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
-    """Go through the stages on untrained weights: what the architecture rules out is said before any training."""
+def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> dict[str, Candidate | Graph]:
+    """Go through the stages on untrained weights: what the architecture rules out is said before any training.
+
+    Returns:
+        "original" and, by stage on the torch side, what comes out of it; empty where the original is a file.
+    """
     if not callable(task.model):
-        return
+        return {}
     example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
 
+    after: dict[str, Candidate | Graph] = {}  # stage -> what it gives
+
     def untrained(name: str) -> Candidate | Graph:
+        if name in after:
+            return after[name]
         model = task.model if name == "original" else task.models[name]
         if not callable(model):
             return Graph(path=Path(model), digest="")
         module = task_file.run_user_code(model, f"task '{task.name}': {name} model")
         return Candidate(factory=model, example=example, edits=(), weights=state_of(module))
 
-    value = untrained("original")
+    value = after["original"] = untrained("original")
     for index, stage in enumerate(recipe.stages):
         if stage.takes() != "candidate" or isinstance(value, Graph):
-            return
+            return after
         context = Context(
             task=task,
             machine=machine,
@@ -170,7 +187,8 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> None:
             named=untrained,
             where=f"stages[{index}] '{stage.id}'",
         )
-        value = stage.rehearse(value, context)
+        value = after[stage.id] = stage.rehearse(value, context)
+    return after
 
 
 def _check_model(task: Task) -> None:
@@ -203,20 +221,3 @@ def _check_model(task: Task) -> None:
                 "output is the sample: return one row for each, and mask instead of selecting"
             )
     task_file.check_outputs(task, outputs)
-
-
-def _probe(job: Job) -> Probe:
-    task = job.task
-    if not callable(task.model):
-        return Probe(forward=1e-3, backward=0.0, export=0.0)
-    inputs = any_inputs(task, 32)
-    module = task.model().to(job.machine.device)
-    session = TorchSession(module, task.input_specs(), task.outputs)
-    session.run(inputs)
-    started = time.perf_counter()
-    session.run(inputs)
-    forward = (time.perf_counter() - started) / 32
-    layers = sum(1 for _ in module.modules())
-    return Probe(
-        forward=forward, backward=2 * forward, export=2.0 + 0.05 * layers
-    )  # a backward pass costs about two forward

@@ -21,8 +21,9 @@ from ..exporters import graph_stats, onnx_file
 from ..exporters.targets import TARGETS
 from .artifacts import open_session
 from .evaluation import BATCH, evaluate, task_metrics
+from .measure_options import Measure
 from .progress import Progress
-from .recipe import Measure, Recipe
+from .recipe import Recipe
 from .schema import plain
 
 PREDICTIONS = "predictions.npz"

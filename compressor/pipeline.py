@@ -1,7 +1,7 @@
 """The main job: original -> stages -> artefacts -> measurement -> verdict, resumable at any point."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,9 @@ from .quantize import Quantize
 from .recipe import Recipe
 from .run_directory import Done, RunDirectory
 from .schema import plain
-from .stage import Context, Graph, Machine, Stage
+from .stage import Context, Deployment, Graph, Machine, Stage
 
-_FORMAT = 3  # of stage results; a release that makes other results from the same recipe raises it
+_FORMAT = 4  # of stage results; a release that makes other results from the same recipe raises it
 
 
 def compress(
@@ -164,6 +164,9 @@ class _Run:
             "seed": self._job.machine.seed,
             "format": _FORMAT,
         }
+        deployment = self._deployment(number, stage)
+        if stage.measures():
+            key["deployment"] = {"int8": deployment.int8, "measure": plain(deployment.measure)}
         value = self._values[previous]
         self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
 
@@ -176,6 +179,7 @@ class _Run:
                 progress=self._progress,
                 named=self._named,
                 where=where,
+                deployment=deployment,
             )
             set_seed(self._job.machine.seed)
             before = values.digest_of(value)
@@ -192,6 +196,19 @@ class _Run:
         self._values[stage.id] = values.load(done.path, like if isinstance(like, Candidate) else None)
         self._keys[stage.id] = digest.of_json(key)
         return done
+
+    def _deployment(self, number: int, stage: Stage) -> Deployment:
+        """How the result will run; what a stage measures of that is kept, so that another goal needs nothing anew."""
+        place, measure, target = f"measurements/deployed-{stage.id}", self._recipe.measure, self._target
+        if stage.measures():
+            self._used.add(place)
+
+        def once(key: Any, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+            where = {"machine": self._machine_key, "target": target, "measure": plain(measure), "what": key}
+            return self._directory.once(place, where, lambda folder, work: make(work)).facts
+
+        later = self._recipe.stages[number:]
+        return Deployment(int8=any(each.quantizes for each in later), measure=measure, once=once)
 
     def _origin(self, value: Candidate | Graph) -> str | None:
         """The model of the task's whose class a candidate is built from."""
@@ -317,6 +334,7 @@ class _Run:
             measured=measured,
             reason=reason,
             layers=written.layers,
+            ranges=written.ranges,
             **engines.report(artifact, self._recipe, self._job.out),
         )
 

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import fnmatch
+import functools
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -14,24 +16,29 @@ from ..core.errors import RecipeError
 from ..core.tables import resolve
 from ..core.task import Task
 from ..exporters.targets import TARGETS
-from . import channel_statistics
-from .allocation import ALLOCATIONS, aligned
+from . import blocks, channel_statistics, replay
+from .allocation import ALLOCATIONS, Facts, aligned
 from .candidate import Candidate
 from .channel_statistics import Statistics
-from .coupling import CoupledChannels, find, refuse, remove
+from .coupling import CoupledChannels, find, kind_of, refuse, remove
 from .data import batches, calibration_split, reestimate_batch_norm
 from .edit import ChannelEdit
 from .importance import IMPORTANCES, Importance, score
 from .losses import task_loss
+from .prune_to_latency import Goal, Planner
 from .stage import Context, Probe, Stage
 from .structure import Size, measure
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
+_GOALS = ("macs_ratio", "params_ratio", "channel_ratio", "latency_ratio", "latency_ms")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prune(Stage):
-    """Remove coupled channels of least importance until exactly one ratio (what is left / what there was) is met."""
+    """Remove coupled channels of least importance until exactly one goal is met.
+
+    A ratio is what is left / what there was: of MACs, parameters or channels, or of the deployed network's time.
+    """
 
     name: ClassVar[str] = "prune"
     accepts: ClassVar[Literal["candidate", "graph"]] = "candidate"
@@ -40,6 +47,9 @@ class Prune(Stage):
     macs_ratio: Ratio | None = None
     params_ratio: Ratio | None = None
     channel_ratio: Ratio | None = None  # of the channels of all groups that can be pruned
+    latency_ratio: Ratio | None = None  # of the deployed network's time on the judged target, at the first batch size
+    latency_ms: Annotated[float, Field(gt=0)] | None = None  # the same as a time
+    blocks: tuple[str, ...] = ("*",)  # with a latency: whole blocks (globs) that may leave
     importance: str = "magnitude-l2"
     allocation: str = "global"
     intensity: Mapping[str, float] = dataclasses.field(default_factory=dict)  # glob -> weight, for per-group allocation
@@ -52,30 +62,61 @@ class Prune(Stage):
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`."""
-        given = [name for name in ("macs_ratio", "params_ratio", "channel_ratio") if getattr(self, name) is not None]
+        given = [name for name in _GOALS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise RecipeError(
-                f"{where}: set exactly one of macs_ratio, params_ratio, channel_ratio; got {given or 'none'}"
-            )
+            raise RecipeError(f"{where}: set exactly one of {', '.join(_GOALS)}; got {given or 'none'}")
+        if self.measures():
+            self._check_latency(task, where)
+        elif self.blocks != ("*",):
+            raise RecipeError(f"{where}.blocks: only a latency takes blocks out; see the stage 'prune-blocks'")
         importance = resolve(self.importance, IMPORTANCES, f"{where}.importance")
         resolve(self.allocation, ALLOCATIONS, f"{where}.allocation")
         if self.intensity and self.allocation != "per-group":
             raise RecipeError(
                 f"{where}.intensity: only allocation = 'per-group' reads it, and allocation is '{self.allocation}'"
             )
-        if importance.needs == "gradients":
+        if importance.needs in ("gradients", "curvature"):
             task.split("train", f"{where}: importance '{self.importance}'")
         if task.calibration is None:
             task.split("train", f"{where}: re-estimating batch norms (no 'calibration' split is set)")
 
+    def _check_latency(self, task: Task, where: str) -> None:
+        task.split("train", f"{where}: measuring what each layer costs")
+        task.split("validation", f"{where}: measuring its time")
+        for key, default in (("allocation", "global"), ("steps", 1)):
+            if getattr(self, key) != default:
+                raise RecipeError(f"{where}.{key}: a latency is met by measurement; leave it out")
+
+    def measures(self) -> bool:
+        """See `Stage.measures`."""
+        return self.latency_ratio is not None or self.latency_ms is not None
+
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
+        if self.measures():
+            return 60.0 + 60 * probe.export + 60 * self.samples * probe.forward
         return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
+
+    def time_left(self) -> float:
+        """See `Stage.time_left`: layers between convolutions follow the width, which follows the root of the MACs."""
+        if self.measures():
+            return self.latency_ratio or 1.0
+        name, ratio = self._ratio()
+        return ratio if name == "channel" else math.sqrt(ratio)
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs and the ratio, which is only ever harder to reach after an earlier pruning."""
         module = value.module()
         groups = self._groups(module, value, context, report=False)
+        if self.measures():
+            self._blocks(module, value, context)
+            missing = TARGETS[context.targets[0]].unmeasurable()
+            if missing is not None:
+                raise RecipeError(
+                    f"{context.where}: a latency cannot be measured on '{context.targets[0]}': {missing}; "
+                    "use macs_ratio, or another target"
+                )
+            return value
         full = measure(module, value.example, groups)
         scores = {group.root: torch.ones(group.channels) for group in groups}
         name, ratio = self._ratio()
@@ -94,6 +135,38 @@ class Prune(Stage):
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
+        before = measure(value.module(), value.example, ())
+        current = self._to_latency(value, context) if self.measures() else self._to_ratio(value, context)
+        module = current.module()
+        reestimate_batch_norm(module, context, self.samples, self.batch_size)
+        result = measure(module, current.example, ())
+        context.notes.append(
+            f"MACs {before.macs:,} -> {result.macs:,}, parameters {before.params:,} -> {result.params:,}"
+        )
+        context.notes.append("widths " + _widths(value.module(), module))
+        return Candidate.of(module, current)
+
+    def _to_latency(self, value: Candidate, context: Context) -> Candidate:
+        module = value.module()
+        groups = self._groups(module, value, context, report=True)
+        names = self._blocks(module, value, context)
+        scores = self._scores(module, groups, context)
+        planner = Planner(value, find(module, value.example), scores, names, self._multiple(context), context)
+        goal = Goal(ratio=self.latency_ratio, milliseconds=self.latency_ms)
+        edits = planner.edits(goal, self.samples, self.batch_size)
+        replay.apply(module, value.example, edits)
+        return Candidate.of(module, value, (*value.edits, *edits))
+
+    def _blocks(self, module: nn.Module, value: Candidate, context: Context) -> list[str]:
+        """Blocks that may leave."""
+        found = blocks.find(module, value.example)
+        for pattern in self.blocks:
+            if pattern != "*" and not fnmatch.filter(found, pattern):
+                known = ", ".join(found) or "none"
+                raise RecipeError(f"{context.where}.blocks: '{pattern}' matches no block; blocks: {known}")
+        return [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.blocks)]
+
+    def _to_ratio(self, value: Candidate, context: Context) -> Candidate:
         name, ratio = self._ratio()
         current, full = value, None
         with context.progress.bar(f"prune {context.where}", self.steps) as advance:
@@ -108,13 +181,7 @@ class Prune(Stage):
                 remove(module, current.example, edits)
                 current = Candidate.of(module, current, (*current.edits, *edits))
                 advance(step, f"{name}_ratio {ratio ** (step / self.steps):.2f}")
-        assert full is not None
-        module = current.module()
-        reestimate_batch_norm(module, context, self.samples, self.batch_size)
-        result = measure(module, current.example, find(module, current.example))
-        context.notes.append(f"MACs {full.macs:,} -> {result.macs:,}, parameters {full.params:,} -> {result.params:,}")
-        context.notes.append("widths " + _widths(value.module(), module))
-        return Candidate.of(module, current)
+        return current
 
     def _groups(self, module: nn.Module, candidate: Candidate, context: Context, report: bool) -> list[CoupledChannels]:
         """The groups this recipe may prune."""
@@ -161,13 +228,17 @@ class Prune(Stage):
     ) -> Statistics:
         if importance.needs == "nothing":
             return Statistics()
-        split = "train" if importance.needs == "gradients" else calibration_split(context.task)
+        split = calibration_split(context.task) if importance.needs == "activations" else "train"
         module = copy.deepcopy(module).to(context.machine.device)
-        data = batches(context, split, self.samples, self.batch_size)
+        size, labelled = 1 if importance.per_sample else self.batch_size, importance.needs != "activations"
+        data = batches(context, split, self.samples, size, labelled=labelled)
         if importance.needs == "activations":
             return channel_statistics.activations(module, groups, data)
-        loss = task_loss(context.task)
-        return channel_statistics.gradients(module, groups, data, lambda inputs, labels: loss(module, inputs, labels))
+        loss = functools.partial(task_loss(context.task), module)
+        if importance.needs == "curvature":
+            generator = torch.Generator().manual_seed(context.machine.seed)
+            return channel_statistics.curvatures(module, groups, data, loss, generator)
+        return channel_statistics.gradients(module, groups, data, loss)
 
 
 class _Search:
@@ -183,15 +254,16 @@ class _Search:
         where: str,
     ) -> None:
         self._allocate = resolve(stage.allocation, ALLOCATIONS, f"{where}.allocation")
-        self._weights = {
+        self._base = candidate.module()
+        weights = {
             group.root: weight
             for pattern, weight in stage.intensity.items()
             for group in groups
             if _matches(group, pattern)
         }
+        self._facts = Facts(weights=weights, kinds={group.root: kind_of(self._base, group) for group in groups})
         self._candidate, self._groups, self._scores = candidate, groups, scores
         self._multiple, self._where = multiple, where
-        self._base = candidate.module()
         self._seen: dict[tuple[ChannelEdit, ...], Size] = {}
 
     def check(self, name: str, goal: float, full: Size) -> None:
@@ -216,7 +288,7 @@ class _Search:
 
     def _edits(self, intensity: float) -> tuple[ChannelEdit, ...]:
         edits = []
-        for root, kept in self._allocate(self._scores, intensity, self._weights).items():
+        for root, kept in self._allocate(self._scores, intensity, self._facts).items():
             values = self._scores[root]
             gone = len(values) - aligned(kept, len(values), self._multiple)
             if gone:

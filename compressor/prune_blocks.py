@@ -95,7 +95,7 @@ class PruneBlocks(Stage):
         with torch.no_grad():
             parts = [
                 (float(loss(module, inputs, labels)), len(next(iter(inputs.values()))))
-                for inputs, labels in batches(context, "train", self.samples, self.batch_size)
+                for inputs, labels in batches(context, "train", self.samples, self.batch_size, labelled=True)
             ]
         return sum(mean * count for mean, count in parts) / sum(count for _, count in parts)
 

@@ -19,19 +19,18 @@ from ..exporters.qdq_read import read_qdq
 from . import traced
 from .candidate import Candidate
 from .data import any_inputs, batches, calibration_split, check_calibration
-from .distill import taught_by
 from .fake_quant import FakeQuantized
-from .losses import named_loss
 from .read_params import all_params
 from .stage import Context, Graph, Probe, Stage
-from .training import Training, require_training_data, train
+from .teaching import Taught, lesson_of
+from .training import Training, train
 from .training_data import TrainingData
 
 _COST = 2.5  # of a step with fake quantization and a teacher, in passes of the plain network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizationAwareTraining(Training, Stage):
+class QuantizationAwareTraining(Taught, Training, Stage):
     """Train with weights and activations rounded to INT8 in the forward pass (Jacob et al., 2018), taught as `distill`.
 
     Batch norms and dropout train as they do elsewhere; whatever else a module does otherwise in training, it does not.
@@ -44,9 +43,6 @@ class QuantizationAwareTraining(Training, Stage):
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4  # a trained network is nudged, not trained anew
     mixed_precision: Literal["no"] = "no"  # rounding to INT8 needs float32 around it
-    teacher: str = "original"  # "original", the id of an earlier stage, or a name in the task's models
-    temperature: Annotated[float, Field(gt=0)] = 4.0
-    weight: Annotated[float, Field(gt=0)] = 1.0  # of the teacher's part in the loss
     freeze_after: Annotated[float, Field(ge=0, le=1)] = 0.5  # share of epochs; then ranges and norms' statistics stand
     samples: Annotated[int, Field(ge=1)] = 512  # the first ranges are found on, and those training leaves open
 
@@ -55,13 +51,12 @@ class QuantizationAwareTraining(Training, Stage):
         if importlib.util.find_spec("torchao") is None:
             raise RecipeError(f'{where}: needs torchao, which is not installed; pip install "edgesmith[qat]"')
         self.check_training(task, where)
-        named_loss(task)
-        require_training_data(task, where, labels=False)
+        self.check_teaching(task, where)
         check_calibration(task, self.samples, where)
 
     def needs(self) -> tuple[str, ...]:
         """See `Stage.needs`."""
-        return (self.teacher,)
+        return self.teacher_names()
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: what torch.export refuses is said before any training."""
@@ -71,7 +66,7 @@ class QuantizationAwareTraining(Training, Stage):
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         samples = sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
-        return self.training_seconds(samples, probe) * _COST + 2 * probe.export
+        return self.training_seconds(task, samples, probe) * _COST + 2 * probe.export
 
     def run(self, value: Candidate, context: Context) -> Graph:
         """See `Stage.run`."""
@@ -79,15 +74,14 @@ class QuantizationAwareTraining(Training, Stage):
         traced.set_device(module.graph_module, device)
         first = batches(context, calibration_split(context.task), self.samples, self.batch_size)
         module.to(device).calibrate(inputs for inputs, _ in first)
-        first_standing = round(self.epochs * self.freeze_after)
 
-        def before_epoch(epoch: int) -> None:
-            module.standing = epoch >= first_standing
+        def before_epoch(done: float) -> None:
+            module.standing = done >= self.freeze_after
 
-        objective = taught_by(self.teacher, self.weight, self.temperature, context)
+        lesson = lesson_of(self, context)
         data = TrainingData(context.task.train, context.task.unlabelled)
-        result = train(module, data, objective, self, context, before_epoch)
-        context.notes.append(f"taught by {self.teacher}, best epoch {result.best_epoch} of {result.epochs}")
+        result = train(module, data, lesson.objective, self, context, before_epoch)
+        context.notes.append(f"{lesson.note()}, {result.note()}")
         return self._handed_over(module, value, context)
 
     def _handed_over(self, module: FakeQuantized, value: Candidate, context: Context) -> Graph:

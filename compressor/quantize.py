@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from ..calibration.calibrators import CALIBRATORS
+from ..calibration.ranges import warnings
 from ..core import digest
 from ..core.errors import RecipeError
 from ..core.tables import resolve
@@ -84,7 +85,7 @@ class Quantize(Stage):
             canonicalise(onnx_file.load(value.path)),
             lambda: self._with_progress(split, indices, context),
             Rules(calibrator=self.calibrator, per_tensor=self.weights == "per-tensor", recover=self.recover),
-            TARGETS[context.targets[0]].dialects()[0],
+            TARGETS[context.targets[0]].dialects(),
             context.machine.device,
             context.where,
             context.progress,
@@ -94,9 +95,15 @@ class Quantize(Stage):
         context.notes.append(
             f"{len(indices)} samples of the '{name}' split, calibrator {self.calibrator}, {len(found.params)} tensors"
         )
-        context.notes.extend(recovered)
+        context.notes.extend([*recovered, *warnings(found.ranges)])
         context.notes.extend(f"{node} stays in float: {why}" for node, why in found.keep_float.items())
-        return Graph(path=path, digest=digest.of_file(path), params=found.params, keep_float=found.keep_float)
+        return Graph(
+            path=path,
+            digest=digest.of_file(path),
+            params=found.params,
+            keep_float=found.keep_float,
+            ranges=found.ranges,
+        )
 
     def _batches(self, split: Split, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         return feeds(split, indices, self.batch_size)

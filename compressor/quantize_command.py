@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ExitCode
+from .argument_types import positive
 
 _KEYS = ("target", "calibrator", "recover", "max_drop", "threads", "batch", "seconds", "device")
 
@@ -45,13 +46,14 @@ def add(commands: Any) -> None:
         metavar="R,R",
         help="equalize, smooth, round, bias-correction (default: the quick ones, where INT8 loses too much)",
     )
-    parser.add_argument("--batch", type=_positive, metavar="N", help="rows of a timed run (default: as the data is)")
+    parser.add_argument("--batch", type=positive, metavar="N", help="rows of a timed run (default: as the data is)")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="timed for the verdict (default: 5)")
-    parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="of the runtime (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of the runtime (default: 1)")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where calibration runs (default: cpu)"
     )
-    parser.add_argument("--all", action="store_true", help="show every layer")
+    parser.add_argument("--no-cache", action="store_true", help="find ranges anew, and keep none for the next time")
+    parser.add_argument("--all", action="store_true", help="show every layer, and every range")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     parser.set_defaults(command=run)
 
@@ -65,10 +67,12 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..benches.int8_text import print_quantized
+    from .calibration_cache import user_folder
     from .progress import Progress
     from .quantize_file import Options, quantize_file
 
-    asked = Options(**{key: getattr(options, key) for key in _KEYS})
+    cache = None if options.no_cache else user_folder()
+    asked = Options(cache=cache, **{key: getattr(options, key) for key in _KEYS})
     progress = Progress(None if options.json else Console(stderr=True))
     found = quantize_file(options.model, options.data, options.out, asked, progress)
     if options.json:
@@ -77,10 +81,3 @@ def run(options: argparse.Namespace) -> int:
         print_quantized(found, Console(), options.all)
     codes = {"written": ExitCode.PASS, "refused": ExitCode.LIMIT_MISSED, "unproven": ExitCode.UNPROVEN}
     return codes[found.status]
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value

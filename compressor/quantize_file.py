@@ -12,6 +12,7 @@ from ..benches import latency
 from ..benches.inspection import dialect_of
 from ..benches.int8_report import Quantized, describe
 from ..calibration.calibrators import CALIBRATORS
+from ..calibration.ranges import warnings
 from ..core import digest
 from ..core.errors import ArtifactError, QuantizationError, UsageError
 from ..core.files import storage_errors
@@ -22,6 +23,7 @@ from ..exporters.canonical import canonicalise
 from ..exporters.targets import TARGETS
 from . import recover, runs
 from .calibrate import Rules, calibrate_and_recover
+from .calibration_cache import Cache, Calibrated
 from .closeness_judge import Judge, Promise
 from .int8_search import Form, Found, Problem, search
 from .progress import Progress
@@ -47,6 +49,7 @@ class Options:
     seconds: float = 5.0  # timed for the verdict; while choosing a fifth of it
     device: Literal["cpu", "cuda"] = "cpu"
     confidence: float = 0.95
+    cache: Path | None = None  # folder of earlier calibrations; None: ranges are found anew, and not kept
 
 
 def quantize_file(model: Path, data: Path, out: Path, options: Options, progress: Progress | None = None) -> Quantized:
@@ -78,12 +81,13 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
     base = _nothing(model, found, options)
     with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
         try:
-            problem, result, notes = _searched(
+            problem, result, calibrated, notes = _searched(
                 model, canonicalise(loaded), found, promise, options, Path(folder), progress
             )
         except QuantizationError as error:
             return dataclasses.replace(base, reason=str(error))
-        outcome = dataclasses.replace(_judged(base, result, problem, found, promise, options), notes=tuple(notes))
+        base = dataclasses.replace(base, notes=tuple(notes), ranges=calibrated.ranges)
+        outcome = _judged(base, result, problem, found, promise, options)
         if outcome.status != "refused" and result.best is not None:
             with storage_errors(out.parent):
                 _write(result.best.artifact.path, out, found, options)
@@ -95,13 +99,18 @@ def _write(chosen: Path, out: Path, data: RunData, options: Options) -> None:
     """The chosen file with a note of what its ranges come from, complete or absent."""
     model = onnx_file.load(chosen)
     ranges = {
-        "data": digest.of_json([digest.of_arrays(feed) for feed in data.calibration.feeds]),
+        "data": _data_digest(data),
         "runs": len(data.calibration),
         "calibrator": options.calibrator,
     }
     model.metadata_props.add(key=CALIBRATION, value=json.dumps(ranges, sort_keys=True))
     out.parent.mkdir(parents=True, exist_ok=True)
     onnx_file.save(model, out)
+
+
+def _data_digest(data: RunData) -> str:
+    """Of the runs that ranges come from, in their order."""
+    return digest.of_json([digest.of_arrays(feed) for feed in data.calibration.feeds])
 
 
 def _searched(
@@ -112,23 +121,28 @@ def _searched(
     options: Options,
     folder: Path,
     progress: Progress,
-) -> tuple[Problem, Found, list[str]]:
+) -> tuple[Problem, Found, Calibrated, list[str]]:
     """The search; and where it had to give layers back for what they lose, another one with recovered weights."""
     judge = Judge(original, data.validation, promise, options.confidence)
     feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
     target = TARGETS[options.target]
 
-    def attempt(names: tuple[str, ...], place: Path) -> tuple[Problem, Found, list[str]]:
+    said: list[str] = []
+    cache = None if options.cache is None else Cache(options.cache, _data_digest(data), said.append)
+
+    def attempt(names: tuple[str, ...], place: Path) -> tuple[Problem, Found, Calibrated, list[str]]:
         place.mkdir()
+        said.clear()
         progress.say(f"calibrating with {len(data.calibration)} runs" + (f", {', '.join(names)}" if names else ""))
         model, calibrated, notes = calibrate_and_recover(
             graph,
             lambda: iter(data.calibration.feeds),
             Rules(calibrator=options.calibrator, recover=names),
-            target.dialects()[0],
+            target.dialects(),
             options.device,
             "--",
             progress,
+            cache,
         )
         problem = Problem(
             model=model,
@@ -141,7 +155,10 @@ def _searched(
             seconds=options.seconds / 5,
             folder=place,
         )
-        return problem, search(problem, calibrated.keep_float, progress), notes
+        notes += [*said, *warnings(calibrated.ranges)]
+        for note in said:
+            progress.say(f"  {note}")
+        return problem, search(problem, calibrated.keep_float, progress), calibrated, notes
 
     first = attempt(options.recover, folder / "plain")
     if options.recover or not first[1].lost_layers:

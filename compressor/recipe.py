@@ -16,20 +16,12 @@ from ..core.limits import Limits
 from ..core.tables import resolve, unknown
 from ..exporters.engine_options import Build
 from ..exporters.targets import TARGETS
+from .measure_options import Measure
 from .schema import parse, plain
 from .stage import Stage
 from .stages import STAGES
 
 _SECTIONS = ("measure", "build", "limits")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Measure:
-    """`[measure]`: how long and at what sizes the benchmark runs."""
-
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 32)
-    seconds: Annotated[float, Field(gt=0)] = 2.0  # timed seconds per restart and batch size
-    restarts: Annotated[int, Field(ge=2)] = 5  # fresh processes; the interval is over them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +32,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     limits: Limits
     targets: tuple[str, ...] = ("onnxruntime-cpu",)  # the first is judged
-    measure: Measure = Measure()
+    measure: Measure = dataclasses.field(default_factory=Measure)
     build: Build | None = None  # engines of the target "tensorrt"; None: none are built
     folder: Path = Path()
 

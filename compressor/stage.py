@@ -2,12 +2,15 @@
 
 import abc
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import QuantParams
+from .measure_options import Measure
 from .progress import Progress
 
 if TYPE_CHECKING:  # torch is heavy, and a recipe is read without it
@@ -22,6 +25,7 @@ class Graph:
     digest: str
     params: Mapping[str, QuantParams] | None = None
     keep_float: Mapping[str, str] = dataclasses.field(default_factory=dict)  # node that cannot run in INT8 -> why
+    ranges: tuple[TensorRange, ...] = ()  # what calibration says of the activations' ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,21 @@ class Machine:
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1  # of the measured runtime
     seed: int = 0
+
+
+def _made_anew(key: Any, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="edgesmith-measured-") as folder:
+        return make(Path(folder))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """How the recipe's result will run, for stages that measure it beforehand (see `Stage.measures`)."""
+
+    int8: bool = False  # whether a later stage quantizes
+    measure: Measure = dataclasses.field(default_factory=Measure)
+    # (what it depends on, (work directory) -> JSON-able facts) -> these facts, kept for this machine
+    once: Callable[[Any, Callable[[Path], dict[str, Any]]], dict[str, Any]] = _made_anew
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,16 +63,18 @@ class Context:
     progress: Progress
     named: Callable[[str], "Candidate | Graph"]  # "original", the id of an earlier stage, or a name in task.models
     where: str  # "stages[1] 'distill'", in front of errors
+    deployment: Deployment = dataclasses.field(default_factory=Deployment)
     notes: list[str] = dataclasses.field(default_factory=list)  # what the ledger should say about this stage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Measured costs of the original, for the time estimate of a plan. Seconds per sample."""
+    """Measured costs of what a stage gets, for the time estimate of a plan. Seconds per sample."""
 
     forward: float
     backward: float
     export: float  # seconds per export
+    named: Callable[[str], float] = lambda name: 0.0  # a forward pass of another model (see `Context.named`)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,8 +117,16 @@ class Stage(abc.ABC):
         """Names of other models it reads (see `Context.named`); they must come before it."""
         return ()
 
+    def measures(self) -> bool:
+        """Whether its result depends on what it measures of the deployed network (`Context.deployment`)."""
+        return False
+
     def estimate(self, task: Task, probe: Probe) -> float:
         """Seconds it will take, roughly."""
+        return 1.0
+
+    def time_left(self) -> float:
+        """The share of a pass's time that is left after it, roughly; what `rehearse` does to the model not counted."""
         return 1.0
 
     @abc.abstractmethod

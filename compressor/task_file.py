@@ -16,7 +16,7 @@ from ..benches import metrics
 from ..benches.accuracy import labels_of
 from ..core import digest
 from ..core.errors import DataError, EdgesmithError, TaskError
-from ..core.task import SPLITS, ArraySplit, Split, Task
+from ..core.task import SPLITS, ArraySplit, Split, Task, has_label
 from ..exporters import onnx_file
 from .evaluation import task_metrics
 
@@ -81,8 +81,11 @@ def check_data(task: Task) -> None:
             raise DataError(
                 f"{where}: inputs are {_show(got)}, those of the 'test' split are {_show(wanted)}; they must agree"
             )
+        if labels is not None and name == "train":
+            labels = labels[has_label(labels)]
         if labels is not None and labels.dtype.kind == "f" and not bool(np.isfinite(labels).all()):
-            raise DataError(f"{where}: the labels hold NaN or infinity; clean the data")
+            hint = "; a label that is missing is NaN throughout" if name == "train" else ""
+            raise DataError(f"{where}: the labels hold NaN or infinity; clean the data{hint}")
 
 
 def check_outputs(task: Task, outputs: dict[str, np.ndarray]) -> None:

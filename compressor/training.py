@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +18,9 @@ from torch import nn
 from ..core.errors import RecipeError, TaskError, TrainingError
 from ..core.files import write_atomic
 from ..core.tables import resolve
-from ..core.task import Task
+from ..core.task import ArraySplit, Split, Task, has_label
 from ..exporters.torch_session import TorchSession
+from .budget import Budget, Epochs, Minutes
 from .evaluation import evaluate, task_metrics
 from .optimizers import OPTIMIZERS, SCHEDULES, parameter_groups
 from .stage import Context, Probe
@@ -37,6 +38,7 @@ class Training:
     """Recipe keys that every stage that trains has."""
 
     epochs: Annotated[int, Field(ge=1)] = 10
+    minutes: Annotated[float, Field(gt=0)] | None = None  # in place of epochs
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     optimizer: str = "adamw"
@@ -56,13 +58,19 @@ class Training:
         Raises:
             RecipeError, TaskError: see `Stage.check`.
         """
+        if self.minutes is not None and self.epochs != Training.epochs:
+            raise RecipeError(f"{where}: set epochs or minutes, not both")
         resolve(self.optimizer, OPTIMIZERS, f"{where}.optimizer")
         resolve(self.schedule, SCHEDULES, f"{where}.schedule")
         task.split("validation", f"{where}: choosing the best epoch")
 
-    def training_seconds(self, samples: int, probe: Probe) -> float:
-        """Estimated seconds of all epochs."""
-        return self.epochs * samples * (probe.forward + probe.backward)
+    def training_seconds(self, task: Task, samples: int, probe: Probe, teachers: Sequence[str] = ()) -> float:
+        """Estimated seconds of all epochs with their validation, or those of the budget."""
+        if self.minutes is not None:
+            return 60 * self.minutes
+        step = probe.forward + probe.backward + sum(probe.named(name) for name in teachers)
+        judged = len(task.split("validation", "choosing the best epoch"))
+        return self.epochs * samples * step + (self.epochs + 1) * judged * probe.forward
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +79,13 @@ class Trained:
 
     best_epoch: int  # 0: no epoch was better than the start
     score: float  # main metric on validation, of the weights kept
-    epochs: int  # epochs run
+    epochs: int  # epochs run, the last one perhaps in part
+    minutes: float | None = None  # the budget, where it was one of time
+
+    def note(self) -> str:
+        """For the ledger: "best epoch 3 of 10"."""
+        clock = f", {self.minutes:g} minutes by the clock: a second run differs" if self.minutes is not None else ""
+        return f"best epoch {self.best_epoch} of {self.epochs}{clock}"
 
 
 def train(
@@ -80,15 +94,16 @@ def train(
     objective: Objective,
     settings: Training,
     context: Context,
-    before_epoch: Callable[[int], None] = lambda epoch: None,
+    before_epoch: Callable[[float], None] = lambda done: None,
 ) -> Trained:
     """Train in place; ends with the weights of the best epoch on validation (epoch 0, the start, included).
 
-    `before_epoch` is called with the number of every epoch (from 0) before it starts or goes on; what it does to the
-    module has to depend on that number alone.
+    `before_epoch` is called before every epoch starts or goes on, with the share of the training that was done when it
+    began; what it does to the module has to depend on that share alone.
 
     A checkpoint goes into `context.work` every `CHECKPOINT_SECONDS`; one found there is where it goes on. Data order,
-    augmentation and dropout depend on (seed, epoch, step) alone, so the result equals that of a run never killed.
+    augmentation and dropout depend on (seed, epoch, step) alone, so the result equals that of a run never killed; but
+    not where the budget is time: then a run goes on with what is left of it.
 
     Raises:
         TrainingError: the loss is no longer finite.
@@ -99,7 +114,7 @@ def train(
     loop.run()
     module.load_state_dict(loop.best_state)
     module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # see above
-    return Trained(best_epoch=loop.best_epoch, score=loop.best_score, epochs=loop.epoch)
+    return Trained(best_epoch=loop.best_epoch, score=loop.best_score, epochs=loop.epoch, minutes=settings.minutes)
 
 
 class _Loop:
@@ -112,7 +127,7 @@ class _Loop:
         objective: Objective,
         settings: Training,
         context: Context,
-        before_epoch: Callable[[int], None],
+        before_epoch: Callable[[float], None],
     ) -> None:
         self._data, self._objective, self._settings, self._context = data, objective, settings, context
         self._before_epoch = before_epoch
@@ -125,14 +140,17 @@ class _Loop:
             gradient_accumulation_steps=settings.accumulation,
         )
         self._steps = data.steps(settings.batch_size)
-        total = max(1, settings.epochs * self._steps // settings.accumulation)
+        self._budget: Budget = (
+            Epochs(settings.epochs, self._steps, settings.accumulation)
+            if settings.minutes is None
+            else Minutes(settings.minutes)
+        )
         optimizer = resolve(settings.optimizer, OPTIMIZERS, f"{context.where}.optimizer")(
             parameter_groups(module, settings.weight_decay), settings.learning_rate
         )
         shape = resolve(settings.schedule, SCHEDULES, f"{context.where}.schedule")
-        warmup = max(1, round(settings.warmup * total))
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / warmup) * shape(min(1.0, step / total))
+            optimizer, lambda step: self._budget.warm(step, settings.warmup) * shape(self._budget.done(step))
         )
         self._model, self._optimizer, self._scheduler = self._accelerator.prepare(module, optimizer, scheduler)
         self._module = module
@@ -147,9 +165,8 @@ class _Loop:
             self._context.progress.say(f"  going on at epoch {self.epoch + 1}, step {self._step + 1} of {self._steps}")
         else:
             self._judge()
-        epochs = self._settings.epochs
-        with self._context.progress.bar(self._context.where, epochs * self._steps) as advance:
-            while self.epoch < epochs and not self._tired():
+        with self._context.progress.bar(self._context.where, self._budget.progress(0, 0)[1]) as advance:
+            while self._budget.left(self.epoch) and not self._tired():
                 self._run_epoch(advance)
                 self.epoch, self._step = self.epoch + 1, 0
                 self._judge()
@@ -158,16 +175,15 @@ class _Loop:
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
         saved = time.monotonic()
         plan = self._data.order(self._context.machine.seed, self.epoch, self._settings.batch_size)
-        self._before_epoch(self.epoch)
+        self._before_epoch(self._budget.begun(self.epoch))
         self._model.train()
-        while self._step < self._steps:
+        while self._step < self._steps and self._budget.left(self.epoch):
             loss = self._train_step(plan[self._step])
             self._step += 1
             if self._step % _CHECKED_STEPS == 1 or self._step == self._steps:
                 self._check(loss)
-                epochs = f"epoch {self.epoch + 1}/{self._settings.epochs}"
-                detail = f"{epochs} loss {float(loss):.3f} best {self.best_score:.4f}"
-                advance(self.epoch * self._steps + self._step, detail)
+                done, _, place = self._budget.progress(self.epoch, self._step)
+                advance(done, f"{place} loss {float(loss):.3f} best {self.best_score:.4f}")
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self._save()
                 saved = time.monotonic()
@@ -178,7 +194,7 @@ class _Loop:
         augment = self._context.task.augment if self._settings.augment else None
         inputs, labels, labelled = self._data.batch(indices, augment, int(seed), self._accelerator.device)
         if self._settings.channels_last:
-            inputs = {name: _channels_last(tensor) for name, tensor in inputs.items()}
+            inputs = {name: channels_last(tensor) for name, tensor in inputs.items()}
         with self._accelerator.accumulate(self._model):
             with self._accelerator.autocast():
                 loss = self._objective(self._model, inputs, labels, labelled)
@@ -230,6 +246,7 @@ class _Loop:
             "scheduler": self._scheduler.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
             "position": (self.epoch, self._step, self._stale),
+            "spent": self._budget.spent,
             "best": (self.best_epoch, self.best_score, self.best_state),
         }
         buffer = io.BytesIO()
@@ -244,10 +261,12 @@ class _Loop:
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self._step, self._stale = state["position"]
+        self._budget.spent = state["spent"]
         self.best_epoch, self.best_score, self.best_state = state["best"]
 
 
-def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    """Images `(N, C, H, W)` in that memory layout; anything else as it is."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
@@ -264,5 +283,14 @@ def require_training_data(task: Task, where: str, labels: bool) -> None:
     """
     if labels or task.unlabelled is None:
         split = task.split("train", where)
-        if labels and split.batch(np.arange(1))[1] is None:
+        if labels and not _any_label(split):
             raise TaskError(f"task '{task.name}': {where} needs labels, and the 'train' split has none")
+
+
+def _any_label(split: Split) -> bool:
+    """Looks at all labels in memory, else at some spread over the split."""
+    if isinstance(split, ArraySplit):
+        labels = split.labels
+    else:
+        labels = split.batch(np.linspace(0, len(split) - 1, min(len(split), 256)).astype(np.int64))[1]
+    return labels is not None and bool(has_label(labels).any())

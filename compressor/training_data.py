@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core.task import Split
+from ..core.task import Split, has_label
 from ..exporters.torch_session import to_tensors
 
 Augment = Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, Any]]
@@ -37,12 +37,15 @@ class TrainingData:
     def batch(
         self, indices: np.ndarray, augment: Augment | None, seed: int, device: torch.device
     ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor | None, int]:
-        """Input tensors, labels of the labelled part (None where there is none), and how many are labelled."""
+        """Input tensors, labels of the labelled part (None where the split has none), and how many are labelled.
+
+        Samples of the labelled split whose label is missing (see `has_label`) come after those that have one.
+        """
         known, unknown = indices[indices < self._count], indices[indices >= self._count] - self._count
         parts: list[Mapping[str, np.ndarray]] = []
         labels = None
         if self._labelled is not None and len(known):
-            inputs, labels = self._labelled.batch(known)
+            inputs, labels = _labelled_first(*self._labelled.batch(known))
             parts.append(inputs)
         if self._unlabelled is not None and len(unknown):
             parts.append(self._unlabelled.batch(unknown)[0])
@@ -50,4 +53,14 @@ class TrainingData:
         if augment is not None:
             tensors = augment(tensors, torch.Generator().manual_seed(seed))
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return moved, None if labels is None else torch.tensor(labels, device=device), len(known)
+        given = None if labels is None else torch.tensor(labels, device=device)
+        return moved, given, 0 if labels is None else len(labels)
+
+
+def _labelled_first(inputs: dict[str, np.ndarray], labels: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
+    """The samples that have a label first, and the labels of those alone."""
+    if labels is None:
+        return inputs, None
+    known = has_label(labels)
+    order = np.argsort(~known, kind="stable")
+    return {name: array[order] for name, array in inputs.items()}, labels[known]

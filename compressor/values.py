@@ -1,5 +1,6 @@
 """How the values that pass between stages are stored and opened."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration.ranges import TensorRange
 from ..core import digest
 from ..core.errors import ArtifactError
 from ..core.values import QuantParams
@@ -24,7 +26,11 @@ def save(value: Candidate | Graph, folder: Path) -> None:
         return
     shutil.copyfile(value.path, folder / _GRAPH)
     if value.params is not None:
-        data = {"params": params_to_json(value.params), "keep_float": dict(value.keep_float)}
+        data = {
+            "params": params_to_json(value.params),
+            "keep_float": dict(value.keep_float),
+            "ranges": [dataclasses.asdict(each) for each in value.ranges],
+        }
         (folder / _PARAMS).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
@@ -37,7 +43,8 @@ def load(folder: Path, like: Candidate | None) -> Candidate | Graph:
         return Graph(path=path, digest=digest.of_file(path))
     data = json.loads((folder / _PARAMS).read_text(encoding="utf-8"))
     params = params_from_json(data["params"])
-    return Graph(path=path, digest=digest.of_file(path), params=params, keep_float=data["keep_float"])
+    ranges = tuple(TensorRange(**each) for each in data["ranges"])
+    return Graph(path=path, digest=digest.of_file(path), params=params, keep_float=data["keep_float"], ranges=ranges)
 
 
 def digest_of(value: Candidate | Graph) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..calibration.histogram import Histogram
+from ..calibration.observer import Observed, Observer
 from ..core.errors import DataError
 from ..core.values import Arrays
 from .onnx_file import save
@@ -20,8 +20,8 @@ def observe(
     tensors: Sequence[str],
     device: str = "cpu",
     unusable: dict[str, str] | None = None,
-) -> dict[str, Histogram]:
-    """One pass over the data; memory is that of one batch and of one histogram per tensor.
+) -> dict[str, Observed]:
+    """One pass over the data; memory is that of one batch and of two histograms per tensor.
 
     Args:
         model: a canonical float graph.
@@ -34,13 +34,14 @@ def observe(
         UsageError, MeasurementError: ONNX Runtime cannot use the device.
         DataError: a tensor with NaN or infinity (see `Histogram.update`), named.
     """
-    histograms = {name: Histogram() for name in tensors}
+    observers = {name: Observer() for name in tensors}
     for values in _running(model, batches, tensors, device):
-        _update(histograms, values, unusable)
+        _update(observers, values, unusable)
         del values  # no name holds them while the next ones come
+    found = {name: observers.pop(name).observed() for name in list(observers)}
     if unusable is not None:
-        unusable |= {name: "saw no values" for name, histogram in histograms.items() if not histogram.count}
-    return {name: histogram for name, histogram in histograms.items() if name not in (unusable or {})}
+        unusable |= {name: "saw no values" for name, observed in found.items() if not observed.count}
+    return {name: observed for name, observed in found.items() if name not in (unusable or {})}
 
 
 def channel_ranges(
@@ -81,15 +82,15 @@ def _running(
             session.close()
 
 
-def _update(histograms: dict[str, Histogram], values: Arrays, unusable: dict[str, str] | None) -> None:
-    for name, histogram in list(histograms.items()):
+def _update(observers: dict[str, Observer], values: Arrays, unusable: dict[str, str] | None) -> None:
+    for name, observer in list(observers.items()):
         try:
-            histogram.update(values[name])
+            observer.update(values[name])
         except DataError as error:
             if unusable is None:
                 raise DataError(f"tensor '{name}': {error}") from error
             unusable[name] = str(error)
-            del histograms[name]
+            del observers[name]
 
 
 def _tapped(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

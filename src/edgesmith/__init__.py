@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .compressor.candidate import load_model as load_model
     from .compressor.pipeline import compress as compress
     from .core.errors import EdgesmithError as EdgesmithError, ExitCode as ExitCode, TaskError as TaskError
     from .core.limits import Limits as Limits
@@ -23,8 +24,19 @@ _PUBLIC = {
     "Task": "core.task",
     "TaskError": "core.errors",
     "compress": "compressor.pipeline",
+    "load_model": "compressor.candidate",
 }
-__all__ = ["ArraySplit", "EdgesmithError", "ExitCode", "Limits", "Metric", "Task", "TaskError", "compress"]
+__all__ = [
+    "ArraySplit",
+    "EdgesmithError",
+    "ExitCode",
+    "Limits",
+    "Metric",
+    "Task",
+    "TaskError",
+    "compress",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

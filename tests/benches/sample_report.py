@@ -13,6 +13,7 @@ from edgesmith.benches.report import (
     SpeedUp,
     worst_speedup,
 )
+from edgesmith.calibration.ranges import TensorRange
 from edgesmith.core.ledger import Ledger, LedgerEntry
 from edgesmith.core.limits import Limits
 from edgesmith.core.values import Interval
@@ -113,6 +114,12 @@ def make_report(task: str = "digits", drop_limit: float = 0.01) -> Report:
                         node="stem", operator="Conv", int8=False, why="slower in INT8", float_ms=0.06, int8_ms=0.396
                     ),
                     Decision(node="conv<1>", operator="Conv", int8=True, alone_db=31.25),
+                ),
+                ranges=(
+                    TensorRange(
+                        tensor="relu<1>", rule="mse", low=0.0, high=5.25, clipped=0.00031, unused=0.61, moved=0.024
+                    ),
+                    TensorRange(tensor="sum", rule="entropy", low=-2.5, high=2.0, clipped=0.0, unused=0.02, moved=None),
                 ),
             ),
             ArtifactResult(

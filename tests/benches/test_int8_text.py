@@ -8,6 +8,7 @@ from rich.console import Console
 from edgesmith.benches.closeness import Closeness
 from edgesmith.benches.int8_report import Decision, Quality, Quantized, describe
 from edgesmith.benches.int8_text import print_quantized
+from edgesmith.calibration.ranges import TensorRange
 from edgesmith.core.values import Interval
 
 OUTPUT = Closeness(output="y", snr_db=31.25, agreement=0.995, answers=200)
@@ -115,3 +116,21 @@ def test_long_lists_are_cut_unless_all_is_asked_for() -> None:
 def test_quality_in_a_few_words(drop: Interval | None, original: float | None, text: str) -> None:
     quality = Quality(outputs=(OUTPUT,), snr_db=31.24, drop=drop, original=original, changed=0.936)
     assert describe(quality) == text
+
+
+def test_of_the_ranges_only_what_stands_out_is_listed_unless_all_are_asked_for() -> None:
+    quiet = TensorRange(tensor="[quiet]", rule="mse", low=-1.5, high=1.25, clipped=0.0, unused=0.1, moved=0.01)
+    blown = TensorRange(tensor="[blown]", rule="min-max", low=0.0, high=100.0, clipped=0.0, unused=0.9, moved=0.3)
+    found = dataclasses.replace(WRITTEN, ranges=(quiet, blown))
+    lines = printed(found)
+    at = next(index for index, line in enumerate(lines) if line.startswith("ranges of"))
+    assert " ".join(line.strip() for line in lines[at : at + 2]) == (
+        "ranges of 2 tensors (mse 1, min-max 1): at most 0 % of a tensor's values clipped, 90.0 % of its levels unused, "
+        "moved 30.0 % from half of the samples to all"
+    )
+    rows = [line for line in lines if "│ [blown]" in line or "│ [quiet]" in line]
+    assert [row.replace("│", " ").split() for row in rows] == [
+        ["[blown]", "min-max", "0", "to", "100", "0", "%", "90.0", "%", "30.0", "%"]
+    ]
+    shown = "\n".join(printed(found, everything=True))
+    assert "│ [blown] " in shown and "│ [quiet] " in shown

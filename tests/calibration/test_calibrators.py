@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from edgesmith.calibration.calibrators import CALIBRATORS, entropy, min_max, mse, percentile
+from edgesmith.calibration.calibrators import CALIBRATORS, choose, entropy, min_max, moving_average, mse, percentile
+from edgesmith.calibration.grid import Grid
 from edgesmith.calibration.histogram import Histogram
+from edgesmith.calibration.observer import Observed
 from edgesmith.core.errors import DataError
 
 N = 200_000
@@ -27,8 +29,8 @@ def samples(name: str) -> np.ndarray:
     return drawn[name]().astype(np.float32)
 
 
-def observed(values: np.ndarray) -> Histogram:
-    found = Histogram()
+def observed(values: np.ndarray) -> Observed:
+    found = Observed()
     for batch in np.array_split(values, 7):
         found.update(batch)
     return found
@@ -171,7 +173,7 @@ def test_entropy_keeps_a_uniform_range_and_clips_an_outlier() -> None:
 def test_a_histogram_that_saw_nothing_gives_no_range(name: str) -> None:
     for symmetric in (True, False):
         with pytest.raises(DataError, match=r"^saw no values; no range can be found$"):
-            CALIBRATORS[name](Histogram(), 8, symmetric)
+            CALIBRATORS[name](Observed(), 8, symmetric)
 
 
 def test_percentile_keeps_a_tensor_that_is_zero_nearly_everywhere() -> None:
@@ -203,3 +205,68 @@ def test_entropy_tries_no_clip_with_fewer_bins_than_levels() -> None:
 def test_entropy_is_not_moved_by_how_many_zeros_a_relu_leaves() -> None:
     values = np.abs(samples("gauss"))
     assert entropy(observed(np.append(values, np.zeros(20 * N))), 8, True) == entropy(observed(values), 8, True)
+
+
+def test_moving_average_is_between_the_batches_and_an_outlier_in_one_of_them_weighs_little() -> None:
+    values = samples("outlier")
+    histogram = observed(values)  # seven batches, the outlier in the last
+    ends = [float(np.abs(batch).max()) for batch in np.array_split(values, 7)]
+    low, high = moving_average(histogram, 8, False)
+    assert high == pytest.approx(float(np.mean([batch.max() for batch in np.array_split(values, 7)])), rel=0.05)
+    assert low == pytest.approx(float(np.mean([batch.min() for batch in np.array_split(values, 7)])), rel=0.05)
+    assert sorted(ends)[-2] < high < 0.2 * ends[-1]
+
+
+def test_moving_average_of_one_batch_is_its_range() -> None:
+    histogram = Observed()
+    histogram.update(samples("gauss"))
+    for symmetric in (True, False):
+        assert moving_average(histogram, 8, symmetric) == min_max(histogram, 8, symmetric)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("name", ["gauss", "laplace", "uniform", "relu", "relu-laplace", "shifted", "outlier"])
+def test_auto_reconstructs_no_worse_than_any_rule(name: str, bits: int, symmetric: bool) -> None:
+    """On the values themselves, not on the histogram it judges by."""
+    values = samples(name)
+    histogram = observed(values)
+    errors = {
+        rule: squared_error(values, *calibrator(histogram, bits, symmetric), bits, symmetric)
+        for rule, calibrator in CALIBRATORS.items()
+    }
+    assert errors["auto"] <= 1.002 * min(errors.values())  # 0.002: two rules may be closer than bins can tell
+
+
+def test_auto_judges_on_the_grid_that_is_written_and_not_on_that_of_mse() -> None:
+    """Unsigned with zero point 0 reaches to 255 / 127 of the range: a smaller one costs nothing there, and is finer."""
+    values = samples("relu")
+    histogram = observed(values)
+
+    def unsigned(low: float, high: float) -> list[Grid]:
+        return [Grid(high / 127, 0, 255)]
+
+    def error(grid: Grid) -> float:
+        return float(np.mean((values - np.clip(np.rint(values / grid.scale), 0, 255) * grid.scale) ** 2))
+
+    name, ends = choose(histogram, 8, True, unsigned)
+    errors = {
+        rule: error(unsigned(*calibrator(histogram, 8, True))[0])
+        for rule, calibrator in CALIBRATORS.items()
+        if rule != "auto"
+    }
+    assert name == min(errors, key=lambda rule: errors[rule]) != "mse"
+    assert error(unsigned(*ends)[0]) < 0.9 * errors["mse"]
+
+
+def test_auto_takes_the_rule_that_is_best_in_the_mean_of_all_grids() -> None:
+    """A range that one of two grids likes and the other pays for is not taken."""
+    histogram = observed(samples("relu-laplace"))
+
+    def both(low: float, high: float) -> list[Grid]:
+        return [Grid(high / 127, 0, 255), Grid(high / 127, -128, 127)]
+
+    alone, _ = choose(histogram, 8, True, lambda low, high: both(low, high)[:1])
+    name, ends = choose(histogram, 8, True, both)
+    assert (alone, name) == ("percentile", "mse")
+    assert ends == mse(histogram, 8, True)

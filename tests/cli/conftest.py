@@ -98,6 +98,12 @@ file_ratio = 0.9
 """
 
 
+@pytest.fixture(autouse=True)
+def no_cache_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command keeps for the next time is this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def write_project(folder: Path) -> None:
     """Task and recipe."""
     folder.mkdir()

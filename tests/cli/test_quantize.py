@@ -13,7 +13,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
+from edgesmith.exporters import taps
 
 WIDTH = 768
 Model = Callable[..., Path]
@@ -183,3 +185,57 @@ def test_a_task_judges_by_its_own_metric(finished: Path, capsys: pytest.CaptureF
     assert found["metric"] == "accuracy" and found["quality"]["original"] > 0.8
     assert (code, os.path.exists("q.onnx")) in ((0, True), (3, False))  # so small a network may be no faster in INT8
     assert found["runs"] == {"calibration": 16, "validation": 10, "test": 16}
+
+
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever the float network runs over the calibration data."""
+    found, observe = [], taps.observe
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        found.append(1)
+        return observe(*arguments, **more)
+
+    monkeypatch.setattr(taps, "observe", counted)
+    return found
+
+
+def test_the_same_calibration_is_not_done_twice(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(64, 64, 10)
+    done, files = passes(monkeypatch), []
+    for options, count in (((), 1), ((), 1), (("--no-cache",), 2), (("--calibrator", "auto"), 3)):
+        code, found = quantize(capsys, "--target", "tensorrt", *options)
+        assert (code, len(done)) == (4, count)
+        assert any(note.startswith("ranges found before ") for note in found["notes"]) == (len(files) == 1)
+        files.append((Path("q.onnx").read_bytes(), found["ranges"]))
+    assert files[0] == files[1] == files[2]
+    kept = sorted((project / "cache" / "edgesmith" / "calibration").iterdir())
+    assert len(kept) == 2
+    with np.load("data.npz") as data:
+        x = data["x"]
+    x[7, 0] += 1
+    np.savez("data.npz", x=x)
+    quantize(capsys, "--target", "tensorrt")
+    assert len(done) == 4
+
+
+def test_every_range_is_told_and_few_runs_warn(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(64, 64, 10, count=8)
+    code, found = quantize(capsys, "--target", "tensorrt", "--calibrator", "auto")
+    assert code == 4
+    assert [each["tensor"] for each in found["ranges"]] == ["x", "r0"]
+    for each in found["ranges"]:
+        assert each["rule"] in CALIBRATORS and each["rule"] != "auto"
+        assert each["low"] <= 0 < each["high"] and 0 <= each["clipped"] < 0.1 and 0 <= each["unused"] < 1
+    assert max(each["moved"] for each in found["ranges"]) >= 0.1
+    (note,) = found["notes"]
+    assert note.startswith("warning: more samples would still move the ranges: ")
+
+
+def test_a_finished_run_tells_them_too(finished: Path) -> None:
+    artifacts = json.loads(Path("runs/small/report.json").read_text())["artifacts"]
+    for artifact in artifacts:
+        assert {each["rule"] for each in artifact["ranges"]} == {"mse"}
+        assert artifact["ranges"][0]["tensor"] == "image" and artifact["ranges"][0]["moved"] < 0.1
+    assert "ranges of " in Path("runs/small/report.html").read_text()

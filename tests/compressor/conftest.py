@@ -17,6 +17,7 @@ from torch import nn
 from edgesmith.compressor import training
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.evaluation import evaluate, task_metrics
+from edgesmith.compressor.export import Export
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.core.task import Task
@@ -69,6 +70,12 @@ def original(example: ModuleType, task: Task) -> Candidate:
         edits=(),
         weights=state_of(module),
     )
+
+
+@pytest.fixture(scope="session")
+def exported(original: Candidate, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """The trained network as a file."""
+    return Export(id="e").run(original, make_context(task, tmp_path_factory.mktemp("exported"), {}))
 
 
 class Depthwise(Separable):

@@ -1,6 +1,11 @@
 """A pruned model is a file without pickle: it reopens on the original class and gives the same bits."""
 
 import dataclasses
+import functools
+import inspect
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgesmith.compressor.candidate import Candidate, check_finite
+from edgesmith.compressor import coupling
+from edgesmith.compressor.candidate import Candidate, check_finite, load_model, state_of
 from edgesmith.compressor.edit import ChannelEdit
 from edgesmith.compressor.prune import Prune
 from edgesmith.compressor.stage import Context
@@ -38,6 +44,70 @@ def test_a_reopened_model_prunes_further(original: Candidate, context: Context, 
     twice = Prune(id="p", macs_ratio=0.6, round_to=1).run(again, context)
     assert len(twice.edits) > len(once.edits)
     assert twice.parameters() < once.parameters() < original.parameters()
+
+
+class TwoInputs(nn.Module):
+    """Token ids and a mask: what it is fed is not all of one type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 16)
+        self.hidden = nn.Linear(16, 32)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.hidden(self.embedding(tokens))) * mask.unsqueeze(-1)
+        logits: torch.Tensor = self.head(x.mean(1))
+        return logits
+
+
+def test_another_process_opens_the_file_with_the_class_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = {"tokens": torch.randint(0, 50, (2, 7)), "mask": torch.ones(2, 7)}
+    module = TwoInputs().eval()
+    edits = (ChannelEdit(layer="hidden", remove=(3, 5, 30)),)
+    coupling.remove(module, example, edits)
+    Candidate(factory=TwoInputs, example=example, edits=edits, weights=state_of(module)).save(
+        tmp_path / "m.safetensors"
+    )
+    with torch.no_grad():
+        np.save(tmp_path / "expected.npy", module(**example).numpy())
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torch import nn\n\n\n" + textwrap.dedent(inspect.getsource(TwoInputs)), encoding="utf-8"
+    )
+    code = f"""
+import numpy as np, torch, edgesmith
+from nets import TwoInputs
+module = edgesmith.load_model("m.safetensors", TwoInputs)
+tokens = torch.tensor({example["tokens"].tolist()})
+logits = module(tokens, torch.ones(2, 7))
+print(np.array_equal(logits.detach().numpy(), np.load("expected.npy")), module.hidden.out_features, module.training)
+logits.sum().backward()
+torch.optim.SGD(module.parameters(), lr=0.1).step()
+print(np.array_equal(module(tokens, torch.ones(2, 7)).detach().numpy(), np.load("expected.npy")))
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["True 29 False", "False"]
+
+
+def test_an_opened_model_is_the_model_of_another_task(original: Candidate, context: Context, tmp_path: Path) -> None:
+    path = tmp_path / "once.safetensors"
+    once = Prune(id="p", macs_ratio=0.6, round_to=1).run(original, context)
+    once.save(path)
+    factory = functools.partial(load_model, path, original.factory)
+    opened = Candidate(factory=factory, example=original.example, edits=(), weights=state_of(factory()))
+    twice = Prune(id="p", macs_ratio=0.6, round_to=1).run(opened, context)
+    assert twice.parameters() < once.parameters()
+
+
+def test_the_class_of_another_model_is_refused(original: Candidate, tmp_path: Path) -> None:
+    original.save(tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError) as caught:
+        load_model(tmp_path / "model.safetensors", TwoInputs)
+    assert str(caught.value) == (
+        "the weights do not fit the architecture in 65 tensors, first 'embedding.weight': the file has no such tensor, "
+        "the architecture (50, 16); is it another class, or was it changed?"
+    )
 
 
 def test_changing_a_module_does_not_change_the_candidate(original: Candidate) -> None:

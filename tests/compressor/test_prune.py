@@ -41,8 +41,10 @@ def test_channel_ratio_counts_channels(original: Candidate, context: Context) ->
     assert widths == [8, 8, 8, 8, 8, 16, 16, 16, 16, 16]
 
 
-@pytest.mark.parametrize("allocation", sorted(ALLOCATIONS))
-@pytest.mark.parametrize("importance", sorted(IMPORTANCES))
+@pytest.mark.parametrize(
+    ("importance", "allocation"),
+    [*((name, "global") for name in sorted(IMPORTANCES)), *(("taylor", name) for name in sorted(ALLOCATIONS))],
+)
 def test_every_importance_and_allocation_gives_an_aligned_working_network(
     importance: str, allocation: str, original: Candidate, context: Context, accuracy: Callable[[Candidate], float]
 ) -> None:
@@ -111,7 +113,10 @@ def test_what_cannot_be_pruned_is_refused(
 
 
 def test_exactly_one_ratio(task: Task) -> None:
-    with pytest.raises(RecipeError, match=r"w: set exactly one of macs_ratio, params_ratio, channel_ratio; got none"):
+    with pytest.raises(
+        RecipeError,
+        match=r"w: set exactly one of macs_ratio, params_ratio, channel_ratio, latency_ratio, latency_ms; got none",
+    ):
         Prune(id="p").check(task, "w")
     with pytest.raises(RecipeError, match=r"got \['macs_ratio', 'params_ratio'\]"):
         Prune(id="p", macs_ratio=0.5, params_ratio=0.5).check(task, "w")

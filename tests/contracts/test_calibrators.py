@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from edgesmith.calibration.calibrators import CALIBRATORS
-from edgesmith.calibration.histogram import Histogram
+from edgesmith.calibration.observer import Observed
 
 NAMES = sorted(CALIBRATORS)
 VALUES = st.lists(st.floats(-100, 100, width=32) | st.just(0.0), min_size=1, max_size=60)
 BITS = st.sampled_from([4, 7, 8])
 
 
-def observed(values: list[float] | np.ndarray) -> Histogram:
-    histogram = Histogram()
+def observed(values: list[float] | np.ndarray) -> Observed:
+    histogram = Observed()
     histogram.update(np.asarray(values))
     return histogram
 
@@ -60,14 +60,16 @@ def test_a_tensor_in_other_units_gets_the_range_in_other_units(name, values, pow
     np.testing.assert_array_equal(scaled, np.ldexp(range_, power))  # powers of two move bins, and round nothing
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", sorted({*NAMES} - {"moving-average", "auto"})
+)  # an average of batches; it may be taken
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_the_order_of_batches_does_not_matter(name: str, symmetric: bool) -> None:
     rng = np.random.default_rng(0)
     batches = [rng.standard_normal(500) * scale for scale in (0.01, 1.0, 30.0)]
     ranges = set()
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
-        histogram = Histogram()
+        histogram = Observed()
         for index in order:
             histogram.update(batches[index])
         ranges.add(CALIBRATORS[name](histogram, 8, symmetric))

@@ -13,6 +13,7 @@
     ├── QuantizationError     1  a graph that cannot be quantized
     ├── BuildError            1  TensorRT refuses a graph, or cannot build an engine from it
     ├── MeasurementError      1  a runtime or a timing process failed
+    ├── UnreachableError      3  no network of the allowed kind is as fast as was asked
     └── ContractError         1  a stage broke its promise (a defect of the stage, not of the input)
 
 A verdict is not an error: a missed limit (3) or an unproven one (4) is returned, see `core.limits`.
@@ -86,6 +87,12 @@ class BuildError(EdgesmithError):
 
 class MeasurementError(EdgesmithError):
     """A runtime or a measuring process failed."""
+
+
+class UnreachableError(EdgesmithError):
+    """What was asked is not to be had; the message says what is."""
+
+    exit_code = ExitCode.LIMIT_MISSED
 
 
 class ContractError(EdgesmithError):

@@ -11,6 +11,14 @@ from .errors import DataError, TaskError
 from .values import Arrays, TensorSpec
 
 SPLITS = ("train", "validation", "test", "calibration", "unlabelled")
+NO_LABEL = -100  # among integer labels of `train`: this one is missing (torch's `ignore_index`); among real ones NaN
+
+
+def has_label(labels: np.ndarray) -> np.ndarray:
+    """Which samples of `(N, ...)` have a label: one that is not all NaN, nor all `NO_LABEL`; bool `(N,)`."""
+    rows = labels.reshape(len(labels), -1)
+    missing = np.isnan(rows) if rows.dtype.kind == "f" else rows == NO_LABEL
+    return np.asarray(~missing.all(1))
 
 
 class Split(Protocol):
