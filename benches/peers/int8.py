@@ -31,6 +31,7 @@ T = TypeVar("T")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the table and print it; `table.md` in the folder holds it too."""
     options = _options(arguments)
+    options.folder = options.folder.resolve()  # tools run in folders of their own
     models = [_chosen(name, {model.name: model for model in MODELS}, "--models") for name in options.models]
     peers = [_chosen(name, {peer.name: peer for peer in PEERS}, "--peers") for name in options.peers]
     pythons = dict(entry.split("=", 1) for entry in options.python)
