@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -75,10 +76,12 @@ def _run(folder: Path, model: Model, peer: Peer, out: Path, python: str) -> Cell
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=out.parent) as name:
         made = Path(name) / out.name
+        copy = Path(name) / "float.onnx"  # Model Optimizer writes a newer opset over the file that it is given
+        shutil.copyfile(folder / "model.onnx", copy)
         job: dict[str, Any] = {
             "tool": peer.tool,
             "settings": dict(peer.settings),
-            "model": str(folder / "model.onnx"),
+            "model": str(copy),
             "samples": str(folder / "calibration.npz"),
             "batch": model.calibration_batch,
             "transformer": model.transformer,

@@ -49,7 +49,7 @@ def timed(root: Path, model: Model, peers: Mapping[Peer, Cell], batch: int, thre
     )
     slow = rough["ms"] > _SLOW_MS
     chosen = list(peers) if threads == 1 and not (slow and batch > 1) else _fastest(root, model, peers)
-    key = {
+    key: Cell = {
         "model": digest.of_file(folder / "model.onnx"),
         "files": {peer.name: peers[peer]["digest"] for peer in chosen},
         "seconds": _SECONDS,
@@ -57,7 +57,7 @@ def timed(root: Path, model: Model, peers: Mapping[Peer, Cell], batch: int, thre
         "machine": environment.cpu_name(),
     }
     path = cell_path(root, model, batch, threads)
-    return cells.once(path, key, lambda: _time(root, model, chosen, batch, threads, slow))
+    return cells.once(path, key, lambda: _time(root, model, chosen, key, batch, threads))
 
 
 def cell_path(root: Path, model: Model, batch: int, threads: int) -> Path:
@@ -77,7 +77,7 @@ def _fastest(root: Path, model: Model, peers: Mapping[Peer, Cell]) -> list[Peer]
     return list(best.values())
 
 
-def _time(root: Path, model: Model, chosen: Sequence[Peer], batch: int, threads: int, slow: bool) -> Cell:
+def _time(root: Path, model: Model, chosen: Sequence[Peer], key: Cell, batch: int, threads: int) -> Cell:
     folder = model.folder(root)
     original = Contender(label="float", session=ONNXRUNTIME, path=folder / "model.onnx", file=folder / "model.onnx")
     others = [_contender(root, model, peer) for peer in chosen]
@@ -88,7 +88,7 @@ def _time(root: Path, model: Model, chosen: Sequence[Peer], batch: int, threads:
         threads,
         seconds=_SECONDS,
         timeout=1800.0,
-        **(latency.GUIDE if slow else {}),
+        **(latency.GUIDE if key["slow"] else {}),
     )
     speedup = {peer.name: dataclasses.asdict(one) for peer, one in zip(chosen, found.speedup, strict=True)}
     cell: Cell = {
@@ -97,7 +97,7 @@ def _time(root: Path, model: Model, chosen: Sequence[Peer], batch: int, threads:
         "restarts": found.restarts,
         "load": [round(load, 2), round(os.getloadavg()[0], 2)],
         "took": round(time.monotonic() - started, 1),
-        "files": {peer.name: digest.of_file(path_of(root, model, peer)) for peer in chosen},
+        "files": key["files"],
         "speedup": speedup,
     }
     best = max(speedup, key=lambda name: speedup[name]["value"])

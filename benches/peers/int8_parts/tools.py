@@ -8,10 +8,12 @@ per input, samples on axis 0), `batch` (rows per calibration run), `out` (where 
 outcome goes, as JSON), `memory_limit` (bytes of address space) and what single tools need besides.
 """
 
+import ctypes
 import json
 import math
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -193,9 +195,15 @@ def peak_bytes() -> int:
     return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
+def _end_with_parent() -> None:
+    """A killed bench must not leave its quantizer running beside the next one (Linux: prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def main(job_path: str) -> None:
     """Run the job on one core and write its outcome; what the tool prints goes where this process prints."""
     job = json.loads(Path(job_path).read_text())
+    _end_with_parent()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core for every tool, however many threads it starts
     resource.setrlimit(resource.RLIMIT_AS, (job["memory_limit"], job["memory_limit"]))
     outcome = {"status": "written", "reason": ""}
