@@ -78,7 +78,7 @@ class Planner:
     ) -> None:
         self._candidate, self._scores, self._context = candidate, scores, context
         self._groups = [group for group in groups if group.root in scores]
-        self._structure = structure_of(candidate.module(), candidate.example, groups, set(scores), blocks)
+        self.structure = structure_of(candidate.module(), candidate.example, groups, set(scores), blocks)
         self.widths = {group.root: widths(group.channels, multiple) for group in self._groups}
 
     def edits(self, goal: Goal, samples: int, batch_size: int) -> tuple[Edit, ...]:
@@ -87,7 +87,7 @@ class Planner:
         Raises:
             UnreachableError: even the smallest network is slower.
         """
-        context, structure = self._context, self._structure
+        context, structure = self._context, self.structure
         damage = measure_damage(
             self._candidate,
             self._groups,
@@ -110,7 +110,7 @@ class Planner:
 
     def _measured(self, form: Artifact) -> dict[str, Any]:
         """Plans that were measured, their times in parts of the whole network's; kept for the machine."""
-        plans = samples(self._structure, self.widths)
+        plans = samples(self.structure, self.widths)
         key = {
             "candidate": self._candidate.digest(),
             "plans": [dataclasses.asdict(plan) for plan in plans],
@@ -163,9 +163,9 @@ class Planner:
 
     def _smallest(self) -> Plan:
         """The fastest there is, as the model sees it: its weights are never negative."""
-        inner = {root for roots in self._structure.inner.values() for root in roots}
+        inner = {root for roots in self.structure.inner.values() for root in roots}
         kept = {root: each[-1] for root, each in self.widths.items() if root not in inner}
-        return Plan(kept=kept, gone=tuple(self._structure.inner))
+        return Plan(kept=kept, gone=tuple(self.structure.inner))
 
     def without(self, plan: Plan) -> Candidate:
         """The network that a plan leaves, with the least important channels of each group gone."""
