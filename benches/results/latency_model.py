@@ -1,7 +1,7 @@
 """How well pruning's latency model predicts networks it has not seen: `python benches/results/latency_model.py MODEL`.
 
-MODEL is resnet20 or mobilenet of examples/fashion_mnist. The model is fitted to the networks that `prune` with a latency
-would measure, then 24 others are drawn by chance, exported in INT8 and timed. Widths alone decide the time.
+MODEL is resnet20 or mobilenet of examples/fashion_mnist. It is fitted to the networks that `prune` with a latency would
+measure, then 24 others are drawn by chance, exported in INT8 and timed. Widths alone decide the time.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
             targets=("onnxruntime-cpu",),
             work=Path(folder),
             progress=Progress(),
-            named={}.__getitem__,
+            named={"original": candidate}.__getitem__,
             where="latency model",
             deployment=Deployment(int8=True, measure=Measure(batch_sizes=(options.batch,))),
         )
