@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..benches.report import EngineResult
 from ..core.values import Artifact
@@ -11,19 +11,21 @@ from ..exporters.engine_options import Build, tool_version
 from ..exporters.targets import TARGETS
 from .schema import plain
 
-if TYPE_CHECKING:  # stages write files too, and a recipe knows them all
-    from .recipe import Recipe
-
 TARGET = "tensorrt"
 
 
-def wanted(target: str, recipe: "Recipe", final: bool) -> Build | None:
-    """How a file's engine is built, or None. Final files: if the recipe asks; where they are measured: every one."""
+def wanted(target: str, asked: Build | None, folder: Path, final: bool) -> Build | None:
+    """How a file's engine is built, or None. Final files: if the recipe asks; where they are measured: every one.
+
+    Args:
+        asked: the recipe's `[build]`.
+        folder: where its relative paths start.
+    """
     if target != TARGET:
         return None
-    options = recipe.build
+    options = asked
     if options is not None and options.timing_cache is not None:
-        options = dataclasses.replace(options, timing_cache=str((recipe.folder / options.timing_cache).resolve()))
+        options = dataclasses.replace(options, timing_cache=str((folder / options.timing_cache).resolve()))
     if TARGETS[TARGET].unmeasurable() is None:
         return options or Build()
     return options if final else None
@@ -41,12 +43,12 @@ def build_beside(artifact: Artifact, engine: Build) -> None:
     engine_build.build(artifact.path, artifact.path.with_suffix(engine_file.SUFFIX), engine)
 
 
-def report(artifact: Artifact, recipe: "Recipe", out: Path) -> dict[str, Any]:
+def report(artifact: Artifact, asked: Build | None, out: Path) -> dict[str, Any]:
     """The fields of `ArtifactResult` that are about engines."""
     if artifact.target != TARGET:
         return {}
     path = artifact.path.with_suffix(engine_file.SUFFIX)
-    command, note = engine_build.device_command(artifact.path, recipe.build or Build())
+    command, note = engine_build.device_command(artifact.path, asked or Build())
     return {
         "engine": _result(path, out) if path.is_file() else None,
         "device_command": command,

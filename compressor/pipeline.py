@@ -222,7 +222,8 @@ class _Run:
         measure, threads = self._recipe.measure, self._job.machine.threads
         value = self._values[name]
         key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
-        engine = engines.wanted(target, self._recipe, final=place.startswith("artifacts/"))
+        recipe = self._recipe
+        engine = engines.wanted(target, recipe.build, recipe.folder, final=place.startswith("artifacts/"))
         key |= engines.key(engine)
         max_drop = next((stage.max_drop for stage in self._recipe.stages if isinstance(stage, Quantize)), None)
 
@@ -335,7 +336,7 @@ class _Run:
             reason=reason,
             layers=written.layers,
             ranges=written.ranges,
-            **engines.report(artifact, self._recipe, self._job.out),
+            **engines.report(artifact, self._recipe.build, self._job.out),
         )
 
     def _once(self, place: str, key: Any, make: Any) -> Done:
