@@ -43,8 +43,8 @@ def test_this_machine(diagnosis: doctor.Diagnosis) -> None:
     assert "CPUExecutionProvider" in packages["onnxruntime"].detail
     assert packages["tensorrt-rtx-cu12"].state == "ok"
     assert {package.name for package in diagnosis.packages if package.required} == {
-        "accelerate", "jinja2", "numpy", "onnx", "onnxruntime", "onnxscript", "pydantic", "rich", "safetensors", "torch",
-        "torch-pruning",
+        "accelerate", "jinja2", "numpy", "onnx", "onnxruntime", "onnxscript", "pydantic", "rich", "safetensors", "scipy",
+        "torch", "torch-pruning",
     }  # fmt: skip
     assert diagnosis.healthy
     assert {target.name: target.state for target in diagnosis.targets}["onnxruntime-cpu"] == "ready"

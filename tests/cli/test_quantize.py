@@ -114,7 +114,9 @@ def test_a_transformer_with_outliers_is_smoothed_and_no_layer_goes_back(
     np.savez("data.npz", x=np.random.default_rng(1).standard_normal((40, 7, transformer.WIDTH)).astype(np.float32))
     _, found = quantize(capsys)  # so small a block need not be faster
     assert found["notes"] == ["smoothed 0 normalizations, 4 other inputs of products"]
-    assert [(decision["int8"], decision["alone_db"]) for decision in found["decisions"]] == [(True, None)] * 6
+    # No layer was tried alone, and none is in float for what it loses; on a busy machine one may be for its time.
+    assert [decision["alone_db"] for decision in found["decisions"]] == [None] * 6
+    assert not any(decision["why"].startswith("costs too much") for decision in found["decisions"])
     assert found["quality"]["snr_db"] >= 20
     assert any(text.startswith("dynamic: ") for text in found["tried"])
 
