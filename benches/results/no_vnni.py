@@ -18,6 +18,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -150,7 +151,7 @@ def compare_layers(count: int, facts: Path | None) -> None:
     stored: dict[str, Any] = {}
     for number in range(count):
         model, data = layer(KINDS[number % len(KINDS)], rng, adversarial=number % 2 == 0, small=number < 16)
-        path = Path(f"/tmp/no-vnni-{os.getpid()}.onnx")
+        path = Path(tempfile.gettempdir()) / f"no-vnni-{os.getpid()}.onnx"
         onnx.save(model, path)
         real = OnnxRuntimeSession(path).run({"x": data})["y"]
         emulated = SaturatingSession(path)

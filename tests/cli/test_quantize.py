@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
+from edgesmith.compressor import int8_search
 from edgesmith.exporters import taps
 from tests.exporters import transformer
 
@@ -108,15 +109,15 @@ def test_only_the_layer_that_spoils_it_stays_in_float(project: Path, capsys: pyt
 
 
 def test_a_transformer_with_outliers_is_smoothed_and_no_layer_goes_back(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # This is about what layers lose; how long those of so small a block take hangs on what else the machine does.
+    monkeypatch.setattr(int8_search, "slower_in_int8", lambda *_: [])
     onnx.save(transformer.block(outlier=300), "m.onnx")
     np.savez("data.npz", x=np.random.default_rng(1).standard_normal((40, 7, transformer.WIDTH)).astype(np.float32))
     _, found = quantize(capsys)  # so small a block need not be faster
     assert found["notes"] == ["smoothed 0 normalizations, 4 other inputs of products"]
-    # No layer was tried alone, and none is in float for what it loses; on a busy machine one may be for its time.
-    assert [decision["alone_db"] for decision in found["decisions"]] == [None] * 6
-    assert not any(decision["why"].startswith("costs too much") for decision in found["decisions"])
+    assert [(decision["int8"], decision["alone_db"]) for decision in found["decisions"]] == [(True, None)] * 6
     assert found["quality"]["snr_db"] >= 20
     assert any(text.startswith("dynamic: ") for text in found["tried"])
 
