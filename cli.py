@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.compressor import lint_command, quantize_command, sensitivity_command
+from edgesmith.compressor import gate_command, lint_command, quantize_command, sensitivity_command, verify_command
 from edgesmith.compressor.argument_types import positive, shape, shapes, sizes
 from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
@@ -65,10 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_compress(commands)
     quantize_command.add(commands)
+    gate_command.add(commands)
     _add_bench(commands)
     _add_build(commands)
     _add_inspect(commands)
     sensitivity_command.add(commands)
+    verify_command.add(commands)
     lint_command.add(commands)
     _add_doctor(commands)
     return parser
@@ -195,7 +197,10 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="ONNX file, task.py, recipe.toml, a run's stages/*/model.safetensors, or a class"
     )
-    parser.add_argument("--data", type=Path, metavar="DATA.npz", help="inputs for package.module:Class")
+    parser.add_argument("--data", type=Path, metavar="DATA.npz", help="inputs for package.module:Class or --against")
+    parser.add_argument(
+        "--against", type=Path, metavar="ORIGINAL.onnx", help="how far each layer of a file is from its"
+    )
     parser.add_argument("--all", action="store_true", help="do not cut long lists")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     parser.set_defaults(command=_inspect)
@@ -224,7 +229,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from edgesmith.benches.inspection_text import print_inspection
     from edgesmith.compressor.inspection import inspect
 
-    found = inspect(options.model, options.data)
+    found = inspect(options.model, options.data, options.against)
     if options.json:
         _print_json(found)
     else:

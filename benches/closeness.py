@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Closeness:
     answers: int  # how many there are
 
 
-def compare(original: Sequence[Arrays], changed: Iterable[Arrays]) -> tuple[Closeness, ...]:
+def compare(original: Iterable[Arrays], changed: Iterable[Arrays]) -> tuple[Closeness, ...]:
     """Every output of the original, over all runs together.
 
     Args:

@@ -25,6 +25,7 @@ class StageRow:
 
     label: str
     accuracy: Bar
+    old: str | None  # main metric of the old task
     costs: tuple[tuple[str, Bar], ...]  # column title and bar: latency, MACs, file size
     seconds: str
     notes: tuple[str, ...]
@@ -57,6 +58,8 @@ def render_html(report: Report) -> str:
         stages=stage_rows(report),
         accuracy_axis=_accuracy_axis_text(report),
         limits=[limit_row(report, result) for result in report.limits],
+        group_rows=words.group_rows(report),
+        answers=[line for line in (words.flips_sentence(report), words.calibration_sentence(report)) if line],
         confidence=words.percent(report.confidence),
         size=words.size,
         engine_sentence=words.engine_sentence,
@@ -100,6 +103,7 @@ def stage_rows(report: Report) -> list[StageRow]:
             StageRow(
                 label=entry.id if entry.id == entry.name else f"{entry.id} ({entry.name})",
                 accuracy=Bar(words.metric_value(metric, entry.accuracy), 97 * (entry.accuracy - low) / (high - low), 3),
+                old=None if entry.old is None else words.stage_metrics(report, entry)[1],
                 costs=costs,
                 seconds=f"{entry.seconds:.1f} s",
                 notes=entry.notes,

@@ -15,6 +15,7 @@ from ..exporters import onnx_file, ort_kernels
 from ..exporters.graph_stats import Shapes, macs_and_parameters, macs_by_node, shapes_of
 from ..exporters.lint import Finding
 from ..exporters.targets import TARGETS
+from .layer_closeness import LayerCloseness
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # What has an INT8 kernel of its own; the others only move values.
@@ -63,7 +64,7 @@ class TargetFindings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A model from the inside. The last five fields are an ONNX file's, `groups` a torch module's."""
+    """A model from the inside. The last seven fields are an ONNX file's, `groups` a torch module's."""
 
     model: str
     kind: str  # "torch" or "onnx"
@@ -78,6 +79,7 @@ class Inspection:
     quantized: tuple[QuantizedOps, ...] = ()
     targets: tuple[TargetFindings, ...] = ()
     unknown_operators: tuple[str, ...] = ()  # outside ONNX's own set
+    closeness: tuple[LayerCloseness, ...] = ()  # of every layer to the original's, the worst first; empty: not asked
     in_float: tuple[str, ...] | None = ()  # planned in INT8, and ONNX Runtime here runs them in float; None: not known
 
 

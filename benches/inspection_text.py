@@ -27,6 +27,7 @@ def print_inspection(found: Inspection, console: Console, everything: bool) -> N
     say(f"{words.amount(found.macs)} multiply-adds of one sample, {words.amount(found.params)} parameters")
     _print_layers(found, console, everything)
     _print_groups(found, console, everything)
+    _print_closeness(found, console, everything)
     if found.kind != "onnx":
         return
     parts = [f"{ops.op} {ops.int8} of {ops.total}" for ops in found.quantized]
@@ -89,6 +90,15 @@ def _print_groups(found: Inspection, console: Console, everything: bool) -> None
         verdict = f"not pruned: {group.refused}" if group.refused else "can be pruned"
         lines.append(f"  {group.root}: {group.channels} channels{coupled}: {verdict}")
     console.print(Text(f"Coupled channels: {len(lines)} groups"), style="bold")
+    for line in cut(lines, everything):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _print_closeness(found: Inspection, console: Console, everything: bool) -> None:
+    if not found.closeness:
+        return
+    console.print(Text("Signal to noise against the original, errors of the layers before included"), style="bold")
+    lines = [f"  {each.layer} ({each.operator}): {each.snr_db:.1f} dB" for each in found.closeness]
     for line in cut(lines, everything):
         console.print(Text(line), soft_wrap=True)
 

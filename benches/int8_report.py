@@ -18,6 +18,7 @@ class Quality:
     drop: Interval | None  # of the metric, or share of changed answers; None: neither is asked for
     original: float | None = None  # the metric, where there are labels
     changed: float | None = None
+    unread_db: float | None = None  # the worst of the outputs that the metric does not read; None: it reads them all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,4 +68,5 @@ def describe(quality: Quality) -> str:
         return f"{quality.snr_db:.1f} dB"
     if quality.original is None:
         return f"{100 * quality.drop.value:.2f} % of the answers changed"
-    return f"{quality.original:.4f} became {quality.changed:.4f}"
+    others = "" if quality.unread_db is None else f", other outputs {quality.unread_db:.1f} dB"
+    return f"{quality.original:.4f} became {quality.changed:.4f}{others}"

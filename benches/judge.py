@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..core.errors import RecipeError
 from ..core.limits import LimitResult, Limits, Status, Verdict
 from ..core.values import Interval
+from .accuracy import samples_to_settle
+from .groups import GroupLoss
 
 _RANK: dict[Status, int] = {"fail": 0, "unproven": 1, "pass": 2}
 
@@ -32,6 +34,7 @@ class Evidence:
     samples: int | None = None  # test samples behind `drop` and `metric`
     drop_samples_needed: int | None = None  # `accuracy.samples_needed` for the drop limit; None: no count would do
     metric_samples_needed: int | None = None  # `accuracy.samples_to_settle` for the metric limit
+    groups: tuple[GroupLoss, ...] = ()  # losses of classes and slices
     speedups: Mapping[int, Interval] | None = None  # batch size -> paired speed-up
     latency_ms: Interval | None = None  # median of one batch of the first batch size
     unmeasured_reason: str = ""  # why what is None was not measured: "no CUDA device"
@@ -50,7 +53,7 @@ def check_limits(limits: Limits) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise RecipeError(f"limits.{name}: {value} is not a finite number")
-        if name not in ("drop", "metric") and value <= 0:
+        if name not in ("drop", "metric", "class_drop", "slice_drop") and value <= 0:
             raise RecipeError(f"limits.{name}: must be more than 0, got {value}")
     if not 0.5 < limits.confidence < 1:
         raise RecipeError(f"limits.confidence: must lie between 0.5 and 1, got {limits.confidence}; 0.95 is usual")
@@ -71,6 +74,8 @@ def judge(limits: Limits, evidence: Evidence, higher_is_better: bool) -> Verdict
     judged = (
         _drop(limits, evidence),
         _metric(limits, evidence, higher_is_better),
+        _groups("class_drop", limits.class_drop, evidence),
+        _groups("slice_drop", limits.slice_drop, evidence),
         _speedup(limits, evidence),
         _at_most("latency_ms", limits.latency_ms, evidence.latency_ms, evidence),
         _memory_ratio(limits, evidence),
@@ -97,6 +102,42 @@ def _metric(limits: Limits, evidence: Evidence, higher_is_better: bool) -> Limit
     bound = _at_least if higher_is_better else _at_most
     result = bound("metric", limits.metric, evidence.metric, evidence)
     return _with_samples(result, evidence.samples, evidence.metric_samples_needed)
+
+
+def _groups(name: str, limit: float | None, evidence: Evidence) -> LimitResult | None:
+    groups = [each for each in evidence.groups if f"{each.kind}_drop" == name]
+    if limit is None or not groups or evidence.drop is None:
+        return _at_most(name, limit, None, evidence)
+    return judge_groups(name, limit, groups)
+
+
+def judge_groups(name: str, limit: float, groups: Sequence[GroupLoss]) -> LimitResult:
+    """The worst group decides: the one whose status is worst, of those the one that lost most.
+
+    Args:
+        name: "class_drop" or "slice_drop".
+        limit: largest loss of any of them.
+        groups: all of that kind, at least one.
+    """
+    kind = name.removesuffix("_drop")
+    judged = [(each, _group(name, limit, each)) for each in groups]
+    group, worst = min(judged, key=lambda pair: (_RANK[pair[1].status], -(pair[1].measured or 0.0)))
+    same = [f"'{each.name}'" for each, result in judged if result.status == worst.status and each is not group]
+    note = f"{kind} '{group.name}', the worst of {len(groups)}; {group.samples:,} test samples"
+    if worst.status != "pass" and same:
+        note += f"; {worst.status} too: {', '.join(same)}"
+    if worst.status == "unproven" and group.drop is not None:
+        needed = samples_to_settle(group.drop, limit, group.samples)
+        note += f"; about {needed:,} of that {kind} would settle it" if needed else "; no number would settle it"
+    return dataclasses.replace(worst, note=note)
+
+
+def _group(name: str, limit: float, group: GroupLoss) -> LimitResult:
+    if group.drop is None:
+        return LimitResult(name=name, limit=limit, measured=None, low=None, high=None, status="unproven")
+    drop = group.drop
+    status: Status = "pass" if drop.high <= limit else "fail" if drop.low > limit else "unproven"
+    return _result(name, limit, drop, status)
 
 
 def _speedup(limits: Limits, evidence: Evidence) -> LimitResult | None:

@@ -1,7 +1,9 @@
 """Task metrics as one row of scores per sample, and the interval that fits each kind."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,31 @@ from ..core.tables import resolve
 from ..core.task import Metric
 from ..core.values import Interval
 from . import intervals
+from .box_metrics import (
+    box_misfit,
+    matched_boxes,
+    matched_boxes_at_half,
+    mean_average_precision,
+    mean_average_precision_at_half,
+)
+from .class_metrics import (
+    class_misfit,
+    f1_macro,
+    mean_overlap,
+    overlaps,
+    position_misfit,
+    prediction_and_label,
+    right_and_counted,
+    share_right,
+    top1,
+    top5,
+)
+from .embedding_metrics import embedding_misfit, recall_at
+from .label_metrics import f1_micro, found_and_missed, label_misfit, mean_precision, output_and_labels, share_of_labels
+from .number_metrics import absolute, number_misfit, root_mean, squared
+
+Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Misfit = Callable[[np.ndarray, np.ndarray], str]
 
 
 def value(metric: Metric, scores: np.ndarray) -> float:
@@ -35,7 +62,7 @@ def interval(metric: Metric, scores: np.ndarray, confidence: float) -> Interval:
         if found.low == found.high:  # every resample agrees, e.g. all right: as far as the unseen samples allow
             half = intervals.unseen_share(len(scores), confidence) * abs(found.value)
             found = Interval(value=found.value, low=found.value - half, high=found.value + half)
-    lowest, highest = _RANGES.get(metric.name, (-math.inf, math.inf))
+    lowest, highest = metric.bounds
     return Interval(value=found.value, low=max(lowest, found.low), high=min(highest, found.high))
 
 
@@ -82,7 +109,7 @@ def check_outputs(metric: Metric, output: np.ndarray, labels: np.ndarray) -> Non
     """Refuse outputs that do not fit the labels before a metric makes a plausible number of them.
 
     Args:
-        metric: an entry of `METRICS` is checked for classes or shapes too, a metric of the task for length and NaN.
+        metric: length and NaN are looked at for every metric, the rest by its `misfit`.
         output: `(N, ...)`.
         labels: `(N, ...)`.
 
@@ -99,15 +126,8 @@ def check_outputs(metric: Metric, output: np.ndarray, labels: np.ndarray) -> Non
             f"metric '{metric.name}': the model's output is NaN or infinite for {len(bad)} of {len(output)} samples "
             f"(first: sample {bad[0]}); check the weights and the input preprocessing"
         )
-    if METRICS.get(metric.name) is not metric:
-        return
-    if metric.name in _OF_CLASSES:
-        _check_classes(metric.name, output, labels)
-    elif _aligned(output).shape != _aligned(labels).shape:
-        raise DataError(
-            f"metric '{metric.name}': output of shape {output.shape} against labels of shape {labels.shape}; "
-            "they must be the same"
-        )
+    if metric.misfit is not None and (text := metric.misfit(output, labels)):
+        raise DataError(f"metric '{metric.name}': {text}")
 
 
 def resolve_metric(metric: str | Metric, where: str) -> Metric:
@@ -119,110 +139,31 @@ def resolve_metric(metric: str | Metric, where: str) -> Metric:
     return resolve(metric, METRICS, where) if isinstance(metric, str) else metric
 
 
-def _check_classes(name: str, output: np.ndarray, labels: np.ndarray) -> None:
-    dense = name == "miou"
-    wanted = "(N, classes, ...)" if dense else "(N, classes)"
-    if output.ndim < 3 if dense else output.ndim != 2:
-        raise DataError(
-            f"metric '{name}': needs an output of shape {wanted}, got {output.shape}; "
-            "name the right output with Metric(output=...), or give the task a metric of its own"
-        )
-    shape = (len(output), *output.shape[2:])
-    if labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
-        expected = f"{shape}, one class per position" if dense else "(N,)"
-        raise DataError(
-            f"metric '{name}': needs integer labels of shape {expected}, got {labels.dtype} of shape {labels.shape}"
-        )
-    lowest, highest, classes = int(labels.min()), int(labels.max()), output.shape[1]
-    if lowest < 0 or highest >= classes:
-        wrong = lowest if lowest < 0 else highest
-        raise DataError(
-            f"metric '{name}': the model gives {classes} outputs (classes 0 to {classes - 1}), but there is a label "
-            f"{wrong}; the labels or the model's last layer belong to another task"
-        )
+def _named(name: str, scores: Scores, misfit: Misfit, **more: Any) -> Metric:
+    return Metric(name=name, scores=scores, misfit=misfit, **more)
 
 
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """`(N, 1)` as `(N,)`: else a subtraction against `(N,)` would broadcast to `(N, N)`."""
-    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-
-
-def _errors(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    difference: np.ndarray = _aligned(output).astype(np.float64) - _aligned(labels)
-    return difference.reshape(len(difference), -1)
-
-
-def _top1(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    hits: np.ndarray = np.equal(output.argmax(axis=1), labels).astype(np.float64)
-    return hits
-
-
-def _top5(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    # Ties count against the label: a constant output must not earn anything.
-    own = output[np.arange(len(output)), labels]
-    not_lower = (output >= own[:, None]).sum(axis=1)
-    hits: np.ndarray = (not_lower <= 5).astype(np.float64)
-    return hits
-
-
-def _absolute(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    per_sample: np.ndarray = np.abs(_errors(output, labels)).mean(axis=1)
-    return per_sample
-
-
-def _squared(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    per_sample: np.ndarray = (_errors(output, labels) ** 2).mean(axis=1)
-    return per_sample
-
-
-def _root_mean(scores: np.ndarray) -> float:
-    return math.sqrt(scores.mean())
-
-
-def _prediction_and_label(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.stack([output.argmax(axis=1), labels], axis=1)
-
-
-def _f1_macro(rows: np.ndarray) -> float:
-    """Unweighted mean of the F1 of every class that occurs, predicted or true; rows are (predicted, label)."""
-    classes = int(rows.max()) + 1
-    predicted, true = (np.bincount(rows[:, column], minlength=classes) for column in (0, 1))
-    hits = np.bincount(rows[rows[:, 0] == rows[:, 1], 0], minlength=classes)
-    occurs = (predicted + true) > 0
-    return float((2 * hits[occurs] / (predicted + true)[occurs]).mean())
-
-
-def _overlaps(output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Per sample and class: pixels both predicted and true, pixels either; `(N, 2 * classes)`."""
-    count, classes = output.shape[:2]
-    predicted, true = output.argmax(axis=1).reshape(count, -1), labels.reshape(count, -1)
-    both = np.stack([((predicted == k) & (true == k)).sum(axis=1) for k in range(classes)], axis=1)
-    either = np.stack([((predicted == k) | (true == k)).sum(axis=1) for k in range(classes)], axis=1)
-    return np.concatenate([both, either], axis=1)
-
-
-def _mean_overlap(rows: np.ndarray) -> float:
-    """Mean over the classes that occur of intersection over union, both summed over samples (PASCAL VOC)."""
-    both, either = np.split(rows.sum(axis=0), 2)
-    occurs = either > 0
-    return float((both[occurs] / either[occurs]).mean())
-
+_SHARE: dict[str, Any] = {"bounds": (0.0, 1.0)}
+_STATISTIC: dict[str, Any] = {"kind": "statistic", **_SHARE}
+_ERROR: dict[str, Any] = {"higher_is_better": False, "bounds": (0.0, math.inf)}
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(name="accuracy", scores=_top1, kind="proportion"),
-    "top5": Metric(name="top5", scores=_top5, kind="proportion"),
-    "f1-macro": Metric(name="f1-macro", scores=_prediction_and_label, kind="statistic", reduce=_f1_macro),
-    "miou": Metric(name="miou", scores=_overlaps, kind="statistic", reduce=_mean_overlap),
-    "mae": Metric(name="mae", scores=_absolute, higher_is_better=False),
-    "mse": Metric(name="mse", scores=_squared, higher_is_better=False),
-    "rmse": Metric(name="rmse", scores=_squared, higher_is_better=False, kind="statistic", reduce=_root_mean),
-}
-
-_OF_CLASSES = frozenset({"accuracy", "top5", "f1-macro", "miou"})
-_RANGES = {
-    "f1-macro": (0.0, 1.0),
-    "miou": (0.0, 1.0),
-    "mae": (0.0, math.inf),
-    "mse": (0.0, math.inf),
-    "rmse": (0.0, math.inf),
+    metric.name: metric
+    for metric in (
+        _named("accuracy", top1, class_misfit, kind="proportion"),
+        _named("top5", top5, class_misfit, kind="proportion"),
+        _named("f1-macro", prediction_and_label, class_misfit, reduce=f1_macro, **_STATISTIC),
+        _named("miou", overlaps, position_misfit, reduce=mean_overlap, **_STATISTIC),
+        _named("position-accuracy", right_and_counted, position_misfit, reduce=share_right, **_STATISTIC),
+        _named("label-accuracy", share_of_labels, label_misfit, **_SHARE),
+        _named("label-f1", found_and_missed, label_misfit, reduce=f1_micro, **_STATISTIC),
+        _named("label-map", output_and_labels, label_misfit, reduce=mean_precision, **_STATISTIC),
+        _named("box-map", matched_boxes, box_misfit, reduce=mean_average_precision, **_STATISTIC),
+        _named("box-map50", matched_boxes_at_half, box_misfit, reduce=mean_average_precision_at_half, **_STATISTIC),
+        _named("recall@1", functools.partial(recall_at, 1), embedding_misfit, kind="proportion"),
+        _named("recall@5", functools.partial(recall_at, 5), embedding_misfit, kind="proportion"),
+        _named("mae", absolute, number_misfit, **_ERROR),
+        _named("mse", squared, number_misfit, **_ERROR),
+        _named("rmse", squared, number_misfit, kind="statistic", reduce=root_mean, **_ERROR),
+    )
 }

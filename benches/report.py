@@ -14,6 +14,8 @@ from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult, Status
 from ..core.values import Interval
 from .environment import Description
+from .flips import CalibrationError, Flips
+from .groups import GroupLoss
 from .int8_report import Decision
 from .judge import worst_batch
 from .latency import Latency, PairedLatency
@@ -121,7 +123,7 @@ class Report:
     main_metric: str
     test_samples: int
     limits: tuple[LimitResult, ...]
-    original: Side
+    original: Side  # what `against` names
     final: Side
     drop: Interval  # main metric, original minus final in its own unit; positive is worse
     speedup: SpeedUp | None  # at the worst batch size; None: not measured
@@ -131,6 +133,13 @@ class Report:
     artifacts: tuple[ArtifactResult, ...]
     environment: Description
     unmeasured_reason: str = ""  # why latency and memory are None
+    old_metric: str | None = None  # of the task that the model could do before, among the metrics; None: there is none
+    groups: tuple[GroupLoss, ...] = ()  # classes and slices of the test split
+    flips: Flips | None = None  # None: answers are not right or wrong
+    calibration_error: CalibrationError | None = None  # None: the output is not one score per class
+    against: str = "original"  # or the id of the stage that the final model is judged against
+    test_digest: str = ""  # of the test split, as far as it is held in memory; empty: by a version that kept none
+    predictions: str = "predictions.npz"  # of both sides, beside this report
     schema: Literal["edgesmith.report/1"] = SCHEMA
 
 

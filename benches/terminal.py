@@ -9,7 +9,7 @@ from . import words
 from .report import Report
 
 _LEFT = ("change", "note", "promise", "measured", "speed", "operator", "runs in", "rule")
-_STYLES: dict[Status, str] = {"pass": "bold green", "fail": "bold red", "unproven": "bold yellow"}
+STYLES: dict[Status, str] = {"pass": "bold green", "fail": "bold red", "unproven": "bold yellow"}
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -21,6 +21,9 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(f"Most of the loss of {report.main_metric} came from: {report.guilty_stage}"))
     console.print()
     console.print(_limits(report))
+    for line in (_worst_groups(report), words.flips_sentence(report), words.calibration_sentence(report)):
+        if line:
+            console.print(Text(line))
     for artifact in report.artifacts:
         how = "measured" if artifact.measured else "not measured"
         reason = f": {artifact.reason}" if artifact.reason else ""
@@ -30,28 +33,33 @@ def print_report(report: Report, console: Console) -> None:
         if device := words.device_sentence(artifact):
             console.print(Text(f"  {device}"), soft_wrap=True)  # a command is copied: no line breaks in it
     console.print(
-        Text.assemble((f"VERDICT: {report.verdict}", _STYLES[report.verdict]), " - ", words.verdict_sentence(report))
+        Text.assemble((f"VERDICT: {report.verdict}", STYLES[report.verdict]), " - ", words.verdict_sentence(report))
     )
 
 
+def _worst_groups(report: Report) -> str:
+    """The three that lost most, in one line."""
+    rows = words.group_rows(report)
+    worst = "; ".join(f"{name} {loss}" for name, _, _, _, loss in rows[:3])
+    return f"lost most of {len(rows)} groups: {worst}" if rows else ""
+
+
 def _comparison(report: Report) -> Table:
-    title = f"{report.task} on {report.target}: original against compressed"
-    table = new_table(title, "", "original", "compressed", "change")
+    title = f"{report.task} on {report.target}: {report.against} against compressed"
+    table = new_table(title, "", report.against, "compressed", "change")
     for row in words.comparison_rows(report):
         add_row(table, *row)
     return table
 
 
 def _ledger(report: Report) -> Table:
-    table = new_table(
-        "Stage by stage, on validation data", "stage", report.main_metric, "latency", "MACs", "file size", "took"
-    )
-    metric = report.original.metrics[report.main_metric]
+    measured = [report.main_metric] if report.old_metric is None else [report.main_metric, report.old_metric]
+    table = new_table("Stage by stage, on validation data", "stage", *measured, "latency", "MACs", "file size", "took")
     for entry in report.stages:
         add_row(
             table,
             entry.id if entry.id == entry.name else f"{entry.id} ({entry.name})",
-            words.metric_value(metric, entry.accuracy),
+            *words.stage_metrics(report, entry),
             words.milliseconds(entry.latency_ms),
             words.amount(entry.macs),
             words.size(entry.file_bytes),
@@ -63,7 +71,7 @@ def _ledger(report: Report) -> Table:
 def _limits(report: Report) -> Table:
     table = new_table("Limits", "", "promise", "measured", "note")
     for result in report.limits:
-        mark = Text(result.status, style=_STYLES[result.status])
+        mark = Text(result.status, style=STYLES[result.status])
         table.add_row(
             mark, Text(words.promise(report, result)), Text(words.measured(report, result)), Text(result.note)
         )

@@ -4,6 +4,7 @@ import collections
 from collections.abc import Sequence
 
 from ..calibration.ranges import TensorRange
+from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult
 from .closeness import ENDS_DB
 from .int8_report import Decision
@@ -15,6 +16,8 @@ NOT_MEASURED = "not measured"
 _PROMISES = {
     "drop": ("loss of {metric}", "at most"),
     "metric": ("{metric}", "at least"),
+    "class_drop": ("loss of {metric} in every class", "at most"),
+    "slice_drop": ("loss of {metric} in every slice", "at most"),
     "speedup": ("speed-up", "at least"),
     "latency_ms": ("latency", "at most"),
     "peak_memory_ratio": ("peak memory", "at most"),
@@ -24,6 +27,8 @@ _PROMISES = {
     "macs_ratio": ("MACs", "at most"),
     "params_ratio": ("parameters", "at most"),
 }
+
+_LOSSES = ("drop", "class_drop", "slice_drop")
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -103,6 +108,14 @@ def metric_value(metric: MetricValue, value: float | None = None) -> str:
     """A metric's value: proportions as percent."""
     value = metric.value if value is None else value
     return f"{100 * value:.2f} %" if metric.kind == "proportion" else significant(value, 4)
+
+
+def stage_metrics(report: Report, entry: LedgerEntry) -> list[str]:
+    """The main metric of a stage, and that of the old task where there is one."""
+    shown = [metric_value(report.original.metrics[report.main_metric], entry.accuracy)]
+    if report.old_metric is not None:
+        shown.append(metric_value(report.original.metrics[report.old_metric], entry.old))
+    return shown
 
 
 def percent(confidence: float) -> str:
@@ -217,6 +230,48 @@ def verdict_sentence(report: Report) -> str:
     return f"no limit is missed, but {_of(names['unproven'], report)} not proven {at}"
 
 
+def group_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
+    """(group, test samples, original, compressed, loss with its bounds), what lost most first."""
+    metric, rows = report.original.metrics[report.main_metric], []
+    for group in sorted(report.groups, key=lambda each: -(each.drop.value if each.drop else 0.0)):
+        name, count = f"{group.kind} {group.name}", f"{group.samples:,}"
+        if group.drop is None or group.original is None or group.final is None:
+            rows.append((name, count, "", "", "too few to say"))
+            continue
+        points = " points" if metric.kind == "proportion" else ""
+        value, low, high = (_unsigned(each, metric) for each in (group.drop.value, group.drop.low, group.drop.high))
+        sides = metric_value(metric, group.original), metric_value(metric, group.final)
+        rows.append((name, count, *sides, f"{value}{points} ({low} to {high})"))
+    return rows
+
+
+def flips_sentence(report: Report) -> str:
+    """How many answers changed and which; empty where answers are not right or wrong."""
+    if report.flips is None:
+        return ""
+    found = report.flips
+
+    def some(count: int, examples: tuple[int, ...]) -> str:
+        more = ", ..." if count > len(examples) else ""
+        return f"{count:,}" + (f" (samples {', '.join(map(str, examples))}{more})" if count else "")
+
+    return (
+        f"flips: right to wrong {some(found.lost, found.lost_examples)}, "
+        f"wrong to right {some(found.won, found.won_examples)}"
+    )
+
+
+def calibration_sentence(report: Report) -> str:
+    """Both sides' calibration error; empty where the output is not one score per class."""
+    if report.calibration_error is None:
+        return ""
+    found = report.calibration_error
+    return (
+        f"calibration error (ECE, {found.bins} bins): {100 * found.original:.2f} % {report.against}, "
+        f"{100 * found.final:.2f} % compressed"
+    )
+
+
 def engine_sentence(engine: EngineResult) -> str:
     """What was built, and what that proves."""
     half = ", cast to FP16" if engine.precision == "float16" else ""
@@ -264,15 +319,15 @@ def _signed(change: float, metric: MetricValue) -> str:
 def _in_unit(report: Report, name: str, value: float) -> tuple[float, str]:
     """A limit's number in the unit people use, and that unit."""
     proportion = report.final.metrics[report.main_metric].kind == "proportion"
-    if name == "drop":
+    if name in _LOSSES:
         return (100 * value, " points") if proportion else (value, "")
     if name == "metric":
         return (100 * value, " %") if proportion else (value, "")
     if name.endswith("_ratio"):
-        return 100 * value, " % of the original"
+        return 100 * value, f" % of {'the original' if report.against == 'original' else report.against}"
     return value, {"speedup": "x", "latency_ms": " ms"}.get(name, "")
 
 
 def _plain(name: str, value: float) -> str:
     """Two decimals where that is what the unit needs, else three significant digits."""
-    return f"{value:.2f}" if name in ("drop", "metric", "speedup") and abs(value) >= 0.1 else significant(value)
+    return f"{value:.2f}" if name in (*_LOSSES, "metric", "speedup") and abs(value) >= 0.1 else significant(value)

@@ -1,6 +1,7 @@
 """Values as files a target runs: one file per target, in the dialect that is fastest there."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,20 +11,20 @@ import pydantic
 
 from ..benches import latency
 from ..benches.int8_report import Decision
+from ..benches.words import size
 from ..calibration.ranges import TensorRange
 from ..core.task import Task
-from ..core.values import Artifact, Session
+from ..core.values import Artifact, Interval, Session
 from ..exporters import from_torch, onnx_file
 from ..exporters.canonical import canonicalise
 from ..exporters.engine_options import Build
-from ..exporters.target import Target
 from ..exporters.targets import TARGETS
 from . import engines
 from .candidate import Candidate
 from .closeness_judge import Judge, Promise
 from .data import any_inputs, sample_indices
 from .evaluation import task_metrics
-from .int8_search import Found, Problem, search
+from .int8_search import Form, Found, Problem, search
 from .measure_options import Measure
 from .progress import Progress
 from .runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
@@ -52,6 +53,7 @@ def write(
     threads: int,
     engine: Build | None = None,
     max_drop: float | None = None,
+    max_bytes: float = math.inf,
     progress: Progress | None = None,
 ) -> Written:
     """Write `value` for `target` as `model.onnx` in `folder`.
@@ -62,83 +64,78 @@ def write(
     Args:
         engine: how the engines of "tensorrt" are built beside its files; None: none are.
         max_drop: most that INT8 may lose of the main metric on validation data; None: see `Promise`.
+        max_bytes: the limit on the file's size; of the forms that keep it the fastest is taken.
 
     Raises:
         ExportError, QuantizationError, BuildError, MeasurementError: see the parts.
     """
-    written = _written(value, target, task, folder, measure, threads, engine, max_drop, progress or Progress())
-    if engine is not None:
-        engines.build_beside(written.artifact, engine)
-    return written
-
-
-def _written(
-    value: Candidate | Graph,
-    target: str,
-    task: Task,
-    folder: Path,
-    measure: Measure,
-    threads: int,
-    engine: Build | None,
-    max_drop: float | None,
-    progress: Progress,
-) -> Written:
     chosen = TARGETS[target]
     graph = _graph(value, task, folder)
     model = canonicalise(onnx_file.load(graph.path))
     (folder / _EXPORTED).unlink(missing_ok=True)
-    if graph.params is None:
-        artifact = chosen.write(model, None, None, folder / MODEL)
-        return Written(artifact=artifact, reason="float: the recipe does not quantize")
-    forms = folder / "forms"
-    forms.mkdir()
 
     def prepare(artifact: Artifact) -> None:
         if engine is not None and chosen.unmeasurable() is None:
             engines.build_beside(artifact, engine)  # so that timing finds it
 
-    baseline = chosen.write(model, None, None, forms / "float.onnx")
-    prepare(baseline)
-    problem = Problem(
-        model=model,
-        params=graph.params,
-        target=chosen,
-        baseline=baseline,
-        judge=Judge(
-            baseline.path, _validation(task), Promise(metric=task_metrics(task)[0], max_drop=max_drop), chosen.stand_in
-        ),
-        feeds=latency.rotating_feeds(task.split("validation", "choosing the form"), measure.batch_sizes),
-        threads=threads,
-        seconds=measure.seconds,
-        folder=forms,
-        prepare=prepare,
-    )
-    found = search(problem, graph.keep_float, progress)
-    best, reason = _best(found, baseline, chosen)
-    kept = dataclasses.replace(best, path=folder / MODEL)
-    shutil.move(best.path, kept.path)
-    shutil.rmtree(forms)
-    return Written(artifact=kept, reason=reason, layers=found.decisions, ranges=graph.ranges)
+    if graph.params is None:
+        artifact = chosen.write(model, None, None, folder / MODEL)
+        written = Written(artifact=artifact, reason="float: the recipe does not quantize")
+    else:
+        forms = folder / "forms"
+        forms.mkdir()
+        baseline = chosen.write(model, None, None, forms / "float.onnx")
+        prepare(baseline)
+        promise = Promise(metric=task_metrics(task)[0], max_drop=max_drop)
+        problem = Problem(
+            model=model,
+            params=graph.params,
+            target=chosen,
+            baseline=baseline,
+            judge=Judge(baseline.path, _validation(task), promise, chosen.stand_in),
+            feeds=latency.rotating_feeds(task.split("validation", "choosing the form"), measure.batch_sizes),
+            threads=threads,
+            seconds=measure.seconds,
+            folder=forms,
+            prepare=prepare,
+            max_bytes=max_bytes,
+        )
+        found = search(problem, graph.keep_float, progress or Progress())
+        best, reason = chosen_form(found, problem)
+        artifact = dataclasses.replace(best, path=folder / MODEL)
+        shutil.move(best.path, artifact.path)
+        shutil.rmtree(forms)
+        written = Written(artifact=artifact, reason=reason, layers=found.decisions, ranges=graph.ranges)
+    if engine is not None:
+        engines.build_beside(artifact, engine)
+    return written
 
 
-def _best(found: Found, baseline: Artifact, target: Target) -> tuple[Artifact, str]:
+def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     """The file to keep, and why."""
     refused = "".join(f"; {text}" for text in found.refused)
     if found.best is None:
-        return baseline, f"float: no INT8 form is good enough{refused}"
-    missing = target.unmeasurable()
+        return problem.baseline, f"float: no INT8 form is good enough{refused}"
+    missing = problem.target.unmeasurable()
     if missing is not None:
         return found.best.artifact, missing
-    best = found.best.artifact if found.best.worst > 1 else baseline
+    as_it_is = Interval(value=1.0, low=1.0, high=1.0)
     ranked = sorted(
-        [*((form.artifact.dialect, form.worst) for form in found.forms), ("float", 1.0)], key=lambda f: -f[1]
+        [*found.forms, Form(artifact=problem.baseline, keep_float={}, speedup={1: as_it_is})],
+        key=problem.rank,
+        reverse=True,
     )
-    listed = ", ".join(f"{name} {speedup:.2f}x" for name, speedup in ranked)
-    kept = len(found.best.keep_float) if best is not baseline else 0
-    layers = f"; {kept} layer{'s stay' if kept > 1 else ' stays'} in float" if kept else ""
-    return best, (
-        f"the fastest of {len(ranked)} forms (against this network in float, at the worst batch size: {listed})"
-        f"{layers}{refused}"
+    best = ranked[0]
+    listed = ", ".join(f"{form.artifact.dialect} {form.worst:.2f}x" for form in ranked)
+    limited = problem.small_enough(best) and not problem.small_enough(ranked[-1])
+    large = f" of at most {size(int(problem.max_bytes))}" if limited else ""
+    even = best.worst < 1 and not best.slower
+    why = f"; no slower than float beyond the noise of {best.noise:.1%}, and smaller" if even else ""
+    kept = len(best.keep_float)
+    why += f"; {kept} layer{'s stay' if kept > 1 else ' stays'} in float" if kept else ""
+    return best.artifact, (
+        f"the fastest of {len(ranked)} forms{large} (against this network in float, at the worst batch size: {listed})"
+        f"{why}{refused}"
     )
 
 

@@ -23,7 +23,7 @@ DROP = 0.01  # of a metric that is a share, where nothing else is asked
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What must hold: a loss of at most `limit` where there is one, else a signal-to-noise ratio of every output."""
+    """What must hold: a loss of at most `limit` where there is one, a signal-to-noise ratio of every other output."""
 
     metric: Metric | None = None
     max_drop: float | None = None  # of the metric; without labels: share of answers that may change
@@ -70,7 +70,9 @@ class Judge:
             scores = [metrics.scores_of(metric, joined(outputs), labels) for outputs in (self._original, changed)]
             values = [metrics.value(metric, each) for each in scores]
             drop = accuracy.paired_drop(metric, scores[0], scores[1], self._confidence)
-            return dataclasses.replace(base, drop=drop, original=values[0], changed=values[1])
+            unread = [each for each in found if each.output != (metric.output or found[0].output)]
+            unread_db = closeness.worst_snr(unread) if unread else None
+            return dataclasses.replace(base, drop=drop, original=values[0], changed=values[1], unread_db=unread_db)
         if self._promise.limit is not None:
             return dataclasses.replace(base, drop=_changed_answers(found, self._confidence))
         return base
@@ -81,11 +83,12 @@ class Judge:
         Args:
             spare: hold some back, because what is fitted to these runs will do a little worse on others.
         """
-        limit = self._promise.limit
+        limit, least = self._promise.limit, self._promise.min_snr_db + (_SPARE_DB if spare else 0)
         if limit is None:
-            return quality.snr_db >= self._promise.min_snr_db + (_SPARE_DB if spare else 0)
+            return quality.snr_db >= least
         assert quality.drop is not None
-        return quality.drop.value <= limit * (_SPARE if spare else 1)
+        others = quality.unread_db is None or quality.unread_db >= least
+        return others and quality.drop.value <= limit * (_SPARE if spare else 1)
 
     def proves(self, quality: Quality) -> bool:
         """Whether it holds by the bound too, as far as a loss is what is limited."""

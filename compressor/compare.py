@@ -27,13 +27,16 @@ class Comparison:
 
     def note(self, first: str, second: str) -> str:
         """Both figures, the interval, and what it shows."""
-        low, high = self.gain.low, self.gain.high
-        shown = "better" if low > 0 else "worse" if high < 0 else "not shown to be better or worse"
         return (
             f"{self.metric} on validation: {first} {self.values[0]:.4f}, {second} {self.values[1]:.4f}, "
-            f"gain {self.gain.value:.4f} ({low:.4f} to {high:.4f}): {first} is {shown}; "
-            f"kept: {first if self.first_is_better else second}"
+            f"gain {self.shown(first)}; kept: {first if self.first_is_better else second}"
         )
+
+    def shown(self, first: str) -> str:
+        """The gain, its interval, and what that shows of the first."""
+        low, high = self.gain.low, self.gain.high
+        shown = "better" if low > 0 else "worse" if high < 0 else "not shown to be better or worse"
+        return f"{self.gain.value:.4f} ({low:.4f} to {high:.4f}): {first} is {shown}"
 
 
 def compare(first: Candidate, second: Candidate, context: Context) -> Comparison:

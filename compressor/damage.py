@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -93,8 +94,8 @@ def _without_channels(module: nn.Module, group: CoupledChannels, channels: torch
     with torch.no_grad():
         for member in group.members:
             layer = masked.get_submodule(member.layer)
-            rows = member.rows[torch.isin(member.channels, channels)].to(layer.weight.device)  # type: ignore[arg-type]
-            weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+            weight = cast(torch.Tensor, layer.weight)
+            rows = member.rows[torch.isin(member.channels, channels)].to(weight.device)
             reversed_axes = isinstance(layer, nn.Embedding) or bool(getattr(layer, "transposed", False))
             axis = 0 if weight.ndim == 1 or (member.kind != "in") != reversed_axes else 1
             if member.kind == "in" and int(getattr(layer, "groups", 1)) > 1:

@@ -71,10 +71,11 @@ def check_calibration(task: Task, samples: int, where: str) -> None:
     split = task.split(calibration_split(task), where)
     indices = sample_indices(split, samples)
     hygiene.check_samples(feeds(split, indices, _CHECKED_AT_ONCE))
-    hygiene.check_overlap(_digests(split, indices), _digests(task.test, np.arange(len(task.test))))
+    hygiene.check_overlap(sample_digests(split, indices), sample_digests(task.test, np.arange(len(task.test))))
 
 
-def _digests(split: Split, indices: np.ndarray) -> list[str]:
+def sample_digests(split: Split, indices: np.ndarray) -> list[str]:
+    """One digest of the inputs of each of these samples."""
     return [name for feed in feeds(split, indices, _CHECKED_AT_ONCE) for name in digest.of_samples(feed)]
 
 

@@ -41,6 +41,10 @@ class Distill(Taught, FeatureKeys, Training, Stage):
             known = ", ".join(sorted(task.models)) or "none"
             raise RecipeError(f"{where}.student: '{self.student}' is not in the task's models; known: {known}")
 
+    def takes(self) -> Literal["candidate", "graph", "nothing"]:
+        """See `Stage.takes`: with a student of its own it is a source."""
+        return self.accepts if self.student is None else "nothing"
+
     def needs(self) -> tuple[str, ...]:
         """See `Stage.needs`."""
         return self.teacher_names() if self.student is None else (*self.teacher_names(), self.student)
@@ -66,12 +70,12 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         value = value if self.student is None else self._student(context)
         if not self.compare:
             return self._taught(value, context)
-        taught = self._taught(value, _within(context, "taught"))
-        plain_context = dataclasses.replace(_within(context, "plain"), notes=[])
+        taught = self._taught(value, context.within("taught"))
+        plain_context = dataclasses.replace(context.within("plain"), notes=[])
         keys = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
         plain = Finetune(id=self.id, **keys).run(value, plain_context)
         found = compare(taught, plain, context)
-        context.notes.extend(f"without a teacher: {note}" for note in plain_context.notes)
+        context.notes.append(f"without a teacher: {plain_context.notes[-1]}")
         context.notes.append(found.note("taught", "plain"))
         return taught if found.first_is_better else plain
 
@@ -96,10 +100,3 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         if isinstance(student, Graph):
             raise RecipeError(f"{context.where}.student: '{self.student}' is an ONNX file and cannot be trained")
         return student
-
-
-def _within(context: Context, name: str) -> Context:
-    """The same with a work folder of its own, so that each training finds its own checkpoint."""
-    work = context.work / name
-    work.mkdir(exist_ok=True)
-    return dataclasses.replace(context, work=work)

@@ -178,7 +178,7 @@ def soft_part(
 ) -> torch.Tensor:
     """How far the student's outputs `(N, ...)` are from the teacher's."""
     if measure is None:
-        return loss.hard(student, teacher)
+        return loss.hard(student, loss.as_label(teacher))
     return measure(as_rows(student), as_rows(teacher), classes_of(teacher, labels), temperature)
 
 

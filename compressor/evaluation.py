@@ -1,5 +1,6 @@
 """The task's metrics of one session on one split."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from ..benches import accuracy, metrics
@@ -18,6 +19,15 @@ def task_metrics(task: Task) -> tuple[Metric, ...]:
     return tuple(
         metrics.resolve_metric(metric, f"task '{task.name}': metrics[{i}]") for i, metric in enumerate(task.metrics)
     )
+
+
+def old_metric(task: Task) -> Metric | None:
+    """The old task's main metric, of the output that answers it: "clothes: accuracy"; None: there is no old task."""
+    if task.old is None:
+        return None
+    metric = task_metrics(task.old)[0]
+    output = metric.output or task.old.outputs[0]
+    return dataclasses.replace(metric, name=f"{task.old.name}: {metric.name}", output=output)
 
 
 def evaluate(session: Session, split: Split, wanted: Sequence[Metric]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What stands behind `edgesmith inspect MODEL`: an ONNX file, a task, a recipe, a stage of a run, or a class."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..benches.inspection import Group, Inspection, Layer, inspect_onnx
+from ..benches.layer_closeness import layer_closeness
 from ..core.errors import TaskError, UsageError
 from ..core.task import Task
 from ..core.values import TensorSpec
-from . import coupling, recipe as recipes, starter_data, starter_import, starter_probe, task_file
+from . import coupling, recipe as recipes, runs, starter_data, starter_import, starter_probe, task_file
 from .candidate import Candidate
 from .data import any_inputs
 
@@ -24,18 +26,22 @@ _KNOWN = (
 )
 
 
-def inspect(reference: str, data: Path | None = None) -> Inspection:
+def inspect(reference: str, data: Path | None = None, against: Path | None = None) -> Inspection:
     """Look at a model from the inside; nothing is trained, and no weight is changed.
 
     Args:
         reference: see the module's docstring.
-        data: .npz file whose arrays are fed to a class; everything else brings its own.
+        data: .npz file whose arrays are fed to a class, or to an ONNX file and its original; everything else brings
+            its own.
+        against: the float ONNX file that an INT8 one was made from; every layer is compared with its own there.
 
     Raises:
         UsageError: it cannot be read, or is nothing of the kind.
     """
     path = Path(reference)
     is_class = ":" in reference and not path.exists()
+    if against is not None:
+        return _beside(path, against, data)
     if data is not None and not is_class:
         raise TaskError(f"--data {data}: only MODULE:CLASS needs it; {reference} brings its own")
     if path.suffix == ".onnx":
@@ -124,8 +130,20 @@ def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
     return TensorSpec(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=("batch", *tensor.shape[1:]))
 
 
+def _beside(path: Path, original: Path, data: Path | None) -> Inspection:
+    if path.suffix != ".onnx" or original.suffix != ".onnx":
+        raise UsageError(f"--against {original}: compares two ONNX files, not {path}")
+    if data is None:
+        raise UsageError(f"--against {original}: both files run on real inputs; give them with --data")
+    found = inspect_onnx(path)
+    feeds = runs.from_file(data, found.inputs).calibration.feeds
+    return dataclasses.replace(found, closeness=layer_closeness(original, path, feeds))
+
+
 def _of_task(reference: str, task: Task) -> Inspection:
     if not callable(task.model):
+        if not isinstance(task.model, (str, Path)):
+            raise TaskError(f"{reference}: the model is an estimator; inspect what a run made of it: 00-original")
         return inspect_onnx(Path(task.model))
     module = task_file.run_user_code(task.model, f"task '{task.name}': model")
     return _guarded(reference, module, _example(task), task.outputs)

@@ -2,7 +2,7 @@
 
 The whole placement comes first. Where it loses too much, the layers that cost most by themselves go back to float, as
 few as will do. Where it is slower than it could be, layers whose kernels and conversions take longer than the float
-kernels they replace go back too, as long as a paired measurement confirms it.
+kernels they replace go back too, as long as a paired measurement confirms it and the file stays small enough.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from .int8_times import LayerTimes, layer_times, slower_in_int8
 from .progress import Progress
 
 _ROUNDS = 3  # of giving slow layers back to float
-_WORTH = 1.02  # what layers given back must gain: a choice, not a claim, so that the estimate decides
+_WORTH = 1.02  # what layers given back must gain beyond the noise: a choice, not a claim, so that the estimate decides
 _LEAST_SAVING = 1e-3  # share of all the time that a layer counts as saving, however little it does
 
 
@@ -36,11 +36,17 @@ class Form:
     keep_float: Mapping[str, str]  # node -> why
     quality: Quality | None = None
     speedup: Mapping[int, Interval] = dataclasses.field(default_factory=dict)  # batch size -> against the baseline
+    noise: float = 0.0  # what the baseline differed from itself by in the same measurement, as a share
 
     @property
     def worst(self) -> float:
         """The speed-up at the batch size where it is least; 0: not timed."""
         return min((found.value for found in self.speedup.values()), default=0.0)
+
+    @property
+    def slower(self) -> bool:
+        """Than the baseline, and by more than the noise."""
+        return self.worst < 1 - self.noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,7 @@ class Problem:
     seconds: float  # timed per comparison and batch size
     folder: Path  # for files that are tried
     prepare: Callable[[Artifact], None] = lambda artifact: None  # what a file needs before it is timed
+    max_bytes: float = math.inf  # the largest file that is of use
 
     def write(self, dialect_name: str, keep_float: Mapping[str, str], stem: str) -> Form:
         """Write one form."""
@@ -74,6 +81,14 @@ class Problem:
         path = self.folder / f"{stem}.onnx"
         artifact = self.target.write(self.model, self.params, dialect, path, keep_float)
         return Form(artifact=artifact, keep_float=dict(keep_float))
+
+    def small_enough(self, form: Form) -> bool:
+        return form.artifact.file_bytes <= self.max_bytes
+
+    def rank(self, form: Form) -> tuple[bool, float, bool, float]:
+        """The greatest is the one to take: small enough, then fast; INT8 where only noise is between it and float."""
+        speed = form.worst if form.slower else max(form.worst, 1.0)
+        return self.small_enough(form), speed, form.artifact.dialect != "float", form.worst
 
     def judged(self, form: Form) -> Form:
         return dataclasses.replace(form, quality=self.judge.quality(form.artifact.path))
@@ -84,8 +99,9 @@ class Problem:
             self.prepare(form.artifact)
         files = [against or self.baseline, *(form.artifact for form in forms)]
         results = latency.compare(files, self.feeds, self.threads, seconds=self.seconds, **latency.GUIDE)
+        noise = max(result.noise_floor for result in results)
         return [
-            dataclasses.replace(form, speedup={result.batch: result.speedup[index] for result in results})
+            dataclasses.replace(form, speedup={result.batch: result.speedup[index] for result in results}, noise=noise)
             for index, form in enumerate(forms)
         ]
 
@@ -132,7 +148,7 @@ class _Search:
         self._note_refused([form for form in forms if not self._good(form)])
         if good and self._measurable:
             self._progress.say(f"  timing {len(good)} form(s) against the original")
-            timed = sorted(self._problem.timed(good), key=lambda form: -form.worst)
+            timed = sorted(self._problem.timed(good), key=self._problem.rank, reverse=True)
             best = self._without_slow_layers(timed[0]) if self._profiled else timed[0]
             good = [best, *(form for form in timed if form is not timed[0])]
         return Found(
@@ -245,7 +261,7 @@ class _Search:
         for number in range(_ROUNDS):
             trials = self._trials(best, number)
             gains = self._problem.timed(trials, best.artifact) if trials else []
-            better = [form for form in gains if form.worst > _WORTH]
+            better = [form for form in gains if form.worst > _WORTH + form.noise]
             if not better:
                 break
             best, changed = max(better, key=lambda form: form.worst), True
@@ -262,7 +278,8 @@ class _Search:
                 continue
             self._progress.say(f"  trying {len(names)} layer(s) in float that seem slower in INT8")
             form = problem.judged(problem.write(best.artifact.dialect, keep, f"faster-{number}-{index}"))
-            trials += [form] if self._good(form) else []
+            as_small = problem.small_enough(form) or not problem.small_enough(best)
+            trials += [form] if as_small and self._good(form) else []
         return trials
 
     def _one_feed(self) -> Sequence[Arrays]:

@@ -7,18 +7,22 @@ from typing import Any
 
 import torch
 
+from ..benches.accuracy import labels_of
+from ..benches.groups import class_masks
 from ..core.errors import ArtifactError, RecipeError, TaskError, UsageError
 from ..core.tables import unknown
 from ..core.task import Task
-from ..exporters import engine_profile, onnx_file
+from ..exporters import engine_profile
 from ..exporters.engine_options import tool_problem
-from ..exporters.ort_session import OnnxRuntimeSession, provider
+from ..exporters.ort_session import provider
 from ..exporters.torch_session import TorchSession
 from . import recipe as recipes, task_file
 from .candidate import Candidate, state_of
 from .data import any_inputs
 from .losses import named_loss
+from .measuring import slice_masks
 from .model_checks import check_built
+from .model_graph import opened
 from .plan import estimates
 from .progress import Progress
 from .recipe import Recipe, check_chain
@@ -71,6 +75,7 @@ def prepare(
         if not isinstance(recipe, Recipe):
             recipe = recipes.from_mapping(recipe, folder=Path.cwd(), overrides=overrides)
     task = task_file.load_task(recipe.task, recipe.folder) if task is None else task
+    task = _with_files(task, recipe)
     _check_device(recipe, task, machine)
     _check(recipe, task)
     rehearsed = _rehearse(recipe, task, machine)
@@ -106,6 +111,15 @@ def plan(job: Job) -> list[Planned]:
     ]
 
 
+def _with_files(task: Task, recipe: Recipe) -> Task:
+    """With the ONNX files that stages name by a path, from the task's folder, among the models of that name."""
+    folder = (recipe.folder / recipe.task.partition(":")[0]).parent if recipe.task else recipe.folder
+    needed = {name for stage in recipe.stages for name in stage.needs()}
+    named = sorted(name for name in needed if name.endswith(".onnx") and name not in task.models)
+    files: dict[str, Any] = {name: folder / name for name in named}
+    return dataclasses.replace(task, models={**task.models, **files}) if files else task
+
+
 def _check(recipe: Recipe, task: Task) -> None:
     start = "candidate" if callable(task.model) else "graph"
     check_chain(recipe, start)
@@ -122,8 +136,21 @@ def _check(recipe: Recipe, task: Task) -> None:
             if name not in known:
                 raise unknown(name, known, where)
         known.add(stage.id)
+    _check_groups(recipe, task)
     _check_build(recipe, task)
     _check_model(task)
+
+
+def _check_groups(recipe: Recipe, task: Task) -> None:
+    """Slices that are what they should be, and groups for the limits that are set on them."""
+    slice_masks(task)
+    if recipe.limits.slice_drop is not None and not task.slices:
+        raise RecipeError(f"limits.slice_drop: task '{task.name}' has no slices; set slices= in the task")
+    if recipe.limits.class_drop is not None and not class_masks(labels_of(task.test)):
+        raise RecipeError(
+            f"limits.class_drop: the test labels of task '{task.name}' are not one class (an integer) per sample; name "
+            "the groups in the task's slices and set slice_drop"
+        )
 
 
 def _check_device(recipe: Recipe, task: Task, machine: Machine) -> None:
@@ -157,10 +184,8 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> dict[str, Candida
     """Go through the stages on untrained weights: what the architecture rules out is said before any training.
 
     Returns:
-        "original" and, by stage on the torch side, what comes out of it; empty where the original is a file.
+        "original" and, by stage on the torch side or without an input, what comes out of it; files have no path yet.
     """
-    if not callable(task.model):
-        return {}
     example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
 
     after: dict[str, Candidate | Graph] = {}  # stage -> what it gives
@@ -170,14 +195,15 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> dict[str, Candida
             return after[name]
         model = task.model if name == "original" else task.models[name]
         if not callable(model):
-            return Graph(path=Path(model), digest="")
+            return Graph(path=Path(model) if isinstance(model, (str, Path)) else Path(), digest="")
         module = task_file.run_user_code(model, f"task '{task.name}': {name} model")
         return Candidate(factory=model, example=example, edits=(), weights=state_of(module))
 
     value = after["original"] = untrained("original")
     for index, stage in enumerate(recipe.stages):
-        if stage.takes() != "candidate" or isinstance(value, Graph):
-            return after
+        if stage.takes() == "graph":
+            value = Graph(path=Path(), digest="")
+            continue
         context = Context(
             task=task,
             machine=machine,
@@ -188,7 +214,7 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> dict[str, Candida
             where=f"stages[{index}] '{stage.id}'",
         )
         value = after[stage.id] = stage.rehearse(value, context)
-    return after
+    return after if callable(task.model) else {name: value for name, value in after.items() if name != "original"}
 
 
 def _check_model(task: Task) -> None:
@@ -206,14 +232,12 @@ def _check_model(task: Task) -> None:
             lambda: session.run(inputs), f"task '{task.name}': the model, on its own data,"
         )
     else:
-        path = Path(task.model)
-        onnx_file.load(path)  # refuses a truncated or hostile file before a runtime sees it
-        onnx_session = OnnxRuntimeSession(path)
-        names = tuple(spec.name for spec in onnx_session.outputs)
-        if set(task.outputs) - set(names):
-            raise ArtifactError(f"{path}: has the outputs {list(names)}, but the task names {list(task.outputs)}")
-        outputs = onnx_session.run(inputs)
-        onnx_session.close()
+        with opened(task.model, task, "original") as onnx_session:
+            names = tuple(spec.name for spec in onnx_session.outputs)
+            if set(task.outputs) - set(names):
+                what = f"{task.model}: has" if isinstance(task.model, (str, Path)) else "the estimator has"
+                raise ArtifactError(f"{what} the outputs {list(names)}, but the task names {list(task.outputs)}")
+            outputs = onnx_session.run(inputs)
     for name in task.outputs:
         if outputs[name].shape[:1] != (4,):
             raise TaskError(

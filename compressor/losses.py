@@ -22,10 +22,17 @@ class NamedLoss:
 
     hard: Loss
     classes: bool = False
+    as_label: Callable[[torch.Tensor], torch.Tensor] = lambda output: output  # a teacher's output in a label's place
+
+
+def _binary(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Several labels for each sample: logits and labels (0, 1 or between) `(N, K)`."""
+    return functional.binary_cross_entropy_with_logits(output, labels.to(output.dtype))
 
 
 LOSSES: dict[str, NamedLoss] = {
     "cross-entropy": NamedLoss(hard=functional.cross_entropy, classes=True),
+    "binary-cross-entropy": NamedLoss(hard=_binary, as_label=torch.sigmoid),
     "mse": NamedLoss(hard=functional.mse_loss),
     "l1": NamedLoss(hard=functional.l1_loss),
     "huber": NamedLoss(hard=functional.huber_loss),
@@ -43,14 +50,33 @@ def named_loss(task: Task) -> NamedLoss:
     return NamedLoss(hard=task.loss)
 
 
-def task_loss(task: Task) -> Callable[[nn.Module, Tensors, torch.Tensor | None], torch.Tensor]:
-    """(module, inputs, labels) -> scalar: the task's loss on its first output, of the first `len(labels)` samples."""
-    loss = named_loss(task).hard
+def _weighted(weights: torch.Tensor) -> Loss:
+    return lambda output, labels: functional.cross_entropy(output, labels, weights.to(output))
 
-    def objective(module: nn.Module, inputs: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
+
+def loss_of_answers(
+    task: Task, weights: torch.Tensor | None = None
+) -> Callable[[Tensors, torch.Tensor | None], torch.Tensor]:
+    """(outputs, labels) -> scalar: the task's loss on its first output, of the first `len(labels)` samples.
+
+    Args:
+        task: names the loss.
+        weights: of each class, `(classes,)`; for cross-entropy alone.
+    """
+    loss = named_loss(task).hard if weights is None else _weighted(weights)
+
+    def objective(outputs: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
         if labels is None:
             raise RecipeError(f"task '{task.name}': this stage needs labels, and the 'train' split has none")
-        answers = forward(module, inputs, task.outputs)[task.outputs[0]]
+        answers = outputs[task.outputs[0]]
         return loss(answers[: len(labels)], labels) if len(labels) else 0 * answers.sum()
 
     return objective
+
+
+def task_loss(
+    task: Task, weights: torch.Tensor | None = None
+) -> Callable[[nn.Module, Tensors, torch.Tensor | None], torch.Tensor]:
+    """(module, inputs, labels) -> scalar; see `loss_of_answers`."""
+    loss = loss_of_answers(task, weights)
+    return lambda module, inputs, labels: loss(forward(module, inputs, task.outputs), labels)

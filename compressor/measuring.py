@@ -1,18 +1,23 @@
 """Original and final in the target's runtime; and, for the ledger, every stage's result on validation data."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydantic
 
-from ..benches import accuracy, latency, memory, metrics
+from ..benches import accuracy, groups, latency, memory, metrics
 from ..benches.accuracy import labels_of, predict
+from ..benches.finished import under
+from ..benches.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
+from ..benches.groups import GroupLoss
 from ..benches.judge import Evidence, SideEvidence
 from ..benches.latency import PairedLatency
 from ..benches.report import BatchLatency, MetricValue, Side, batch_latency
+from ..core.errors import TaskError
 from ..core.files import atomic_path
 from ..core.limits import Limits
 from ..core.task import Metric, Task
@@ -20,11 +25,12 @@ from ..core.values import Artifact, Interval
 from ..exporters import graph_stats, onnx_file
 from ..exporters.targets import TARGETS
 from .artifacts import open_session
-from .evaluation import BATCH, evaluate, task_metrics
+from .evaluation import BATCH, evaluate, old_metric, task_metrics
 from .measure_options import Measure
 from .progress import Progress
 from .recipe import Recipe
 from .schema import plain
+from .task_file import run_user_code
 
 PREDICTIONS = "predictions.npz"
 _LEDGER_SECONDS = 1.0  # a stage's latency is a guide; the verdict's is measured for as long as the recipe says
@@ -41,10 +47,12 @@ class Costs:
 
 def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Measure, threads: int) -> dict[str, Any]:
     """What the ledger says about one stage: main metric on validation, latency, counts, size."""
-    metric = task_metrics(task)[0]
+    metric, kept, old = task_metrics(task)[0], old_metric(task), None
     session = open_session(artifact, threads)
     try:
         score = evaluate(session, task.split("validation", "the ledger"), (metric,))[metric.name]
+        if kept is not None and task.old is not None:
+            old = evaluate(session, task.old.split("validation", "the ledger"), (kept,))[kept.name]
     finally:
         session.close()
     milliseconds = None
@@ -55,6 +63,7 @@ def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Mea
     macs, parameters = graph_stats.macs_and_parameters(onnx_file.load(artifact.path))
     return {
         "accuracy": score,
+        "old": old,
         "latency_ms": milliseconds,
         "macs": macs,
         "parameters": parameters,
@@ -63,16 +72,49 @@ def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Mea
 
 
 def keep_predictions(original: Artifact, final: Artifact, task: Task, threads: int, folder: Path) -> None:
-    """Run both on the test split and keep every prediction: `original/OUTPUT`, `final/OUTPUT`, `labels`."""
-    arrays: dict[str, np.ndarray] = {"labels": labels_of(task.test)}
+    """Run both on the test split and keep every prediction: `original/OUTPUT`, `final/OUTPUT`, `labels`.
+
+    Where the task names an old one, on its test split too: `old/original/OUTPUT`, `old/final/OUTPUT`, `old/labels`.
+    """
+    tests = {"": task.test} if task.old is None else {"": task.test, "old/": task.old.test}
+    arrays = {f"{which}labels": labels_of(split) for which, split in tests.items()}
+    arrays |= {f"slices/{name}": mask for name, mask in slice_masks(task).items()}
     for side, artifact in (("original", original), ("final", final)):
         session = open_session(artifact, threads)
         try:
-            arrays |= {f"{side}/{name}": array for name, array in predict(session, task.test, BATCH).items()}
+            for which, split in tests.items():
+                arrays |= {f"{which}{side}/{name}": array for name, array in predict(session, split, BATCH).items()}
         finally:
             session.close()
     with atomic_path(folder / PREDICTIONS) as partial, partial.open("wb") as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the keys for `allow_pickle`
+
+
+def slice_masks(task: Task) -> dict[str, np.ndarray]:
+    """The task's slices of the test split: name -> bool `(N,)`.
+
+    Raises:
+        TaskError: a slice that is not one boolean per test sample, or has no sample.
+    """
+    masks = {}
+    for name, given in task.slices.items():
+        where = f"task '{task.name}': slices['{name}']"
+        mask = np.asarray(run_user_code(functools.partial(_asked, given, task), where) if callable(given) else given)
+        if mask.dtype != np.bool_ or mask.shape != (len(task.test),):
+            raise TaskError(
+                f"{where}: {mask.dtype} {mask.shape}; it must say True or False of each of the {len(task.test):,} test "
+                f"samples, bool ({len(task.test)},)"
+            )
+        if not mask.any():
+            raise TaskError(f"{where}: no test sample is in it; take it out, or mend what it looks for")
+        masks[name] = mask
+    return masks
+
+
+def _asked(function: Callable[..., np.ndarray], task: Task) -> np.ndarray:
+    starts = range(0, len(task.test), BATCH)
+    batches = (task.test.batch(np.arange(start, min(start + BATCH, len(task.test)))) for start in starts)
+    return np.concatenate([function(inputs, labels) for inputs, labels in batches])
 
 
 def measure_costs(
@@ -122,6 +164,8 @@ class Outcome:
     latency: tuple[BatchLatency, ...]
     evidence: Evidence
     test_samples: int
+    flips: Flips | None
+    calibration_error: CalibrationError | None
 
 
 def outcome(
@@ -130,20 +174,19 @@ def outcome(
     """Put predictions, costs and files together; cheap, so that a changed limit measures nothing again."""
     with np.load(predictions, allow_pickle=False) as stored:
         arrays = dict(stored)
-    labels = arrays["labels"]
-    outputs = {
-        side: {name.removeprefix(f"{side}/"): array for name, array in arrays.items() if name.startswith(f"{side}/")}
-        for side in ("original", "final")
-    }
-    wanted = task_metrics(task)
+    labels, wanted, old = arrays["labels"], task_metrics(task), old_metric(task)
     main, reason = wanted[0], TARGETS[final.target].unmeasurable() or ""
-    scores = {side: metrics.scores_of(main, outputs[side], labels) for side in outputs}
+    outputs = {side: under(f"{side}/", arrays) for side in ("original", "final")}
+    scored: dict[str, list[tuple[Metric, np.ndarray]]] = {}
+    for side, answers in outputs.items():
+        scored[side] = [(metric, metrics.scores_of(metric, answers, labels)) for metric in wanted]
+        if old is not None:
+            scored[side].append((old, metrics.scores_of(old, under(f"old/{side}/", arrays), arrays["old/labels"])))
+    scores = {side: rows[0][1] for side, rows in scored.items()}
     drop = accuracy.paired_drop(main, scores["original"], scores["final"], limits.confidence)
     sides = {
-        "original": _side(
-            original, outputs["original"], labels, wanted, costs, 0, costs.memory_original, limits.confidence
-        ),
-        "final": _side(final, outputs["final"], labels, wanted, costs, 1, costs.memory_final, limits.confidence),
+        "original": _side(original, scored["original"], costs, 0, costs.memory_original, limits.confidence),
+        "final": _side(final, scored["final"], costs, 1, costs.memory_final, limits.confidence),
     }
     value = metrics.interval(main, scores["final"], limits.confidence)
     first = costs.latency[0].latency[1] if costs.latency else None
@@ -159,6 +202,7 @@ def outcome(
         metric_samples_needed=None
         if limits.metric is None
         else accuracy.samples_to_settle(value, limits.metric, len(labels)),
+        groups=_group_losses(main, scores, labels, under("slices/", arrays), task, limits),
         speedups={paired.batch: paired.speedup[0] for paired in costs.latency} or None,
         latency_ms=None if first is None else Interval(value=first.p50, low=first.low, high=first.high),
         unmeasured_reason=reason,
@@ -170,22 +214,48 @@ def outcome(
         latency=tuple(batch_latency(paired) for paired in costs.latency),
         evidence=evidence,
         test_samples=len(labels),
+        flips=flips(scores["original"], scores["final"], main.higher_is_better) if main.kind == "proportion" else None,
+        calibration_error=_calibration_error(outputs, labels, main),
     )
+
+
+def _group_losses(
+    main: Metric,
+    scores: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    slices: Mapping[str, np.ndarray],
+    task: Task,
+    limits: Limits,
+) -> tuple[GroupLoss, ...]:
+    """What each class lost, and each slice."""
+    pair, confidence = (scores["original"], scores["final"]), limits.confidence
+    lost = groups.losses(main, *pair, slices, "slice", confidence)
+    if main.kind == "statistic" and limits.class_drop is None:  # a bootstrap for every class takes its time
+        return lost
+    return (*groups.losses(main, *pair, groups.class_masks(labels, task.classes), "class", confidence), *lost)
+
+
+def _calibration_error(
+    outputs: Mapping[str, Mapping[str, np.ndarray]], labels: np.ndarray, main: Metric
+) -> CalibrationError | None:
+    """Of the output that the main metric reads."""
+    original, final = (side[main.output or next(iter(side))] for side in (outputs["original"], outputs["final"]))
+    if not has_confidence(original, labels):
+        return None
+    return CalibrationError(original=calibration_error(original, labels), final=calibration_error(final, labels))
 
 
 def _side(
     artifact: Artifact,
-    outputs: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    wanted: tuple[Metric, ...],
+    scored: Sequence[tuple[Metric, np.ndarray]],
     costs: Costs,
     index: int,
     peak: Interval | None,
     confidence: float,
 ) -> Side:
     values = {}
-    for metric in wanted:
-        found = metrics.interval(metric, metrics.scores_of(metric, outputs, labels), confidence)
+    for metric, scores in scored:
+        found = metrics.interval(metric, scores, confidence)
         values[metric.name] = MetricValue(
             value=found.value,
             low=found.low,
@@ -197,7 +267,7 @@ def _side(
     macs, parameters = graph_stats.macs_and_parameters(onnx_file.load(artifact.path))
     return Side(
         metrics=values,
-        accuracy=values[wanted[0].name].value,
+        accuracy=values[scored[0][0].name].value,
         latency_ms=None if paired is None else (paired.original, paired.final)[index],
         peak_memory_bytes=None if peak is None else round(peak.value),
         file_bytes=artifact.file_bytes,

@@ -23,11 +23,22 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> Groups:
-    """Decay on weights (two axes or more), none on biases and norms."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+def parameter_groups(
+    module: nn.Module, weight_decay: float, learning_rate: float, rate: Callable[[str], float] = lambda name: 1.0
+) -> Groups:
+    """Trained parameters by what they share: decay on weights (two axes or more), none on biases and norms; their rate.
+
+    Args:
+        weight_decay: of weights.
+        learning_rate: of a parameter whose factor is 1.
+        rate: qualified name -> factor of the learning rate.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            key = learning_rate * rate(name), weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr": lr, "weight_decay": decay}
+        for (lr, decay), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
     ]
-    return [group for group in groups if group["params"]]

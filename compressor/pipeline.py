@@ -1,5 +1,6 @@
 """The main job: original -> stages -> artefacts -> measurement -> verdict, resumable at any point."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..benches.judge import judge
 from ..benches.report import ArtifactResult, Report, to_json, worst_speedup
 from ..core import digest
 from ..core.errors import ContractError
-from ..core.files import storage_errors, write_atomic
+from ..core.files import as_file_name, storage_errors, write_atomic
 from ..core.ledger import Ledger, LedgerEntry
 from ..core.task import Task
 from ..core.values import Artifact
@@ -24,10 +25,12 @@ from . import artifacts, engines, measuring, task_file, values
 from .artifacts import Written
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
-from .evaluation import task_metrics
+from .evaluation import old_metric, task_metrics
 from .job import Job, prepare
+from .lock import LOCK, lock_of, lock_text
 from .measuring import Costs
 from .model_checks import check_loaded
+from .model_graph import graph_of
 from .progress import Progress
 from .quantize import Quantize
 from .recipe import Recipe
@@ -80,6 +83,7 @@ def run(job: Job, progress: Progress) -> Report:
         report = _Run(job, directory, progress).report()
         write_atomic(job.out / "report.json", to_json(report))
         write_atomic(job.out / "report.html", render_html(report))
+        write_atomic(job.out / LOCK, lock_text(lock_of(report, job.identity, job.out)))
         progress.record(f"verdict: {report.verdict}")
         return report
 
@@ -93,6 +97,7 @@ class _Run:
         self._target = job.recipe.targets[0]
         self._values: dict[str, Candidate | Graph] = {}  # "original", stage ids, names in the task's models
         self._keys: dict[str, str] = {}  # the same names -> digest of everything the value depends on
+        self._files: dict[str, Artifact] = {}  # the same names -> what the judged target runs
         self._used: set[str] = set()  # results this recipe has use for
         self._machine_key = environment.describe(job.machine.threads, job.machine.seed)
 
@@ -101,14 +106,15 @@ class _Run:
         original = self._write("measurements/00-original", "original", self._target).artifact
         ledger = Ledger((self._entry("original", "original", done, original, original),))
         last = "original"
+        self._files[last] = original
         for number, stage in enumerate(self._recipe.stages, 1):
             done = self._run_stage(number, stage, last)
             last = stage.id
             final = number == len(self._recipe.stages)
             place = f"artifacts/{self._target}" if final else f"measurements/{number:02d}-{stage.id}"
-            artifact = self._write(place, last, self._target).artifact
+            artifact = self._files[last] = self._write(place, last, self._target).artifact
             ledger = ledger.with_entry(self._entry(stage.id, stage.name, done, artifact, original))
-        report = self._judged(original, last, ledger)
+        report = self._judged(self._files[self._recipe.against], last, ledger)
         self._directory.tidy(self._used)
         return report
 
@@ -119,7 +125,7 @@ class _Run:
     def _named(self, name: str) -> Candidate | Graph:
         """What `Context.named` gives a stage."""
         if name not in self._values:
-            self._model(name, f"stages/model-{name}", self._task.models[name], None)
+            self._model(name, f"stages/model-{as_file_name(name)}", self._task.models[name], None)
         return self._values[name]
 
     def _model(self, name: str, place: str, model: Any, load_weights: Any) -> Done:
@@ -133,7 +139,7 @@ class _Run:
         def make(folder: Path, work: Path) -> dict[str, Any]:
             set_seed(self._job.machine.seed)
             if not callable(model):
-                onnx_file.save(onnx_file.load(Path(model)), work / "model.onnx")  # one file, its weights inside
+                onnx_file.save(graph_of(model, self._task, name), work / "model.onnx")  # one file, its weights inside
                 values.save(Graph(path=work / "model.onnx", digest=""), folder)
                 return {}
             module = task_file.run_user_code(model, where)
@@ -157,7 +163,7 @@ class _Run:
         key = {
             "stage": stage.name,
             "config": plain(stage),
-            "input": self._keys[previous],
+            "input": None if stage.takes() == "nothing" else self._keys[previous],
             "needs": [self._keys[name] for name in stage.needs()],
             "task": self._job.identity,
             "target": self._target,
@@ -222,21 +228,30 @@ class _Run:
         measure, threads = self._recipe.measure, self._job.machine.threads
         value = self._values[name]
         key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
-        recipe = self._recipe
+        recipe, max_bytes = self._recipe, self._largest_file(value)
         engine = engines.wanted(target, recipe.build, recipe.folder, final=place.startswith("artifacts/"))
-        key |= engines.key(engine)
-        max_drop = next((stage.max_drop for stage in self._recipe.stages if isinstance(stage, Quantize)), None)
+        key |= engines.key(engine) | ({"max_bytes": max_bytes} if max_bytes < math.inf else {})
+        max_drop = next((stage.max_drop for stage in recipe.stages if isinstance(stage, Quantize)), None)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
             if engine is not None:
                 self._progress.say(f"  {target}: writing the file and building the engine")
             written = artifacts.write(
-                value, target, self._task, folder, measure, threads, engine, max_drop, self._progress
+                value, target, self._task, folder, measure, threads, engine, max_drop, max_bytes, self._progress
             )
+            for beside in self._task.files if place.startswith("artifacts/") else ():
+                shutil.copyfile(beside, folder / Path(beside).name)
             return artifacts.describe(written)
 
         done = self._once(place, key, make)
         return artifacts.described(done.facts, done.path)
+
+    def _largest_file(self, value: Candidate | Graph) -> float:
+        """Bytes that the limits leave to a quantized graph, which can be written in larger and smaller forms."""
+        against = self._files.get(self._recipe.against)  # None: a stage that stands after this value
+        if against is None or isinstance(value, Candidate) or value.params is None:
+            return math.inf
+        return self._recipe.limits.largest_file(against.file_bytes)
 
     def _entry(self, id: str, name: str, done: Done, artifact: Artifact, original: Artifact) -> LedgerEntry:
         key = {
@@ -260,31 +275,38 @@ class _Run:
             **facts,
         )
         again = " (from an earlier run)" if done.reused else ""
-        metric = task_metrics(self._task)[0].name
+        metric, old = task_metrics(self._task)[0].name, old_metric(self._task)
+        scores = f"{metric} {entry.accuracy:.4f}"
+        scores += "" if old is None or entry.old is None else f", {old.name} {entry.old:.4f}"
         latency = "latency not measured" if entry.latency_ms is None else f"{entry.latency_ms:.3g} ms"
-        self._progress.say(
-            f"  {metric} {entry.accuracy:.4f}, {latency}, {entry.file_bytes:,} bytes, {entry.seconds:.1f} s{again}"
-        )
+        self._progress.say(f"  {scores}, {latency}, {entry.file_bytes:,} bytes, {entry.seconds:.1f} s{again}")
         for note in entry.notes:
             self._progress.record(f"  {id}: {note}")
         return entry
 
     def _judged(self, original: Artifact, last: str, ledger: Ledger) -> Report:
-        """Write every target's file, measure the judged one against the original, and judge."""
+        """Write every target's file, measure the judged one against what the recipe says, and judge."""
         recipe = self._recipe
         written = {target: self._write(f"artifacts/{target}", last, target) for target in recipe.targets}
         final = written[self._target].artifact
-        self._progress.say("measuring original and final on the test split")
+        self._progress.say(f"measuring {recipe.against} and final on the test split")
         predictions, costs = self._measure(original, final)
         found = measuring.outcome(original, final, costs, self._task, recipe.limits, predictions)
         main = task_metrics(self._task)[0]
+        tested = ledger.tested(recipe.against, found.drop, main.higher_is_better)
+        ledger = ledger.with_note("fuse", tested)  # what was chosen on validation data is to be held to it
+        if any(entry.name == "fuse" for entry in ledger.entries):
+            self._progress.record(f"  fuse: {tested}")
+        old = old_metric(self._task)
         verdict = judge(recipe.limits, found.evidence, main.higher_is_better)
         return Report(
             task=self._task.name,
             target=self._target,
+            against=recipe.against,
             verdict=verdict.status,
             confidence=recipe.limits.confidence,
             main_metric=main.name,
+            old_metric=None if old is None else old.name,
             test_samples=found.test_samples,
             limits=verdict.results,
             original=found.original,
@@ -292,11 +314,15 @@ class _Run:
             drop=found.drop,
             speedup=worst_speedup(found.latency),
             latency=found.latency,
-            guilty_stage=ledger.guilty(main.higher_is_better),
+            guilty_stage=ledger.since(recipe.against).guilty(main.higher_is_better),
             stages=ledger.entries,
             artifacts=tuple(self._artifact_result(each) for each in written.values()),
             environment=self._machine_key,
             unmeasured_reason=found.evidence.unmeasured_reason,
+            groups=found.evidence.groups,
+            flips=found.flips,
+            calibration_error=found.calibration_error,
+            test_digest=task_file.split_identity(self._task.test),
         )
 
     def _measure(self, original: Artifact, final: Artifact) -> tuple[Path, Costs]:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from ..core.task import Task
-from ..exporters.ort_session import OnnxRuntimeSession
 from ..exporters.torch_session import TorchSession, forward, to_tensors
 from .candidate import Candidate
 from .data import any_inputs
+from .model_graph import opened
 from .recipe import Recipe
 from .stage import Graph, Machine, Probe
 from .training import Training, channels_last
@@ -45,7 +45,8 @@ def estimates(recipe: Recipe, task: Task, machine: Machine, values: Values) -> t
     seconds = []
     for stage in recipe.stages:
         after = values.get(stage.id, value)
-        made = probe if after is value else measured(after, task, machine, trains)
+        known = after is value or isinstance(after, Graph)  # a file's pass counts as that of the network before it
+        made = probe if known else measured(after, task, machine, trains)
         if isinstance(stage, Training) and after is not value:  # a student of its own, which is what it trains
             probe, left = made, 1.0
         costs = dataclasses.replace(probe, forward=left * probe.forward, backward=left * probe.backward, named=named)
@@ -99,10 +100,8 @@ def _of_model(name: str, task: Task, machine: Machine) -> float:
     model = task.models[name]
     inputs: dict[str, np.ndarray] = any_inputs(task, _BATCH)
     if not callable(model):
-        session = OnnxRuntimeSession(model, device=machine.device)
-        seconds = _fastest(lambda: session.run(inputs))
-        session.close()
-        return seconds / _BATCH
+        with opened(model, task, name, machine.device) as session:
+            return _fastest(lambda: session.run(inputs)) / _BATCH
     asked = TorchSession(model().to(machine.device), task.input_specs(), task.outputs)
     return _fastest(lambda: asked.run(inputs)) / _BATCH
 

@@ -23,7 +23,7 @@ from .fake_quant import FakeQuantized
 from .read_params import all_params
 from .stage import Context, Graph, Probe, Stage
 from .teaching import Taught, lesson_of
-from .training import Training, train
+from .training import Regime, Training, train
 from .training_data import TrainingData
 
 _COST = 2.5  # of a step with fake quantization and a teacher, in passes of the plain network
@@ -75,12 +75,9 @@ class QuantizationAwareTraining(Taught, Training, Stage):
         first = batches(context, calibration_split(context.task), self.samples, self.batch_size)
         module.to(device).calibrate(inputs for inputs, _ in first)
 
-        def before_epoch(done: float) -> None:
-            module.standing = done >= self.freeze_after
-
         lesson = lesson_of(self, context)
         data = TrainingData(context.task.train, context.task.unlabelled)
-        result = train(module, data, lesson.objective, self, context, before_epoch)
+        result = train(module, data, lesson.objective, self, context, _Standing(module, self.freeze_after))
         context.notes.append(f"{lesson.note()}, {result.note()}")
         return self._handed_over(module, value, context)
 
@@ -97,6 +94,18 @@ class QuantizationAwareTraining(Taught, Training, Stage):
         from_torch.check(trained, samples, task.input_specs(), task.outputs, path)
         params = all_params(read, self.samples, context)
         return Graph(path=path, digest=digest.of_file(path), params=params)
+
+
+class _Standing(Regime):
+    """Ranges and batch norms stand still from the share `after` of the training on."""
+
+    def __init__(self, module: FakeQuantized, after: float) -> None:
+        self._module, self._after = module, after
+
+    def before_epoch(self, epoch: int, done: float) -> None:
+        """See `Regime.before_epoch`."""
+        self._module.standing = done >= self._after
+        self._module.train()
 
 
 def _traced(module: nn.Module, context: Context) -> fx.GraphModule:

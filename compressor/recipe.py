@@ -32,6 +32,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     limits: Limits
     targets: tuple[str, ...] = ("onnxruntime-cpu",)  # the first is judged
+    against: str = "original"  # what the result is judged against; or the id of a stage: what that one gave
     measure: Measure = dataclasses.field(default_factory=Measure)
     build: Build | None = None  # engines of the target "tensorrt"; None: none are built
     folder: Path = Path()
@@ -52,7 +53,7 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The resolved recipe: every key with the value it has, defaults and overrides included."""
-        head = {"task": self.task, "targets": list(self.targets)}
+        head = {"task": self.task, "targets": list(self.targets), "against": self.against}
         lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
         for stage in self.stages:
             lines += ["", "[[stages]]", *_table({"use": stage.name} | plain(stage))]
@@ -92,7 +93,7 @@ def from_mapping(
         RecipeError: unknown or missing keys, wrong types, an unknown stage or target, stages that do not chain.
     """
     data = dict(data)
-    known = ("task", "targets", "stages", *_SECTIONS)
+    known = ("task", "targets", "against", "stages", *_SECTIONS)
     for key in data:
         if key not in known:
             raise unknown(key, known, where)
@@ -103,12 +104,13 @@ def from_mapping(
         raise RecipeError(f"{where}: 'stages' must be a list of tables; write each as [[stages]]")
     tables = [{"id": stage.get("use"), **stage} for stage in data["stages"]]
     _override(data, tables, overrides)
-    header = parse(_Header, {key: data[key] for key in ("task", "targets") if key in data}, where)
+    header = parse(_Header, {key: data[key] for key in ("task", "targets", "against") if key in data}, where)
     for index, name in enumerate(header.targets):
         resolve(name, TARGETS, f"{where}: targets[{index}]")
     recipe = Recipe(
         task=header.task,
         targets=header.targets,
+        against=header.against,
         stages=tuple(_stage(table, f"{where}: stages[{index}]") for index, table in enumerate(tables)),
         limits=parse(Limits, data["limits"], f"{where}: limits"),
         measure=parse(Measure, data.get("measure", {}), f"{where}: measure"),
@@ -123,6 +125,7 @@ def from_mapping(
             f"{recipe.limits.confidence:.0%} confidence; use at least {fewest}"
         )
     _check_ids(recipe, where)
+    _check_against(recipe, where)
     if recipe.build is not None and "tensorrt" not in recipe.targets:
         raise RecipeError(f"{where}: build: engines are built for the target 'tensorrt'; add it to targets")
     return recipe
@@ -132,6 +135,7 @@ def from_mapping(
 class _Header:
     task: str
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("onnxruntime-cpu",)
+    against: str = "original"
 
 
 def check_chain(recipe: Recipe, start: str) -> None:
@@ -145,11 +149,12 @@ def check_chain(recipe: Recipe, start: str) -> None:
     """
     value, giver, quantized = start, "the task's model", ""
     for index, stage in enumerate(recipe.stages):
-        if stage.takes() != value:
+        if stage.takes() not in (value, "nothing"):
             raise RecipeError(
                 f"stages[{index}] '{stage.id}': {stage.name} takes a {stage.takes()}, but {giver} gives a {value}"
                 + _chain_hint(stage.takes(), giver if value == "graph" else "")
             )
+        quantized = "" if stage.takes() == "nothing" else quantized
         if stage.quantizes and quantized:
             raise RecipeError(
                 f"stages[{index}] '{stage.id}': the model is INT8 since '{quantized}', and {stage.name} would find its "
@@ -184,6 +189,13 @@ def _check_ids(recipe: Recipe, where: str) -> None:
         if not stage.id or not all(char.isalnum() or char in "-_" for char in stage.id):
             raise RecipeError(f"{where}: stages[{index}].id: '{stage.id}' may hold only letters, digits, '-' and '_'")
         seen.add(stage.id)
+
+
+def _check_against(recipe: Recipe, where: str) -> None:
+    """The last stage's result is what is judged: not against itself."""
+    known = ("original", *(stage.id for stage in recipe.stages[:-1]))
+    if recipe.against not in known:
+        raise unknown(recipe.against, known, f"{where}: against")
 
 
 def _override(data: dict[str, Any], tables: list[dict[str, Any]], overrides: Sequence[str]) -> None:

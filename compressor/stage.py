@@ -66,6 +66,12 @@ class Context:
     deployment: Deployment = dataclasses.field(default_factory=Deployment)
     notes: list[str] = dataclasses.field(default_factory=list)  # what the ledger should say about this stage
 
+    def within(self, name: str) -> "Context":
+        """The same with a work folder of its own inside, so that each training finds its own checkpoint."""
+        work = self.work / name
+        work.mkdir(exist_ok=True)
+        return dataclasses.replace(self, work=work)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
@@ -82,7 +88,7 @@ class Stage(abc.ABC):
     """Base of every stage. A stage never changes its input; the pipeline checks that it did not."""
 
     name: ClassVar[str]  # its name in the table
-    accepts: ClassVar[Literal["candidate", "graph"]]
+    accepts: ClassVar[Literal["candidate", "graph", "nothing"]]  # "nothing": a source, which names what it reads
     returns: ClassVar[Literal["candidate", "graph"]]
     quantizes: ClassVar[bool] = False  # what it returns has quantization parameters; no other stage may find them anew
 
@@ -95,11 +101,14 @@ class Stage(abc.ABC):
             RecipeError, TaskError: a choice that does not exist, data the task lacks.
         """
 
-    def rehearse(self, value: "Candidate", context: Context) -> "Candidate":
+    def rehearse(self, value: Any, context: Context) -> "Candidate | Graph":
         """Try on untrained weights, before any work, what depends on the architecture alone.
 
+        Asked of stages that take a candidate, and of sources.
+
         Args:
-            value: what the stage will get, as far as can be told: the architecture before any pruning.
+            value: what the stage will get, as far as can be told: the architecture before any pruning. A source reads
+                what it names from `Context.named`; a file there has no path yet.
 
         Returns:
             What the next stage will get, in the same sense.
@@ -107,9 +116,10 @@ class Stage(abc.ABC):
         Raises:
             RecipeError: a glob that matches nothing, a ratio that cannot be reached.
         """
-        return value
+        rehearsed: Candidate | Graph = value
+        return rehearsed
 
-    def takes(self) -> Literal["candidate", "graph"]:
+    def takes(self) -> Literal["candidate", "graph", "nothing"]:
         """What it is given: `accepts`, unless one of its keys decides."""
         return self.accepts
 

@@ -98,7 +98,7 @@ def _original(task: Task, module: nn.Module | None) -> float:
     if module is not None:
         session: Session = TorchSession(module, task.input_specs(), task.outputs)
     else:
-        assert not callable(task.model)
+        assert isinstance(task.model, (str, Path))  # `init` writes no other
         session = OnnxRuntimeSession(task.model)
     try:
         return evaluate(session, split, wanted)[wanted[0].name]

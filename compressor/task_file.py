@@ -1,5 +1,6 @@
 """Finding, loading and checking the user's task before anything is done with it."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -17,8 +18,8 @@ from ..benches.accuracy import labels_of
 from ..core import digest
 from ..core.errors import DataError, EdgesmithError, TaskError
 from ..core.task import SPLITS, ArraySplit, Split, Task, has_label
-from ..exporters import onnx_file
 from .evaluation import task_metrics
+from .model_graph import graph_of
 
 _PACKAGE = Path(__file__).parents[1]
 _SAMPLED = 256  # samples looked at where a split does not hold its arrays in memory
@@ -64,6 +65,9 @@ def check_data(task: Task) -> None:
                 f"task '{task.name}': input '{spec.name}' is {spec.dtype}, which no runtime here takes; give real "
                 "numbers (the parts of complex ones on an axis of their own), integers or booleans"
             )
+    for path in task.files:
+        if not Path(path).is_file():
+            raise TaskError(f"task '{task.name}': files: no file {path}; it is to be deployed beside the model")
     for name in SPLITS:
         if getattr(task, name) is None:
             continue
@@ -76,7 +80,7 @@ def check_data(task: Task) -> None:
                 raise DataError(
                     f"{where}: input '{key}' holds NaN or infinity, first in sample {first}; clean the data"
                 )
-        got = {key: (str(array.dtype), array.shape[1:]) for key, array in inputs.items()}
+        got = {key: (str(array.dtype), _as_named(key, array.shape[1:], wanted)) for key, array in inputs.items()}
         if got != wanted:
             raise DataError(
                 f"{where}: inputs are {_show(got)}, those of the 'test' split are {_show(wanted)}; they must agree"
@@ -86,6 +90,30 @@ def check_data(task: Task) -> None:
         if labels is not None and labels.dtype.kind == "f" and not bool(np.isfinite(labels).all()):
             hint = "; a label that is missing is NaN throughout" if name == "train" else ""
             raise DataError(f"{where}: the labels hold NaN or infinity; clean the data{hint}")
+    if task.old is not None:
+        _check_old(task, task.old)
+
+
+def _check_old(task: Task, old: Task) -> None:
+    """The old task is one that this task's model can be asked about; what came before it is not looked at."""
+    where = f"task '{task.name}': old task '{old.name}'"
+    if old.outputs[0] not in task.outputs:
+        raise TaskError(
+            f"{where}: its first output is '{old.outputs[0]}', and the model gives {', '.join(task.outputs)}; name the "
+            "one that answers the old task first in its outputs="
+        )
+    for name in ("validation", "test"):
+        old.split(name, f"{where}, which is measured beside the new one,")
+    check_data(dataclasses.replace(old, old=None))
+    wanted, got = ({spec.name: (spec.dtype, spec.shape[1:]) for spec in each.input_specs()} for each in (task, old))
+    if wanted != got:
+        raise DataError(f"{where}: inputs are {_show(got)}, those of the new one are {_show(wanted)}; they must agree")
+
+
+def _as_named(name: str, shape: tuple[int, ...], wanted: dict[str, Any]) -> tuple[int | str, ...]:
+    """The shape with the names of dynamic axes, whose length may differ."""
+    given = wanted[name][1] if name in wanted and len(wanted[name][1]) == len(shape) else shape
+    return tuple(axis if isinstance(axis, str) else size for size, axis in zip(shape, given, strict=True))
 
 
 def check_outputs(task: Task, outputs: dict[str, np.ndarray]) -> None:
@@ -93,7 +121,16 @@ def check_outputs(task: Task, outputs: dict[str, np.ndarray]) -> None:
 
     Raises:
         DataError: they do not fit; says how.
+        TaskError: another number of classes than the task names.
     """
+    if task.old is not None:
+        check_outputs(dataclasses.replace(task.old, old=None), outputs)
+    first = outputs[task.outputs[0]]
+    if task.classes and (first.ndim < 2 or first.shape[1] != len(task.classes)):
+        raise TaskError(
+            f"task '{task.name}': classes= names {len(task.classes)} classes, but the model's output "
+            f"'{task.outputs[0]}' is {first.shape} for 4 samples; name one for each column"
+        )
     for metric in task_metrics(task):
         output = outputs[metric.output or task.outputs[0]]
         for name in ("validation", "test"):
@@ -113,13 +150,21 @@ def identity(task: Task) -> str:
 
     A split that does not hold its arrays in memory is identified by its length and 256 samples spread over it.
     """
-    choices = [task.name, _name(task.loss), [_name(metric) for metric in task.metrics], list(task.outputs)]
-    models = {name: _model_identity(model) for name, model in task.models.items()}
+    choices: list[Any] = [task.name, _name(task.loss), [_name(metric) for metric in task.metrics], list(task.outputs)]
+    choices.append(list(task.classes))
+    choices += [] if task.old is None else [identity(task.old)]
+    choices += [[name, sorted(axes.items())] for name, axes in sorted(task.dynamic_axes.items())]
+    choices += [
+        [name, _source(each) if callable(each) else digest.of_arrays({name: np.asarray(each)})]
+        for name, each in sorted(task.slices.items())
+    ]
+    choices += [[Path(path).name, digest.of_file(Path(path))] for path in task.files]
+    models = {name: _model_identity(model, task, name) for name, model in task.models.items()}
     functions = [
-        _model_identity(task.model),
+        _model_identity(task.model, task, "original"),
         *(_source(f) for f in (task.load_weights, task.augment, task.loss) if callable(f)),
     ]
-    data = {name: _split_identity(getattr(task, name)) for name in SPLITS if getattr(task, name) is not None}
+    data = {name: split_identity(getattr(task, name)) for name in SPLITS if getattr(task, name) is not None}
     return digest.of_json([choices, models, functions, data])
 
 
@@ -173,16 +218,17 @@ def _spread(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
 
 
-def _split_identity(split: Split) -> str:
+def split_identity(split: Split) -> str:
+    """Digest of a split's inputs and labels; of its length and 256 samples where it does not hold its arrays."""
     inputs, labels = _look(split)
     return digest.of_json(
         [len(split), digest.of_arrays(inputs), None if labels is None else digest.of_arrays({"labels": labels})]
     )
 
 
-def _model_identity(model: Any) -> str:
-    if isinstance(model, (str, Path)):
-        return digest.of_bytes(onnx_file.load(Path(model)).SerializeToString(deterministic=True))
+def _model_identity(model: Any, task: Task, name: str) -> str:
+    if not callable(model):
+        return digest.of_bytes(graph_of(model, task, name).SerializeToString(deterministic=True))
     return _source(model)
 
 

@@ -109,28 +109,29 @@ def lesson_of(stage: Taught, context: Context) -> Lesson:
     return Lesson(objective=taught, teachers=teachers, shares=shares)
 
 
-def open_teacher(model: Candidate | Graph, context: Context) -> Teacher:
-    """A module or a file as a teacher, on the machine's device."""
+def open_teacher(model: Candidate | Graph, context: Context, output: str | None = None) -> Teacher:
+    """A module or a file as a teacher, on the machine's device; `output` is what it is asked for, None: the first."""
     outputs = context.task.outputs
+    output = output or outputs[0]
     if isinstance(model, Candidate):
         module = model.module().to(context.machine.device).eval()
 
         def ask_module(inputs: Tensors) -> torch.Tensor:
             with torch.no_grad():
-                return forward(module, inputs, outputs)[outputs[0]].float()
+                return forward(module, inputs, outputs)[output].float()
 
         return Teacher(ask=ask_module, module=module)
     session: Session = OnnxRuntimeSession(model.path, device=context.machine.device)
     names = [spec.name for spec in session.outputs]
-    if outputs[0] not in names:
+    if output not in names:
         raise RecipeError(
-            f"{context.where}.teacher: {model.path} has the outputs {names}, but the task's first is '{outputs[0]}'"
+            f"{context.where}.teacher: {model.path} has the outputs {names}, but the task's first is '{output}'"
         )
 
     def ask_session(inputs: Tensors) -> torch.Tensor:
         device = next(iter(inputs.values())).device
         answers = session.run({name: tensor.cpu().numpy() for name, tensor in inputs.items()})
-        return torch.tensor(answers[outputs[0]], device=device)
+        return torch.tensor(answers[output], device=device)
 
     return Teacher(ask=ask_session)
 

@@ -73,6 +73,32 @@ class Training:
         return self.epochs * samples * step + (self.epochs + 1) * judged * probe.forward
 
 
+class Regime:
+    """What a stage does around the steps of the loop; this one does nothing."""
+
+    def rate(self, parameter: str) -> float:
+        """Factor of the learning rate of the parameter with this qualified name."""
+        return 1.0
+
+    def before_epoch(self, epoch: int, done: float) -> None:
+        """Called when epoch number `epoch` (from 0) starts or goes on, the module in training mode.
+
+        Args:
+            epoch: its number.
+            done: the share of the training that was done when it began. What this does may depend on these two alone.
+        """
+
+    def after_step(self, step: int) -> None:
+        """Called after optimizer step number `step` (from 0), while the gradients are still there."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold beside the module: tensors and plain data."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trained:
     """What a training came to."""
@@ -94,12 +120,11 @@ def train(
     objective: Objective,
     settings: Training,
     context: Context,
-    before_epoch: Callable[[float], None] = lambda done: None,
+    regime: Regime | None = None,
 ) -> Trained:
     """Train in place; ends with the weights of the best epoch on validation (epoch 0, the start, included).
 
-    `before_epoch` is called before every epoch starts or goes on, with the share of the training that was done when it
-    began; what it does to the module has to depend on that share alone.
+    Parameters that need no gradient when it starts are never touched and get no optimizer state.
 
     A checkpoint goes into `context.work` every `CHECKPOINT_SECONDS`; one found there is where it goes on. Data order,
     augmentation and dropout depend on (seed, epoch, step) alone, so the result equals that of a run never killed; but
@@ -110,7 +135,7 @@ def train(
     """
     if context.machine.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError(f"{context.where}: --device cuda, but there is no CUDA device; use --device cpu")
-    loop = _Loop(module, data, objective, settings, context, before_epoch)
+    loop = _Loop(module, data, objective, settings, context, regime or Regime())
     loop.run()
     module.load_state_dict(loop.best_state)
     module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # see above
@@ -127,10 +152,10 @@ class _Loop:
         objective: Objective,
         settings: Training,
         context: Context,
-        before_epoch: Callable[[float], None],
+        regime: Regime,
     ) -> None:
         self._data, self._objective, self._settings, self._context = data, objective, settings, context
-        self._before_epoch = before_epoch
+        self._regime = regime
         if settings.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this one
         AcceleratorState._reset_state(True)  # it keeps precision and device per process; each stage chooses its own
@@ -146,7 +171,7 @@ class _Loop:
             else Minutes(settings.minutes)
         )
         optimizer = resolve(settings.optimizer, OPTIMIZERS, f"{context.where}.optimizer")(
-            parameter_groups(module, settings.weight_decay), settings.learning_rate
+            parameter_groups(module, settings.weight_decay, settings.learning_rate, regime.rate), settings.learning_rate
         )
         shape = resolve(settings.schedule, SCHEDULES, f"{context.where}.schedule")
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -175,8 +200,8 @@ class _Loop:
     def _run_epoch(self, advance: Callable[[int, str], None]) -> None:
         saved = time.monotonic()
         plan = self._data.order(self._context.machine.seed, self.epoch, self._settings.batch_size)
-        self._before_epoch(self._budget.begun(self.epoch))
         self._model.train()
+        self._regime.before_epoch(self.epoch, self._budget.begun(self.epoch))
         while self._step < self._steps and self._budget.left(self.epoch):
             loss = self._train_step(plan[self._step])
             self._step += 1
@@ -203,6 +228,9 @@ class _Loop:
                 self._accelerator.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)
             self._optimizer.step()
             self._scheduler.step()
+            if self._accelerator.sync_gradients:
+                batch = self.epoch * self._steps + self._step
+                self._regime.after_step(batch // self._settings.accumulation)
             self._optimizer.zero_grad()
         return loss.detach()
 
@@ -247,6 +275,7 @@ class _Loop:
             "scaler": None if scaler is None else scaler.state_dict(),
             "position": (self.epoch, self._step, self._stale),
             "spent": self._budget.spent,
+            "regime": self._regime.state(),
             "best": (self.best_epoch, self.best_score, self.best_state),
         }
         buffer = io.BytesIO()
@@ -262,6 +291,7 @@ class _Loop:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self._step, self._stale = state["position"]
         self._budget.spent = state["spent"]
+        self._regime.restore(state["regime"])
         self.best_epoch, self.best_score, self.best_state = state["best"]
 
 

@@ -1,4 +1,4 @@
-"""A torch module to an ONNX file with a dynamic batch axis, checked against torch before it is believed."""
+"""A torch module to an ONNX file with a dynamic batch axis and others, checked against torch before it is believed."""
 
 import contextlib
 import io
@@ -51,13 +51,14 @@ def export(
 def write(
     module: nn.Module, example: Arrays, inputs: tuple[TensorSpec, ...], outputs: Sequence[str], path: Path
 ) -> None:
-    """Export with a dynamic batch axis, whatever the file computes: `check` tells.
+    """Export, dynamic in every axis that `inputs` names, whatever the file computes: `check` tells.
 
     Raises:
         ExportError: torch cannot export the module.
     """
     arguments = tuple(to_tensors(example, "cpu").values())
-    batch = torch.export.Dim("batch")
+    dims = {name: torch.export.Dim(name) for spec in inputs for name in spec.shape if isinstance(name, str)}
+    dynamic = tuple({i: dims[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs)
     wrapped = Positional(module, [spec.name for spec in inputs], outputs)
     try:
         with quiet(), torch.inference_mode(False), torch.no_grad():
@@ -67,7 +68,7 @@ def write(
                 str(path),
                 input_names=[spec.name for spec in inputs],
                 output_names=list(outputs),
-                dynamic_shapes=(tuple({0: batch} for _ in arguments),),
+                dynamic_shapes=(dynamic,),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -133,13 +134,19 @@ def check(
     torch_session = TorchSession(module, inputs, outputs)
     onnx_session = OnnxRuntimeSession(path)
     try:
-        for spec in onnx_session.inputs:
+        for spec, wanted in zip(onnx_session.inputs, inputs, strict=True):
             if isinstance(spec.shape[0], int):
                 raise ExportError(
                     f"the exported file takes batches of {spec.shape[0]} only: forward() fixes the batch size of input "
                     f"'{spec.name}', as a reshape to a number does; write x.shape[0] or -1 there"
                 )
-        for feed in _feeds(samples):
+            for axis, (size, name) in enumerate(zip(spec.shape, wanted.shape, strict=True)):
+                if isinstance(size, int) and isinstance(name, str):
+                    raise ExportError(
+                        f"the exported file takes a {name} of {size} only: forward() fixes axis {axis} of input "
+                        f"'{spec.name}', as a reshape to a number does; write x.shape[{axis}] or -1 there"
+                    )
+        for feed in (*_feeds(samples), *_shorter(samples, inputs)):
             expected, actual = torch_session.run(feed), onnx_session.run(feed)
             for name in outputs:
                 _compare(name, expected[name], actual[name])
@@ -154,6 +161,19 @@ def _feeds(samples: Arrays) -> Iterator[dict[str, np.ndarray]]:
         indices = (start + np.arange(size)) % total
         yield {name: array[indices] for name, array in samples.items()}
         start += size
+
+
+def _shorter(samples: Arrays, inputs: tuple[TensorSpec, ...]) -> Iterator[dict[str, np.ndarray]]:
+    """Two samples, cut to half along the dynamic axes beside the batch, if there are any; all at least one long."""
+    cuts = {
+        spec.name: tuple(
+            slice(0, max(1, size // 2)) if isinstance(axis, str) else slice(None)
+            for size, axis in zip(samples[spec.name].shape[1:], spec.shape[1:], strict=True)
+        )
+        for spec in inputs
+    }
+    if any(isinstance(axis, str) for spec in inputs for axis in spec.shape[1:]):
+        yield {name: samples[name][(slice(0, 2), *cut)] for name, cut in cuts.items()}
 
 
 def _compare(name: str, expected: np.ndarray, actual: np.ndarray) -> None:

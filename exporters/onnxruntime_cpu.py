@@ -1,7 +1,7 @@
 """ONNX Runtime's CPU provider, on this machine's CPU or on one of another kind."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ import onnx
 
 from ..core.errors import ArtifactError
 from ..core.values import Session
-from . import ort_glue
+from . import ort_glue, tables
 from .cpu import Cpu, this_cpu
 from .dialect import Activations, Dialect
 from .lint import Finding, Rule, refusals
@@ -59,8 +59,9 @@ class OnnxRuntimeCpu(Target):
         )
         return (*static, dataclasses.replace(static[0], name="dynamic", dynamic=True))
 
-    def rewrite(self, written: onnx.ModelProto) -> None:
+    def rewrite(self, written: onnx.ModelProto, keep_float: Collection[str]) -> None:
         """See `target.Target`."""
+        tables.write_tables(written, keep_float)
         ort_glue.rewrite(written)
 
     def rules(self) -> Mapping[str, Rule]:
@@ -81,7 +82,9 @@ class OnnxRuntimeCpu(Target):
 
     def stand_in(self, path: Path, threads: int) -> Session:
         """Integers are the same on every CPU, but where they saturate."""
-        if self.cpu == "x86" and this_cpu() != "x86":
+        if self.cpu in (None, this_cpu()):
+            return self._load(path, threads)
+        if self.cpu == "x86":
             return SaturatingSession(path)
         return super().stand_in(path, threads)
 

@@ -1,14 +1,16 @@
-"""What stands between the products of a transformer, in the form that ONNX Runtime's CPU provider runs fastest.
+"""What stands between products, transformers above all, in the form that ONNX Runtime's CPU provider runs fastest.
 
 Standard operators before and after, and the same numbers but for the order of a sum. What gains was measured, see
 docs/guide.md.
 """
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from .canonical import unused
 from .graph_index import GraphIndex
-from .placement import names_read
+from .placement import FLOAT_RESULT, names_read
 from .qdq import drop_unread_constants
 
 _MARKS = ("ReduceMean", "Sub")  # with these two begins a normalization that is written out
@@ -19,6 +21,7 @@ def rewrite(model: onnx.ModelProto) -> None:
     """Rewrite a graph in place; names of inputs, outputs and all nodes that stay are kept."""
     _sums_before_norms(model)
     _whole_transposes(model)
+    _rectifiers_of_products(model)
 
 
 def _sums_before_norms(model: onnx.ModelProto) -> None:
@@ -59,6 +62,26 @@ def _whole_transposes(model: onnx.ModelProto) -> None:
             node.attribute[0].CopyFrom(helper.make_attribute("perm", perm))
             done.add(last.name)
     _without(model, done)
+
+
+def _rectifiers_of_products(model: onnx.ModelProto) -> None:
+    """`Relu(x)` -> `Max(x, 0)` where an INT8 product ends in it and only float nodes read it.
+
+    ONNX Runtime fuses a product to a Relu before it looks at the pairs around the two; with none behind them the float
+    kernel is left, and the weight is turned back into floats in every run.
+    """
+    graph, outputs = GraphIndex(model), {value.name for value in model.graph.output}
+    for node in [node for node in model.graph.node if node.op_type == "Relu" and node.output[0] not in outputs]:
+        maker = graph.producers.get(node.input[0])
+        if maker is None or maker.op_type not in FLOAT_RESULT:
+            continue
+        weight = graph.producers.get(maker.input[1])
+        paired = any(reader.op_type == "QuantizeLinear" for reader in graph.readers(node.output[0]))
+        if weight is not None and weight.op_type == "DequantizeLinear" and not paired:
+            zero = unused(f"{node.input[0]}_zero", names_read(model.graph) | set(graph.producers))
+            model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), zero))
+            node.op_type = "Max"
+            node.input.append(zero)
 
 
 def _without(model: onnx.ModelProto, done: set[str]) -> None:

@@ -127,6 +127,13 @@ def _origins(written: onnx.ModelProto) -> dict[str, str]:
     return {name: ends.get(origin, origin) for name, origin in found.items()} | ends
 
 
+def _weights(written: onnx.ModelProto) -> dict[str, str]:
+    """A weight turned back into floats -> the node that reads it: a kernel left for that is the layer's own loss."""
+    constants = {tensor.name for tensor in written.graph.initializer}
+    made = {node.output[0] for node in written.graph.node if node.op_type in _PAIR and node.input[0] in constants}
+    return {name: node.name for node in written.graph.node for name in node.input if name in made}
+
+
 class _Explained:
     """Matches kernels with the float graph: by name, which survives fusion and a change of layout, else by result."""
 
@@ -134,14 +141,16 @@ class _Explained:
         self._names = {node.name for node in model.graph.node}
         self._producers = {name: node.name for node in model.graph.node for name in node.output}
         self._origins = _origins(written)
+        self._weights = _weights(written)
 
     def kernel(self, node: onnx.NodeProto, milliseconds: float) -> Kernel:
         result = self._origins.get(node.output[0], node.output[0])
-        tensor = result if node.op_type in _PAIR else ""
+        reader = self._weights.get(node.output[0], "") if node.op_type in _PAIR else ""
+        tensor = result if node.op_type in _PAIR and not reader else ""
         return Kernel(
             name=node.name,
             operator=node.op_type,
-            node="" if tensor else self._node(node.name, result),
+            node="" if tensor else self._node(reader or node.name, result),
             tensor=tensor,
             milliseconds=milliseconds,
         )

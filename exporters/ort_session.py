@@ -11,6 +11,7 @@ import onnxruntime
 from ..core.errors import ArtifactError, MeasurementError, UsageError
 from ..core.feeds import check_feed
 from ..core.values import Arrays, TensorSpec
+from .cpu import this_cpu
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -48,6 +49,8 @@ class OnnxRuntimeSession:
             for on the CPU, as ONNX Runtime places it; a session that as a whole would fall back is refused.
         shared_pool: take the worker threads from one pool of the whole process. A pool's threads spin for a while after
             each run; where sessions take turns, those of one would hold the cores that the next one needs.
+        exact: without the saturation of this CPU's INT8 kernels, where they have any, in the time of float ones: what
+            another device computes of the same Q/DQ pairs.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
@@ -55,10 +58,14 @@ class OnnxRuntimeSession:
         MeasurementError: it has one that does not start.
     """
 
-    def __init__(self, path: Path | str, threads: int = 1, device: str = "cpu", *, shared_pool: bool = False) -> None:
-        wanted = provider(device)
+    def __init__(
+        self, path: Path | str, threads: int = 1, device: str = "cpu", *, shared_pool: bool = False, exact: bool = False
+    ) -> None:
+        wanted, levels = provider(device), onnxruntime.GraphOptimizationLevel
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL
+        if exact and this_cpu() == "x86":
+            options.graph_optimization_level = levels.ORT_ENABLE_BASIC  # no pair becomes part of an INT8 kernel
         if shared_pool and threads > 1:
             _start_pool(threads)
             options.use_per_session_threads = False

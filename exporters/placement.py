@@ -11,7 +11,7 @@ from ..core.errors import QuantizationError
 from .onnx_file import subgraphs
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-_FLOAT_RESULT = ("Gemm", "MatMul")  # run in INT8 with a float result too: a pair stands behind them only for a reader
+FLOAT_RESULT = ("Gemm", "MatMul")  # run in INT8 with a float result too: a pair stands behind them only for a reader
 _JOINING = ("Add", "Mul", "Concat")  # every input of theirs has to be INT8
 _POOLING = ("GlobalAveragePool", "AveragePool")
 _PASSING = (
@@ -66,7 +66,7 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement
         if node.op_type in _WEIGHTED:
             weights[node.input[1]] = _channel_axis(node)
         inputs = node.input[:1] if node.op_type not in _JOINING else node.input
-        ends = [] if node.op_type in _FLOAT_RESULT else [graph.end_of(node)]
+        ends = [] if node.op_type in FLOAT_RESULT else [graph.end_of(node)]
         wanted |= dict.fromkeys([*inputs, *ends])
     order = [*(value.name for value in model.graph.input), *(name for node in model.graph.node for name in node.output)]
     activations = tuple(name for name in order if name in wanted)
@@ -98,6 +98,7 @@ class _Graph:
         self._nodes = list(model.graph.node)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._elsewhere = {value.name for value in model.graph.output}  # read by more than the graph's own nodes
+        self._makers = {name: node for node in self._nodes for name in node.output}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._nodes:
             for name in node.input:
@@ -124,8 +125,14 @@ class _Graph:
             return plain and same_axis and not _attribute(node, "transA", 0) and self._is_constant(node)
         if node.op_type in _JOINING:
             activations = all(name in self._floats and name not in self.constants for name in node.input)
-            return activations and any(name in wanted for name in node.input)
+            return activations and not self._closes_gelu(node) and any(name in wanted for name in node.input)
         return node.op_type in (*_PASSING, *_POOLING) and node.input[0] in wanted  # not worth a pair of its own
+
+    def _closes_gelu(self, node: onnx.NodeProto) -> bool:
+        """`x * (1 + erf(...))`: runtimes fuse the whole pattern to one kernel, as long as no pair stands inside it."""
+        sums = [self._makers[name] for name in node.input if name in self._makers and node.op_type == "Mul"]
+        terms = [name for each in sums if each.op_type == "Add" for name in each.input if name in self._makers]
+        return any(self._makers[name].op_type == "Erf" for name in terms)
 
     def _is_constant(self, node: onnx.NodeProto) -> bool:
         """Weight and bias are float constants, and the bias has one number per output channel."""

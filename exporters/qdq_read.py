@@ -85,7 +85,7 @@ def _activations(
 def _activation(pair: Pair, name: str, placed: Placement, written_as: str | None) -> QuantParams:
     scale, zero, low, high = float(pair.scale), int(pair.zero), pair.low, pair.high
     middle, lowest = (0, -128) if pair.dtype == "int8" else (128, 0)
-    symmetric = zero == middle
+    symmetric = zero == middle and written_as not in ("u8-asymmetric", "s8-asymmetric")  # there it is chance
     top = placed.upper.get(name)
     if (
         written_as in ("u8", "s8-shifted") and zero == lowest

@@ -35,7 +35,7 @@ def observe(
         DataError: a tensor with NaN or infinity (see `Histogram.update`), named.
     """
     observers = {name: Observer() for name in tensors}
-    for values in _running(model, batches, tensors, device):
+    for values in running(model, batches, tensors, device):
         _update(observers, values, unusable)
         del values  # no name holds them while the next ones come
     found = {name: observers.pop(name).observed() for name in list(observers)}
@@ -56,7 +56,7 @@ def channel_ranges(
         UsageError, MeasurementError: ONNX Runtime cannot use the device.
     """
     found: dict[str, np.ndarray] = {}
-    for values in _running(model, batches, tuple(axes), device):
+    for values in running(model, batches, tuple(axes), device):
         for name, axis in axes.items():
             value = values[name]
             others = tuple(index for index in range(value.ndim) if index != axis % value.ndim)
@@ -66,8 +66,8 @@ def channel_ranges(
     return found
 
 
-def _running(
-    model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str], device: str
+def running(
+    model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str], device: str = "cpu"
 ) -> Iterator[dict[str, np.ndarray]]:
     """Values of inputs, outputs and `tensors`, batch by batch."""
     inputs = {value.name for value in model.graph.input}

@@ -45,10 +45,10 @@ class Target(abc.ABC):
 
         Choices are made with it, and a target that is not here is judged by it.
         """
-        return OnnxRuntimeSession(path, threads)
+        return OnnxRuntimeSession(path, threads, exact=True)
 
-    def rewrite(self, written: onnx.ModelProto) -> None:  # noqa: B027  # most have nothing to change
-        """Change an INT8 graph in place to what the target runs fastest."""
+    def rewrite(self, written: onnx.ModelProto, keep_float: Collection[str]) -> None:  # noqa: B027  # most leave it
+        """Change an INT8 graph in place to what the target runs fastest; nodes in `keep_float` stay in float."""
 
     def lint(self, path: Path) -> tuple[Finding, ...]:
         """What the target would refuse in a file, or run wrongly or slowly; empty: nothing."""
@@ -85,7 +85,7 @@ class Target(abc.ABC):
         written = model
         if params is not None and dialect is not None:
             written = write_int8(model, params, dialect, keep_float)
-            self.rewrite(written)
+            self.rewrite(written, keep_float)
         save(written, path)
         refused = refusals(self.lint(path))
         if refused:

@@ -1,4 +1,4 @@
-"""Three networks for images `(N, 1, 28, 28)`; each returns logits `(N, 10)`."""
+"""Four networks for images `(N, 1, 28, 28)`; each returns logits `(N, 10)`."""
 
 import torch
 from torch import nn
@@ -40,6 +40,20 @@ class ResNet20(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = functional.relu(self.stem(x))
         x = self.stage3(self.stage2(self.stage1(x)))
+        return self.classifier(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class SmallResNet(nn.Module):
+    """One residual block a stage at 14x14, 7x7 and 4x4: 78 thousand parameters, ten of which train in minutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _convolution(1, 16, 3, 2)
+        self.blocks = nn.Sequential(BasicBlock(16, 16, 1), BasicBlock(16, 32, 2), BasicBlock(32, 64, 2))
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(functional.relu(self.stem(x)))
         return self.classifier(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 

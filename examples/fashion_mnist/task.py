@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from images import augment, splits
-from networks import LeNet, MobileNet, ResNet20
+from members import trained
+from networks import LeNet, MobileNet, ResNet20, SmallResNet
 from torch import nn
 from train import load
 
@@ -30,6 +31,21 @@ def lenet() -> edgesmith.Task:
 def untrained_lenet() -> edgesmith.Task:
     """A LeNet at its random start; the ResNet may teach."""
     return _task("lenet", LeNet, load_weights=None, models={"resnet20": _trained_resnet})
+
+
+def ensemble() -> edgesmith.Task:
+    """The first of five networks is the original; the other four started elsewhere."""
+    return _members("ensemble", "seed0", [f"seed{i}" for i in range(1, 5)])
+
+
+def tuned() -> edgesmith.Task:
+    """The checkpoint is the original; five networks went on from it, each in its own way."""
+    return _members("tuned", "shared", [f"tuned{i}" for i in range(5)])
+
+
+def _members(name: str, original: str, others: list[str]) -> edgesmith.Task:
+    models = {other: functools.partial(trained, other) for other in others}
+    return _task(name, SmallResNet, load_weights=functools.partial(load, f"members/{original}"), models=models)
 
 
 def _task(name: str, model: Callable[[], nn.Module], **more: Any) -> edgesmith.Task:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .benches.entity_metrics import entity_f1 as entity_f1
     from .compressor.candidate import load_model as load_model
     from .compressor.pipeline import compress as compress
+    from .compressor.text import TextEncoder as TextEncoder
     from .core.errors import EdgesmithError as EdgesmithError, ExitCode as ExitCode, TaskError as TaskError
     from .core.limits import Limits as Limits
     from .core.task import ArraySplit as ArraySplit, Metric as Metric, Task as Task
@@ -23,7 +25,9 @@ _PUBLIC = {
     "Metric": "core.task",
     "Task": "core.task",
     "TaskError": "core.errors",
+    "TextEncoder": "compressor.text",
     "compress": "compressor.pipeline",
+    "entity_f1": "benches.entity_metrics",
     "load_model": "compressor.candidate",
 }
 __all__ = [
@@ -34,7 +38,9 @@ __all__ = [
     "Metric",
     "Task",
     "TaskError",
+    "TextEncoder",
     "compress",
+    "entity_f1",
     "load_model",
 ]
 

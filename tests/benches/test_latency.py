@@ -20,6 +20,7 @@ from edgesmith.core.task import ArraySplit
 from edgesmith.core.values import Artifact
 from tests.benches.models import WIDTH, chain
 
+pytestmark = pytest.mark.alone
 RNG = np.random.default_rng(0)
 
 

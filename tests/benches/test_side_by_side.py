@@ -24,6 +24,7 @@ def contender(path: Path, label: str, **keys: object) -> Contender:
     return Contender(**{"label": label, "session": "onnxruntime-cpu", "path": path, "file": path, **keys})
 
 
+@pytest.mark.alone
 def test_two_that_work_and_two_that_do_not(tmp_path: Path) -> None:
     slow, fast = chain(tmp_path / "slow.onnx", 16), chain(tmp_path / "fast.onnx", 4)
     all_ = [

@@ -3,9 +3,12 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .init_models import NETS
 
 TASK = """
 import numpy as np
@@ -109,6 +112,19 @@ def write_project(folder: Path) -> None:
     folder.mkdir()
     (folder / "task.py").write_text(TASK)
     (folder / "recipe.toml").write_text(RECIPE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with classes of a user's own; they are forgotten afterwards."""
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    yield tmp_path
+    sys.path[:] = before
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -262,3 +262,20 @@ def test_bench_refuses_a_truncated_file(project: Path, capsys: pytest.CaptureFix
     assert main(["bench", "a.onnx", "b.onnx"]) == ExitCode.USAGE
     assert capsys.readouterr().err.startswith("ArtifactError: b.onnx: ")
     assert main(["bench", "a.onnx"]) == ExitCode.USAGE
+
+
+def test_limits_on_groups_that_are_not_there(refusal: Refuse) -> None:
+    assert refusal("--set", "limits.slice_drop=0.1") == (
+        "RecipeError: limits.slice_drop: task 'small' has no slices; set slices= in the task"
+    )
+    edit("task.py", 'outputs=("logits",)', 'outputs=("logits",), slices={"dark": np.ones(5, bool)}')
+    assert refusal("--set", "limits.slice_drop=0.1") == (
+        "TaskError: task 'small': slices['dark']: bool (5,); it must say True or False of each of the 497 test samples, "
+        "bool (497,)"
+    )
+    edit("task.py", ', slices={"dark": np.ones(5, bool)}', ', metrics=("mse",)')
+    edit("task.py", "labels[start:stop])", "np.eye(10, dtype=np.float32)[labels[start:stop]])")
+    assert refusal("--set", "limits.class_drop=0.1") == (
+        "RecipeError: limits.class_drop: the test labels of task 'small' are not one class (an integer) per sample; name "
+        "the groups in the task's slices and set slice_drop"
+    )

@@ -1,5 +1,6 @@
 """`edgesmith inspect`: the same numbers that pruning and the report use, and what a target would say."""
 
+import dataclasses
 import json
 import platform
 from pathlib import Path
@@ -13,6 +14,8 @@ from edgesmith.benches.inspection import dialect_of, inspect_onnx, quantized_ops
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from edgesmith.core.values import TensorSpec
+from edgesmith.exporters import qdq
+from tests.exporters.graphs import U8, calibrate, graph, node, random
 
 RUN = Path("runs/small")
 
@@ -203,3 +206,50 @@ def test_dynamic_axes_are_shown(tmp_path: Path) -> None:
     found = inspect_onnx(path)
     assert found.inputs == (TensorSpec(name="x", dtype="float32", shape=("batch", 4)),)
     assert (found.opset, found.macs, found.params) == (20, 0, 0)
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`a.onnx`, its INT8 form `b.onnx` whose third product is rounded to next to nothing, and `data.npz`."""
+    monkeypatch.chdir(tmp_path)
+    nodes = [node("Gemm", "x w0", "h0"), node("Gemm", "h0 w1", "h1"), node("Gemm", "h1 w2", "h2")]
+    weights = {f"w{index}": random(16, 16, seed=index) for index in range(3)}
+    model = graph(nodes, weights, {"x": ["n", 16]}, {"h2": ["n", 16]})
+    x = random(64, 16, seed=9)
+    params = calibrate(model, {"x": x})
+    coarse = dataclasses.replace(params["w2"], scale=np.asarray(params["w2"].scale) * 60)
+    onnx.save(model, "a.onnx")
+    onnx.save(qdq.write_qdq(model, {**params, "w2": coarse}, U8), "b.onnx")
+    np.savez("data.npz", x=x)
+    return tmp_path
+
+
+def test_layers_against_the_original_the_worst_first(spoiled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(inspected(capsys, "b.onnx", "--against", "a.onnx", "--data", "data.npz", "--json"))
+    assert {key: found["closeness"][0][key] for key in ("layer", "operator", "tensor")} == {
+        "layer": "n_h2",
+        "operator": "Gemm",
+        "tensor": "h2",
+    }
+    worst, *others = [each["snr_db"] for each in found["closeness"]]
+    assert worst < 15 and len(others) == 2 and min(others) > 30 and others == sorted(others)
+    out = inspected(capsys, "b.onnx", "--against", "a.onnx", "--data", "data.npz")
+    assert f"errors of the layers before included\n  n_h2 (Gemm): {worst:.1f} dB\n" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["b.onnx", "--against", "a.onnx"], "UsageError: --against a.onnx: both files run on real inputs; give them with --data"),
+        (["m.py", "--against", "a.onnx"], "UsageError: --against a.onnx: compares two ONNX files, not m.py"),
+        (["b.onnx", "--against", "c.onnx", "--data", "data.npz"], "ArtifactError: b.onnx: no layer's result has a name that c.onnx has too; was it made from it?"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared(
+    arguments: list[str], message: str, spoiled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(
+        graph([node("Gemm", "x w", "other")], {"w": random(16, 16)}, {"x": ["n", 16]}, {"other": ["n", 16]}), "c.onnx"
+    )
+    assert main(["inspect", *arguments]) != ExitCode.PASS
+    assert capsys.readouterr().err.strip() == message

@@ -19,6 +19,7 @@ from edgesmith.compressor import int8_search
 from edgesmith.exporters import taps
 from tests.exporters import transformer
 
+pytestmark = pytest.mark.alone
 WIDTH = 768
 Model = Callable[..., Path]
 

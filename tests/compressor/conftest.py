@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -23,25 +21,14 @@ from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.core.task import Task
 from edgesmith.exporters.torch_session import TorchSession
 from tests.compressor.depthwise import Digits, train
+from tests.examples_at import digits_example
 
 from ..exporters.graphs import Separable
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
-
-
-def load_example() -> ModuleType:
-    """The example's task module, without running a recipe."""
-    spec = importlib.util.spec_from_file_location("digits_example", EXAMPLE / "task.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
 def example() -> ModuleType:
-    return load_example()
+    return digits_example()
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,30 @@
 """The search on a real runtime: which layers it gives back, and that every choice of layers can be written."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgesmith.benches.metrics import resolve_metric
+from edgesmith.compressor import int8_search
 from edgesmith.compressor.calibrate import calibrate
 from edgesmith.compressor.closeness_judge import Judge, Promise
 from edgesmith.compressor.int8_search import Problem, search
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.runs import Runs
 from edgesmith.core.errors import DataError
+from edgesmith.core.values import Artifact, Interval
 from edgesmith.exporters.artifact_file import describe_file
 from edgesmith.exporters.targets import TARGETS
 from tests.exporters import transformer
 
 SIZE = 64
+NOISE = 0.01
 
 
 def chain(spoiled: str = "") -> onnx.ModelProto:
@@ -57,7 +64,7 @@ def problem(model: onnx.ModelProto, folder: Path, target: str, promise: Promise 
         params=calibrate(model, feeds, "min-max").params,
         target=TARGETS[target],
         baseline=describe_file(folder / "float.onnx", target),
-        judge=Judge(folder / "float.onnx", runs, promise),
+        judge=Judge(folder / "float.onnx", runs, promise, TARGETS[target].stand_in),
         feeds={8: feeds[:2]},
         threads=1,
         seconds=0.1,
@@ -75,6 +82,18 @@ def test_the_spoiled_layer_alone_goes_back(spoiled: str, tmp_path: Path) -> None
     assert all(value is not None and value > 20 for name, value in alone.items() if name != spoiled)
     assert alone[spoiled] is not None and alone[spoiled] < 10
     assert [decision.int8 for decision in found.decisions] == [name != spoiled for name in "abc"]
+
+
+def test_an_output_that_the_metric_does_not_read_is_kept_close_too(tmp_path: Path) -> None:
+    model = chain("c")
+    model.graph.output.insert(0, helper.make_tensor_value_info("ta", TensorProto.FLOAT, ["n", SIZE]))
+    found = search(
+        problem(model, tmp_path, "tensorrt", Promise(metric=resolve_metric("accuracy", "m"))), {}, Progress()
+    )
+    assert found.best is not None and found.best.quality is not None
+    assert set(found.best.keep_float) == {"c"}
+    assert found.best.quality.unread_db is not None and found.best.quality.unread_db >= 21.5
+    assert found.refused[0].endswith(" dB, not good enough") and ", other outputs " in found.refused[0]
 
 
 def test_a_file_that_is_close_at_once_needs_no_trials(tmp_path: Path) -> None:
@@ -112,6 +131,28 @@ def test_answers_that_may_change_need_answers(tmp_path: Path) -> None:
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("top", TensorProto.FLOAT, ["n", 1]))
     with pytest.raises(DataError, match=r"^--max-drop: the data has no labels, and no output of the model has answers"):
         problem(model, tmp_path, "tensorrt", Promise(max_drop=0.01))
+
+
+def larger_is_faster(files: Sequence[Artifact], *_: object, **__: object) -> list[SimpleNamespace]:
+    """Instead of a measurement, one in which each byte more saves time."""
+    first, *others = (file.file_bytes for file in files)
+    return [
+        SimpleNamespace(batch=8, noise_floor=NOISE, speedup=[Interval(value=n / first, low=0, high=9) for n in others])
+    ]
+
+
+@pytest.mark.parametrize(("room", "in_float"), [(1.0, 2), (0.6, 1), (0.4, 0), (0.1, 2)])
+def test_layers_that_are_slow_in_int8_stay_there_where_the_file_has_to_be_small(
+    room: float, in_float: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`room`: the limit, as a share of the float file's size; a weight in INT8 is a quarter of one in float."""
+    monkeypatch.setattr(int8_search.latency, "compare", larger_is_faster)
+    monkeypatch.setattr(int8_search, "slower_in_int8", lambda *_: [("a",), ("a", "b")])
+    case = problem(chain(), tmp_path, "onnxruntime-cpu")
+    limit = room * case.baseline.file_bytes
+    found = search(dataclasses.replace(case, max_bytes=limit), {}, Progress())
+    assert found.best is not None and len(found.best.keep_float) == in_float
+    assert (found.best.artifact.file_bytes <= limit) == (room > 0.1)  # a limit that no form keeps chooses none
 
 
 def forms_tried(model: onnx.ModelProto, feed: dict[str, np.ndarray], folder: Path) -> set[str]:

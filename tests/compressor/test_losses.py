@@ -216,6 +216,19 @@ def plain_mse(student: torch.Tensor, teacher: torch.Tensor, classes: torch.Tenso
     return functional.mse_loss(student, teacher)
 
 
+def test_for_several_labels_the_teacher_gives_probabilities(task: Task) -> None:
+    """Its logits in a label's place would pull without bound; where the student agrees the gradient is nought."""
+    measure = measure_of(None, {}, dataclasses.replace(task, loss="binary-cross-entropy"), "w")
+    teacher = torch.tensor([[4.0, -3.0], [0.5, 6.0]])
+    student = teacher.clone().requires_grad_()
+    found = soft_part(measure, student, teacher, None, LOSSES["binary-cross-entropy"], 4.0)
+    (gradient,) = torch.autograd.grad(found, student)
+    torch.testing.assert_close(gradient, torch.zeros(2, 2))
+    labels = torch.tensor([[1, 0], [1, 1]])
+    expected = -torch.where(labels > 0, torch.sigmoid(teacher), torch.sigmoid(-teacher)).log().mean()
+    torch.testing.assert_close(LOSSES["binary-cross-entropy"].hard(teacher, labels), expected)
+
+
 def test_a_loss_by_name(task: Task) -> None:
     assert measure_of(None, {}, task, "w") == KD()
     assert measure_of("dkd", {"beta": 2.0}, task, "w") == DKD(beta=2.0)

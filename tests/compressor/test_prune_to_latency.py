@@ -178,7 +178,10 @@ def test_the_deployed_network_is_measured_for_real(
     quick = dataclasses.replace(context.deployment.measure, batch_sizes=(32,), seconds=0.1)
     context = dataclasses.replace(context, deployment=Deployment(measure=quick))
     with contextlib.suppress(UnreachableError):  # one try on a busy machine may miss the goal
-        result = Prune(id="prune", latency_ratio=0.7).run(original, context)
+        few = Prune(
+            id="prune", latency_ratio=0.7, only=("stem", "stage2.0.project.0"), blocks=()
+        )  # few files to export
+        result = few.run(original, context)
         assert (
             measure(result.module(), original.example, ()).macs < measure(original.module(), original.example, ()).macs
         )

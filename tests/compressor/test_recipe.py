@@ -66,9 +66,9 @@ def test_overrides_change_stage_limits_and_measure() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stags": []}, "recipe: unknown 'stags'; did you mean 'stages'? known: build, limits, measure, stages, targets, task"),
-        ({"stages": [{"use": "prun"}]}, "recipe: stages[0].use: unknown 'prun'; did you mean 'prune'? known: distill, export, finetune, prune, prune-blocks, qat, quantize"),
-        ({"stages": [{"macs_ratio": 0.5}]}, "recipe: stages[0]: 'use' is missing; it names what the stage does: distill, export, finetune, prune, prune-blocks, qat, quantize"),
+        ({"stags": []}, "recipe: unknown 'stags'; did you mean 'stages'? known: against, build, limits, measure, stages, targets, task"),
+        ({"stages": [{"use": "prun"}]}, "recipe: stages[0].use: unknown 'prun'; did you mean 'prune'? known: combine, distill, export, finetune, fuse, merge, prune, prune-blocks, qat, quantize"),
+        ({"stages": [{"macs_ratio": 0.5}]}, "recipe: stages[0]: 'use' is missing; it names what the stage does: combine, distill, export, finetune, fuse, merge, prune, prune-blocks, qat, quantize"),
         ({"stages": "prune"}, "recipe: 'stages' must be a list of tables; write each as [[stages]]"),
         ({"stages": [{"use": "prune", "macs_ratio": 1.5}]}, "recipe: stages[0].macs_ratio: input should be less than 1, got 1.5"),
         ({"stages": [{"use": "prune", "macs_ratio": 0.0}]}, "recipe: stages[0].macs_ratio: input should be greater than 0, got 0.0"),
@@ -92,7 +92,9 @@ def test_an_unknown_key_gets_a_suggestion() -> None:
 
 
 def test_limits_that_judge_nothing_are_refused() -> None:
-    assert refusal(limits={}).startswith("limits: nothing is judged; set at least one of drop, metric, speedup")
+    assert refusal(limits={}).startswith(
+        "limits: nothing is judged; set at least one of drop, metric, class_drop, slice_"
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,13 @@ def test_stages_that_do_not_chain_are_refused(stages: list[str], message: str) -
     with pytest.raises(RecipeError) as caught:
         recipes.check_chain(recipe, "candidate")
     assert str(caught.value) == message
+
+
+def test_a_source_needs_nothing_before_it() -> None:
+    distill = {"use": "distill", "student": "small", "teacher": "original"}
+    recipes.check_chain(build(stages=[distill, {"use": "export"}]), "graph")
+    again = [{"use": "qat"}, distill, {"use": "export"}, {"use": "quantize"}]
+    recipes.check_chain(build(stages=again), "candidate")  # the student was never quantized
 
 
 def test_a_missing_file_and_bad_syntax_are_named(tmp_path: Path) -> None:

@@ -13,9 +13,15 @@ from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core import digest
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
-from edgesmith.exporters import onnx_file, qdq
+from edgesmith.exporters import onnx_file, onnxruntime_cpu, qdq
 from edgesmith.exporters.canonical import canonicalise
 from tests.compressor.depthwise import DIALECT, Digits, rescaled
+
+
+@pytest.fixture(autouse=True)
+def with_vnni(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 8 bits on every machine; what they compute is asked of a session that does not saturate."""
+    monkeypatch.setattr(onnxruntime_cpu, "this_cpu", lambda: "x86-vnni")
 
 
 @pytest.fixture
@@ -42,7 +48,7 @@ def test_the_stage_recovers_what_one_scale_per_tensor_lost(broken: Graph, depthw
     loss, left = (original - depthwise.accuracy(written(result)) for result in (lost, recovered))
     assert loss > 0.3
     assert left < 0.1 * loss
-    assert context.notes[2:] == ["equalized 7 pairs of layers", "8 layers recovered one by one on 4 batches"]
+    assert context.notes[-2:] == ["equalized 7 pairs of layers", "8 layers recovered one by one on 4 batches"]
 
 
 def test_without_recovery_the_graph_stays_as_it_was(broken: Graph, context: Context) -> None:

@@ -99,6 +99,19 @@ def test_outputs_that_do_not_fit_the_labels(task: Task) -> None:
     task_file.check_outputs(task, {"logits": np.zeros((4, 10), np.float32)})
 
 
+def test_names_of_classes_that_do_not_fit_the_output_are_refused(tmp_path: Path) -> None:
+    task = dataclasses.replace(load(tmp_path, MINIMAL), outputs=("logits",), classes=("cat", "dog"))
+    with pytest.raises(TaskError) as caught:
+        task_file.check_outputs(task, {"logits": np.zeros((4, 10), np.float32)})
+    assert str(caught.value) == (
+        "task 't': classes= names 2 classes, but the model's output 'logits' is (4, 10) for 4 samples; "
+        "name one for each column"
+    )
+    named = dataclasses.replace(task, classes=tuple("abcdefghij"))
+    assert task_file.identity(named) != task_file.identity(task)
+    task_file.check_outputs(named, {"logits": np.zeros((4, 10), np.float32)})
+
+
 def test_identity_follows_data_choices_and_source(task: Task, tmp_path: Path) -> None:
     base = task_file.identity(task)
     assert task_file.identity(digits_with(task)) == base

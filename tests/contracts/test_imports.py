@@ -21,6 +21,7 @@ VENDORS = (
     "optuna",
     "peft",
     "ray",
+    "skl2onnx",
     "sklearn",
     "tensorrt",
     "tensorrt_rtx",
@@ -255,6 +256,7 @@ def seconds(*arguments: str) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.alone
 def test_help_takes_less_than_three_tenths_of_a_second() -> None:
     """Each run against a bare interpreter right beside it: the machine that tests may be busy with something else."""
     extra = [seconds("-m", "edgesmith", "--help") - seconds("-c", "pass") for _ in range(9)]

@@ -11,13 +11,28 @@ from edgesmith.core.values import Interval
 SAMPLES = 300
 NAMES = sorted(METRICS)
 CLASSES = {"accuracy", "top5", "f1-macro"}
+POSITIONS = {"miou", "position-accuracy"}
 
 
 def case(name: str, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and labels of a model that is right up to `noise`."""
     rng = np.random.default_rng(seed)
     labels = np.random.default_rng(99).integers(0, 12, SAMPLES)
-    if name == "miou":  # a row of three positions for each sample
+    noisy = np.random.default_rng(seed + 1)
+    if name.startswith("label-"):
+        several = np.random.default_rng(98).integers(0, 2, (SAMPLES, 5))
+        return 2.0 * several - 1 + noise * noisy.standard_normal((SAMPLES, 5)), several
+    if name.startswith("box-"):  # two boxes in each image
+        corner = np.random.default_rng(97).uniform(0, 50, (SAMPLES, 2, 2))
+        true = np.concatenate([corner, corner + 20, np.stack([labels, labels[::-1]], 1)[..., None] % 3], axis=2)
+        found = np.concatenate(
+            [true[..., :4] + 5 * noise * noisy.standard_normal((SAMPLES, 2, 4)), true[..., :1]], axis=2
+        )
+        found[..., 4] = noisy.uniform(0.1, 0.9, (SAMPLES, 2))
+        return np.concatenate([found, true[..., 4:]], axis=2), true
+    if name.startswith("recall"):
+        return np.eye(12)[labels] + noise * noisy.standard_normal((SAMPLES, 12)), labels
+    if name in POSITIONS:  # a row of three positions for each sample
         labels = np.stack([labels, labels[::-1], np.roll(labels, 7)], axis=1)
         return np.eye(12)[labels].transpose(0, 2, 1) + noise * rng.standard_normal((SAMPLES, 12, 3)), labels
     if name in CLASSES:

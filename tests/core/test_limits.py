@@ -1,6 +1,7 @@
 """From limits to one verdict to one exit code."""
 
 import itertools
+import math
 
 import pytest
 
@@ -35,3 +36,17 @@ def test_nothing_is_judged_by_default_but_the_confidence_is_set() -> None:
     values = {name: getattr(limits, name) for name in limits.__dataclass_fields__}
     assert values.pop("confidence") == 0.95
     assert set(values.values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        (Limits(), math.inf),
+        (Limits(file_ratio=0.25), 250.0),
+        (Limits(file_bytes=300), 300),
+        (Limits(file_ratio=0.25, file_bytes=300), 250.0),
+        (Limits(file_ratio=0.5, file_bytes=300), 300),
+    ],
+)
+def test_the_largest_file_is_what_the_stricter_limit_allows(limits: Limits, most: float) -> None:
+    assert limits.largest_file(1000) == most

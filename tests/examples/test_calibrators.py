@@ -1,8 +1,6 @@
 """Calibrators on every layer of the trained Fashion-MNIST networks, on the values themselves and the written grids."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -20,18 +18,11 @@ from edgesmith.exporters.dialect import Dialect
 from edgesmith.exporters.placement import Placement, place, tensors_to_observe
 from edgesmith.exporters.qdq import activation_grid, activation_params
 from edgesmith.exporters.targets import TARGETS
+from tests.examples_at import example
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 NAMES = {"resnet20": "ResNet20", "mobilenet": "MobileNet"}
 Network = tuple[onnx.ModelProto, list[dict[str, np.ndarray]]]
-
-
-def _networks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fashion_mnist_networks", EXAMPLE / "networks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module", params=sorted(NAMES))
@@ -39,7 +30,7 @@ def network(
     request: pytest.FixtureRequest, fashion_slice: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> Network:
     """A trained network as a canonical graph, and 48 images, standardized as in training, in batches of 16."""
-    module = getattr(_networks(), NAMES[request.param])().eval()
+    module = getattr(example("fashion_mnist", "networks"), NAMES[request.param])().eval()
     module.load_state_dict(safetensors.torch.load_file(EXAMPLE / "checkpoints" / f"{request.param}.safetensors"))
     images = (fashion_slice["images"][np.random.default_rng(0).permutation(512)[:256], None] / 255 - 0.286) / 0.353
     images = images.astype(np.float32)
@@ -69,7 +60,7 @@ def test_auto_reconstructs_every_tensor_no_worse_than_any_rule(network: Network)
     model, batches = network
     placed = place(model)
     tensors = tensors_to_observe(placed)
-    seen, parts = taps.observe(model, batches, tensors), list(taps._running(model, batches, tensors, "cpu"))
+    seen, parts = taps.observe(model, batches, tensors), list(taps.running(model, batches, tensors, "cpu"))
     rules = [name for name in CALIBRATORS if name != "auto"]
     params = {(rule, tensor): _params(rule, seen[tensor]) for rule in rules for tensor in tensors}
     for target, kinds in (("onnxruntime-cpu", 3), ("tensorrt", 1)):

@@ -13,6 +13,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_digits_passes_its_limits_in_time(tmp_path: Path) -> None:
     folder = tmp_path / "a copy of digits"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__"))

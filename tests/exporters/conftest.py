@@ -1,8 +1,6 @@
 """Real networks, exported and calibrated once: residual (trained on digits), VGG-style and depthwise-separable."""
 
 import dataclasses
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +15,9 @@ from edgesmith.core.task import Task
 from edgesmith.core.values import QuantParams
 from edgesmith.exporters import from_torch, onnx_file
 from edgesmith.exporters.canonical import canonicalise
+from tests.examples_at import digits_example
 
 from .graphs import Separable, Vgg, calibrate, exported, random
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "digits" / "task.py"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +35,7 @@ class Network:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Network:
     """The example's residual network at width 16; `feed` is the test split, calibrated on 256 training images."""
-    spec = importlib.util.spec_from_file_location("digits_example", EXAMPLE)
-    assert spec is not None and spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = example
-    spec.loader.exec_module(example)
+    example = digits_example()
     task = example.task()
     module = _trained(example.DigitsNet, task)
     path = tmp_path_factory.mktemp("digits") / "model.onnx"

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgesmith.exporters import onnx_file, qdq
+from edgesmith.exporters import onnx_file, ort_glue, qdq
 from edgesmith.exporters.dialect import Dialect
 from edgesmith.exporters.placement import place
 
@@ -125,3 +125,15 @@ def test_weights_with_one_scale_are_fused_alike(network: Network, dialect: Diale
     coarse = qdq.weight_params(network.model, place(network.model), per_tensor=True)
     found = fused(dataclasses.replace(network, params=network.params | coarse), dialect, tmp_path)
     assert found == fused(network, dialect, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul"])
+def test_a_product_that_a_rectifier_hands_to_a_float_layer(kind: str, tmp_path: Path) -> None:
+    # With a Relu the runtime fuses the float product to it, and turns the weight back into floats in every run.
+    nodes = [node(kind, "x a", "ta"), node("Relu", "ta", "ra"), node("Gemm", "ra b", "y")]
+    model = graph(nodes, {"a": random(64, 64), "b": random(64, 64)}, {"x": ["n", 64]}, {"y": ["n", 64]})
+    written = qdq.write_qdq(model, calibrate(model, {"x": random(4, 64)}), U8, ("n_y",))
+    ort_glue.rewrite(written)
+    onnx_file.save(written, tmp_path / "model.onnx")
+    product = {"Gemm": "QGemm", "MatMul": "MatMulIntegerToFloat"}[kind]
+    assert optimised(tmp_path / "model.onnx") == {"QuantizeLinear": 1, product: 1, "Max": 1, "Gemm": 1}

@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
-from edgesmith.exporters import onnxruntime_cpu, qdq
+from edgesmith.exporters import onnxruntime_cpu, ort_session, qdq
 from edgesmith.exporters.cpu import Cpu, this_cpu
 from edgesmith.exporters.dialect import Dialect
 from edgesmith.exporters.lint import check
 from edgesmith.exporters.lint_onnxruntime import RULES, VNNI_RULES
 from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters.targets import TARGETS
 
 from .conftest import Network
-from .graphs import ASYMMETRIC, U8
+from .graphs import ASYMMETRIC, S8, U8, calibrate, graph, node
 from .lint_graphs import microsoft
 
 
@@ -89,3 +91,13 @@ def test_lint_says_what_the_runtime_says(tmp_path: Path) -> None:
 def test_its_own_dialects_are_clean(network: Network, dialect: Dialect) -> None:
     assert check(qdq.write_qdq(network.model, network.params, dialect), VNNI_RULES) == ()
     assert check(network.model, VNNI_RULES) == ()
+
+
+def test_another_device_is_judged_without_this_cpus_saturation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.full((64, 64), 0.127, np.float32)
+    model = graph([node("MatMul", "x w", "y")], {"w": weight}, {"x": ["n", 64]}, {"y": ["n", 64]})
+    feed = {"x": np.full((4, 64), 1.0, np.float32)}
+    onnx.save(qdq.write_qdq(model, calibrate(model, feed), S8), tmp_path / "model.onnx")
+    monkeypatch.setattr(ort_session, "this_cpu", lambda: "x86")
+    session = TARGETS["tensorrt"].stand_in(tmp_path / "model.onnx", 1)
+    np.testing.assert_allclose(session.run(feed)["y"], feed["x"] @ weight, rtol=0.02)

@@ -11,7 +11,7 @@ from edgesmith.exporters import onnx_file, placement, qdq
 from edgesmith.exporters.ort_kernels import Kernel, kernels, planned
 
 from .conftest import Network
-from .graphs import S8, U8
+from .graphs import S8, U8, calibrate, graph, node, random
 
 
 def found(network: Network, folder: Path, dialect: object = None, keep_float: tuple[str, ...] = ()) -> list[Kernel]:
@@ -47,6 +47,18 @@ def test_a_kernel_takes_time_and_a_conversion_says_whose(digits: Network, tmp_pa
     assert sum(kernel.milliseconds for kernel in made) > 0
     assert [kernel.tensor for kernel in made if kernel.operator == "QuantizeLinear"] == ["image"]
     assert all(kernel.node == "" for kernel in made if kernel.tensor)
+
+
+def test_turning_a_weight_back_is_its_layers_own_time(tmp_path: Path) -> None:
+    nodes = [node("Gemm", "x a", "ta"), node("Relu", "ta", "ra"), node("Gemm", "ra b", "y")]
+    model = graph(nodes, {"a": random(64, 64), "b": random(64, 64)}, {"x": ["n", 64]}, {"y": ["n", 64]})
+    feed = {"x": random(4, 64)}
+    written = qdq.write_qdq(model, calibrate(model, feed), U8, ("n_y",))
+    onnx_file.save(written, tmp_path / "int8.onnx")
+    made = kernels(tmp_path / "int8.onnx", model, [feed], threads=1, seconds=0.0)
+    owner = {kernel.name: (kernel.operator, kernel.node, kernel.tensor) for kernel in made}
+    assert owner["a_DQ"] == ("DequantizeLinear", "n_ta", "")
+    assert owner["x_Q"] == ("QuantizeLinear", "", "x")
 
 
 def test_a_layer_kept_in_float_is_one_there_too(digits: Network, tmp_path: Path) -> None:

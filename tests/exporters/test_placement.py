@@ -213,6 +213,21 @@ def test_a_gate_of_two_activations_is_int8_where_one_of_them_is() -> None:
     assert found.nodes == ("n_c", "n_m", "n_y") and found.activations == ("x", "c", "g", "m", "y")
 
 
+def test_no_pair_stands_inside_a_gelu() -> None:
+    """Runtimes fuse Div, Erf, Add and the two Mul to one kernel; a pair inside would leave five."""
+    numbers = {
+        "root": np.full((), 2**0.5, np.float32),
+        "one": np.ones((), np.float32),
+        "half": np.full((), 0.5, np.float32),
+    }
+    found = placed([
+        node("Conv", "x w b", "c", **CONV), node("Div", "c root", "d"), node("Erf", "d", "e"), node("Add", "e one", "a"),
+        node("Mul", "c a", "m"), node("Mul", "m half", "g"), node("Conv", "g v b", "y", **CONV),
+    ], **numbers)  # fmt: skip
+    assert found.nodes == ("n_c", "n_y")
+    assert found.activations == ("x", "c", "g", "y")
+
+
 def test_nodes_that_are_to_stay_float_and_what_hangs_on_them() -> None:
     nodes = [
         node("Conv", "x w", "c", **CONV), node("Relu", "c", "r"), node("MaxPool", "r", "p", kernel_shape=[2, 2]),

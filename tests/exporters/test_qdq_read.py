@@ -77,6 +77,13 @@ def test_weights_come_back_as_the_numbers_in_the_file(network: Network, dialect:
         assert (np.abs(steps - np.rint(steps)) < 1e-3).all()
 
 
+def test_an_asymmetric_range_whose_zero_lies_in_the_middle_by_chance() -> None:
+    model = graph([node("MatMul", "x w", "y")], {"w": random(8, 8)}, {"x": ["n", 8]}, {"y": ["n", 8]})
+    params = calibrate(model, {"x": random(16, 8)}) | {"x": activation_params(-128 / 100, 127 / 100, "made up")}
+    read = read_qdq(write_qdq(model, params, ASYMMETRIC))
+    assert (read.params["x"].low, read.params["x"].high) == pytest.approx((-1.28, 1.27))
+
+
 @EVERY_DIALECT
 def test_written_again_it_is_the_same_file(network: Network, dialect: Dialect) -> None:
     first = write_qdq(network.model, network.params, dialect)

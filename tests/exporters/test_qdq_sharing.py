@@ -69,7 +69,8 @@ def test_tied_weights_are_written_once(dialect: Dialect) -> None:
         tensor for tensor in written.graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims
     ]
     assert [tuple(tensor.dims) for tensor in integers if tensor.name.startswith("w_q")] == [(6, 6)]
-    assert decibels(run(model, feed)["y"], run(written, feed)["y"]) > 28
+    # Unfused: ONNX Runtime's precise kernels for CPUs without VNNI fail on a shared weight.
+    assert decibels(run(model, feed)["y"], run(written, feed, optimise=False)["y"]) > 28
 
 
 @EVERY_DIALECT

@@ -17,16 +17,16 @@ from edgesmith.exporters import from_torch
 
 from .networks import Vgg, widened
 
-EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "fashion_mnist"
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 CALIBRATION = 512  # training images, the same for every quantizer
 _IMAGE = (TensorSpec(name="image", dtype="float32", shape=("batch", 1, 28, 28)),)
 _BATCH = 128
 
 
-def example(name: str) -> Any:
-    """A module of examples/fashion_mnist."""
-    if str(EXAMPLE) not in sys.path:
-        sys.path.insert(0, str(EXAMPLE))
+def example(name: str, folder: str = "fashion_mnist") -> Any:
+    """A module of one of the examples."""
+    if str(EXAMPLES / folder) not in sys.path:
+        sys.path.insert(0, str(EXAMPLES / folder))
     return importlib.import_module(name)
 
 
@@ -77,7 +77,7 @@ def _trained(name: str) -> nn.Module:
     elif name == "vgg":
         _train(found, epochs=2, images=None, learning_rate=0.05)
     elif name == "resnet20-wide":
-        narrow = safetensors.torch.load_file(EXAMPLE / "checkpoints" / "resnet20.safetensors")
+        narrow = safetensors.torch.load_file(EXAMPLES / "fashion_mnist" / "checkpoints" / "resnet20.safetensors")
         found.load_state_dict(widened(narrow, 4, noise=0.5))
         _train(found, epochs=1, images=6_000, learning_rate=0.02)
     else:
@@ -111,7 +111,7 @@ def _train_transformer(found: nn.Module, epochs: int, learning_rate: float) -> N
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16):
                 logits = found(batch)
-            functional.cross_entropy(logits.float(), torch.from_numpy(labels)).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(functional.cross_entropy(logits.float(), torch.from_numpy(labels)))
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch} validation {example('train').accuracy(found, validation):.4f}", flush=True)

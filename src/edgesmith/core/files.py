@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -122,3 +124,9 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def as_file_name(name: str) -> str:
+    """A name that a user has given, a path among them, as one part of a path; two names never become one."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

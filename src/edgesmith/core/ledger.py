@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from .values import Interval
+
 _PRUNE = ("prune", "prune-blocks")
 _GOES_WITH_PRUNE = ("distill", "finetune", *_PRUNE)  # what repairs a prune, or prunes on before the repair
 
@@ -19,6 +21,7 @@ class LedgerEntry:
     parameters: int | None
     file_bytes: int
     digest: str  # of the stage's result
+    old: float | None = None  # main metric of the old task on its validation split; None: the task names none
     notes: tuple[str, ...] = ()  # what the stage has to say: what was kept, what was refused and why
 
 
@@ -30,6 +33,30 @@ class Ledger:
 
     def with_entry(self, entry: LedgerEntry) -> "Ledger":
         return Ledger((*self.entries, entry))
+
+    def with_note(self, name: str, note: str) -> "Ledger":
+        """With one more thing to say of every stage that is a `name`."""
+        noted = (dataclasses.replace(e, notes=(*e.notes, note)) if e.name == name else e for e in self.entries)
+        return Ledger(tuple(noted))
+
+    def tested(self, against: str, drop: Interval, higher_is_better: bool) -> str:
+        """Whether the test data agree with what validation says of the last entry beside the one called `against`.
+
+        Args:
+            drop: on the test data; positive is worse.
+        """
+        sign = 1.0 if higher_is_better else -1.0
+        said = sign * (self.entries[-1].accuracy - self.since(against).entries[0].accuracy)
+        agrees = "agree" if said * -drop.value > 0 or said == drop.value == 0 else "do not agree"
+        proven = "" if drop.high < 0 or drop.low > 0 else ", and prove neither"
+        return (
+            f"final beside {against}: gain {said:.4f} on validation, {-drop.value:.4f} ({-drop.high:.4f} to "
+            f"{-drop.low:.4f}) on test: the test data {agrees}{proven}"
+        )
+
+    def since(self, id: str) -> "Ledger":
+        """From the entry called `id` on."""
+        return Ledger(self.entries[[entry.id for entry in self.entries].index(id) :])
 
     def guilty(self, higher_is_better: bool) -> str | None:
         """The stage that lost most of the main metric; a prune and the training that follows it are judged as one.

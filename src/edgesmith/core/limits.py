@@ -1,6 +1,7 @@
 """The promise a release makes, and what became of it."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from .errors import ExitCode
@@ -14,6 +15,8 @@ class Limits:
 
     drop: float | None = None  # largest loss in the main metric, original minus final, in the metric's own unit
     metric: float | None = None  # smallest (largest, where lower is better) value of the main metric
+    class_drop: float | None = None  # largest loss of any class, as `drop`
+    slice_drop: float | None = None  # largest loss of any of the task's slices, as `drop`
     speedup: float | None = None  # smallest paired speed-up, at the worst of the measured batch sizes
     latency_ms: float | None = None  # largest median latency of one batch of the first batch size
     peak_memory_ratio: float | None = None  # largest peak memory, final / original
@@ -23,6 +26,11 @@ class Limits:
     macs_ratio: float | None = None  # largest multiply-accumulate count, final / original
     params_ratio: float | None = None
     confidence: float = 0.95  # of the one-sided bound that decides
+
+    def largest_file(self, original: int) -> float:
+        """Bytes that the final file may have at most, where the original's has `original`; infinity: any number."""
+        ratio = math.inf if self.file_ratio is None else self.file_ratio * original
+        return min(ratio, math.inf if self.file_bytes is None else self.file_bytes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

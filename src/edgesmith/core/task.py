@@ -1,6 +1,7 @@
 """The user's problem: a model, data, a loss and the metrics that count."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +20,16 @@ def has_label(labels: np.ndarray) -> np.ndarray:
     rows = labels.reshape(len(labels), -1)
     missing = np.isnan(rows) if rows.dtype.kind == "f" else rows == NO_LABEL
     return np.asarray(~missing.all(1))
+
+
+class Estimator(Protocol):
+    """A fitted model of scikit-learn's kind; it becomes an ONNX graph through skl2onnx."""
+
+    def fit(self, X: Any, y: Any) -> Any: ...
+
+    def predict(self, X: Any) -> Any: ...
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]: ...
 
 
 class Split(Protocol):
@@ -75,6 +86,8 @@ class Metric:
     kind: Literal["proportion", "mean", "statistic"] = "mean"
     reduce: Callable[[np.ndarray], float] | None = None  # only with kind "statistic"
     output: str | None = None  # name of the output it reads; None: the first
+    bounds: tuple[float, float] = (-math.inf, math.inf)  # what its value can be; an interval does not go beyond
+    misfit: Callable[[np.ndarray, np.ndarray], str] | None = None  # (output, labels) -> what does not fit, or ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,11 +95,12 @@ class Task:
     """What has to be solved. One Python file with one function returns it.
 
     A model is an architecture (a function without arguments that builds a `torch.nn.Module`) and weights, kept apart
-    so that a pruned model can be rebuilt without pickle; or the path of an ONNX file, where no stage trains or prunes.
+    so that a pruned model can be rebuilt without pickle; or the path of an ONNX file, or a fitted scikit-learn
+    estimator, where no stage trains or prunes.
     """
 
     name: str
-    model: Callable[[], Any] | str | Path
+    model: Callable[[], Any] | str | Path | Estimator
     test: Split  # read once, at the end, for original and final
     load_weights: Callable[[Any], None] | None = None  # loads or trains in place; None: the factory's module is trained
     train: Split | None = None
@@ -96,9 +110,20 @@ class Task:
     loss: str | Callable[[Any, Any], Any] = "cross-entropy"  # name, or (output tensor, labels tensor) -> scalar tensor
     metrics: tuple[str | Metric, ...] = ("accuracy",)  # the first is the main one
     outputs: tuple[str, ...] = ("output",)
+    classes: tuple[str, ...] = ()  # names in the order of the first output's columns; for reports and for fusing models
+    # Input -> axis -> its name: axes beside the batch whose length may change, as the tokens of a text do.
+    dynamic_axes: Mapping[str, Mapping[int, str]] = dataclasses.field(default_factory=dict)
+    # Groups of test samples none of which may lose more than `slice_drop`: bool `(N,)`, or a function of the inputs by
+    # name and the labels of a batch that gives it.
+    slices: Mapping[str, np.ndarray | Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )
+    files: tuple[Path, ...] = ()  # what is deployed beside the model, such as its tokenizer.json; copied as it is
     augment: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None  # (inputs, torch.Generator) -> inputs
-    # Teachers and students by name.
-    models: Mapping[str, Callable[[], Any] | str | Path] = dataclasses.field(default_factory=dict)
+    # Teachers, students and members of a fusion by name.
+    models: Mapping[str, Callable[[], Any] | str | Path | Estimator] = dataclasses.field(default_factory=dict)
+    # What the model is still to be good at: measured beside this task; its first output is one of the model's.
+    old: "Task | None" = None
 
     def split(self, name: str, needed_by: str) -> Split:
         """The split called `name`.
@@ -114,13 +139,25 @@ class Task:
         return found
 
     def input_specs(self) -> tuple[TensorSpec, ...]:
-        """Inputs as the test split feeds them, with a dynamic batch axis.
+        """Inputs as the test split feeds them, with a dynamic batch axis and those of `dynamic_axes`.
 
         Raises:
-            TaskError: the test split is empty.
+            TaskError: the test split is empty, or `dynamic_axes` names what its inputs do not have.
         """
         inputs, _ = self.split("test", "the shape of the inputs").batch(np.arange(1))
+        for name, axes in self.dynamic_axes.items():
+            known = range(1, inputs[name].ndim) if name in inputs else range(0)
+            if not axes or not set(axes) <= set(known):
+                has = f"has the axes 1 to {known[-1]}" if known else f"is none of {', '.join(inputs)}"
+                raise TaskError(f"task '{self.name}': dynamic_axes: input '{name}' {has}; {dict(axes)} is asked for")
         return tuple(
-            TensorSpec(name=name, dtype=str(array.dtype), shape=("batch", *array.shape[1:]))
+            TensorSpec(
+                name=name,
+                dtype=str(array.dtype),
+                shape=(
+                    "batch",
+                    *(self.dynamic_axes.get(name, {}).get(i, array.shape[i]) for i in range(1, array.ndim)),
+                ),
+            )
             for name, array in inputs.items()
         )

@@ -1,0 +1,79 @@
+"""A finished run as a gate reads it: its report and the predictions beside it."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import ArtifactError
+from ..core.task import Metric
+from . import metrics
+from .groups import GroupLoss, class_masks, losses
+from .report import Report, from_json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A report and, where they stand beside it, the predictions it rests on."""
+
+    path: Path  # of report.json
+    report: Report
+    arrays: Mapping[str, np.ndarray] | None
+
+    def outputs(self, side: str) -> dict[str, np.ndarray]:
+        """Output name -> `(N, ...)` of "original" or "final"."""
+        assert self.arrays is not None
+        return under(f"{side}/", self.arrays)
+
+    def scores(self, metric: Metric, side: str) -> np.ndarray:
+        """One row of scores per test sample, `(N,)` or `(N, K)`."""
+        assert self.arrays is not None
+        return metrics.scores_of(metric, self.outputs(side), self.arrays["labels"])
+
+    def groups(self, metric: Metric, before: np.ndarray, after: np.ndarray) -> tuple[GroupLoss, ...]:
+        """What the classes and slices that the report names lost between two rows of scores."""
+        assert self.arrays is not None
+        labels, confidence = self.arrays["labels"], self.report.confidence
+        classes = [each.name for each in self.report.groups if each.kind == "class"]
+        named = dict(zip(classes, class_masks(labels).values(), strict=True)) if classes else {}
+        return (
+            *losses(metric, before, after, named, "class", confidence),
+            *losses(metric, before, after, under("slices/", self.arrays), "slice", confidence),
+        )
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file of predictions whose name begins so, by the rest of it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def read(path: Path) -> Finished:
+    """A report.json and the predictions it names, None where they are not there.
+
+    Raises:
+        ArtifactError: not a readable report, or predictions that are damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: cannot read the report: {getattr(error, 'strerror', error)}") from error
+    report = from_json(text, str(path))
+    if Path(report.predictions).name != report.predictions:
+        raise ArtifactError(f"{path}: predictions: '{report.predictions}' must be a file beside the report")
+    file = path.with_name(report.predictions)
+    if not file.exists():
+        return Finished(path=path, report=report, arrays=None)
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        labels = arrays["labels"]
+    except Exception as error:  # zipfile, zlib and numpy have errors of their own for every kind of damage
+        raise _damaged(file, error) from error
+    if any(len(array) != len(labels) for array in arrays.values()):
+        raise ArtifactError(f"{file}: arrays of different lengths; these are not the predictions of one test split")
+    return Finished(path=path, report=report, arrays=arrays)
+
+
+def _damaged(file: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{file}: not a whole file of predictions: {error}; run `edgesmith compress` again")

@@ -1,0 +1,156 @@
+"""What one pruned INT8 student keeps of an ensemble: ``python benches/results/ensemble.py``.
+
+The five `seed` members of examples/fashion_mnist and the mean of their probabilities; the student of ensemble.toml, in
+ONNX Runtime; the same recipe with the pruned member's own original as the only teacher; and what merging makes of the
+five `tuned` members, which have one start. All on the 10,000 test images; gains are paired, over the average member of
+its five. The share of the ensemble's gain that is kept has a bootstrap interval over images. Printed is Markdown.
+
+A run that was stopped goes on with the same command; `--seeds` adds students.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+import edgesmith
+from edgesmith.benches import accuracy, intervals, latency
+from edgesmith.benches.report import Report
+from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.data import any_inputs
+from edgesmith.compressor.merge import Merge
+from edgesmith.compressor.progress import Progress
+from edgesmith.compressor.stage import Context, Machine
+from edgesmith.core.task import Split
+from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.torch_session import TorchSession
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
+ALONE = ('distill.teacher="original"', "distill.teachers=[]", 'distill.teacher_weights="equal"')
+MERGES = ("soup", "greedy-soup", "fisher", "regmean", "ties", "task-arithmetic", "dare")
+_DRAWS = 10_000
+
+
+def candidate(task: edgesmith.Task, name: str) -> Candidate:
+    """A member, or the original."""
+    factory = task.model if name == "original" else task.models[name]
+    assert callable(factory)
+    module = factory()
+    if name == "original":
+        assert task.load_weights is not None
+        task.load_weights(module)
+    inputs = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
+    return Candidate(factory=factory, example=inputs, edits=(), weights=state_of(module))
+
+
+def probabilities(task: edgesmith.Task, model: Candidate, split: Split) -> np.ndarray:
+    session = TorchSession(model.module(), task.input_specs(), task.outputs)
+    found: np.ndarray = softmax(accuracy.predict(session, split, 256)["logits"], axis=1)
+    return found
+
+
+def file_answers(path: Path, split: Split) -> np.ndarray:
+    found: np.ndarray = accuracy.predict(OnnxRuntimeSession(path, threads=1), split, 256)["logits"].argmax(1)
+    return found
+
+
+def compressed(out: Path, overrides: Sequence[str], seed: int) -> tuple[Report, Path]:
+    """The report and the file of one run of the recipe."""
+    report = edgesmith.compress(
+        None, EXAMPLE / "ensemble.toml", overrides=overrides, out=out, machine=Machine(seed=seed), progress=Progress()
+    )
+    (artifact,) = [each for each in report.artifacts if each.measured]
+    return report, out / artifact.path
+
+
+def gain(right: np.ndarray, members: np.ndarray) -> str:
+    """Paired, in points, over the average of the members: `(N,)` and `(members, N)` of right (1) or wrong (0)."""
+    found = intervals.mean(right - members.mean(0), 0.95)
+    return f"{100 * found.value:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+
+
+def kept(student: np.ndarray, ensemble: np.ndarray, members: np.ndarray) -> str:
+    """The student's gain over the ensemble's, and where 90 % of bootstrap draws of the images lie."""
+    gains = np.stack([student - members.mean(0), ensemble - members.mean(0)])
+    counts = np.random.default_rng(0).multinomial(gains.shape[1], np.full(gains.shape[1], 1 / gains.shape[1]), _DRAWS)
+    drawn = counts @ gains.T
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.05, 0.95))
+    value = gains[0].sum() / gains[1].sum()
+    return f"{100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def merged(task: edgesmith.Task, rule: str, out: Path) -> Candidate:
+    """The tuned members by one rule."""
+    models = {name: candidate(task, name) for name in ("original", *task.models)}
+    work = out / "work" / rule
+    work.mkdir(parents=True, exist_ok=True)
+    context = Context(
+        task=task,
+        machine=Machine(),
+        targets=("onnxruntime-cpu",),
+        work=work,
+        progress=Progress(),
+        named=models.__getitem__,
+        where=rule,
+    )
+    return Merge(id="merge", members=tuple(task.models), rule=rule).run(None, context)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/ensemble"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    sys.path.insert(0, str(EXAMPLE))
+    tasks = importlib.import_module("task")
+    task, tuned = tasks.ensemble(), tasks.tuned()
+    test = task.split("test", "the table")
+    labels = accuracy.labels_of(test)
+
+    def right(answers: np.ndarray) -> np.ndarray:
+        found: np.ndarray = answers == labels
+        return found.astype(float)
+
+    def rights(of: edgesmith.Task, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        found = np.stack([probabilities(of, candidate(of, name), test) for name in names])
+        return np.stack([right(each.argmax(1)) for each in found]), right(found.mean(0).argmax(1))
+
+    members, ensemble = rights(task, ("original", *task.models))
+    lines = [
+        f"| average of five members | {100 * members.mean():.2f} % | | |",
+        f"| their mean of probabilities | {100 * ensemble.mean():.2f} % | {gain(ensemble, members)} | 100 % |",
+    ]
+    timings = []
+    for seed in options.seeds:
+        _, alone = compressed(options.out / f"alone-{seed}", ALONE, seed)
+        _, student = compressed(options.out / f"student-{seed}", (), seed)
+        for name, path in (("taught by its own original", alone), ("taught by the five", student)):
+            found = right(file_answers(path, test))
+            share = kept(found, ensemble, members)
+            text = f"pruned INT8 file, {name}, seed {seed}"
+            lines.append(f"| {text} | {100 * found.mean():.2f} % | {gain(found, members)} | {share} |")
+        feeds = {size: test.batch(np.arange(size))[0] for size in (1, 32)}
+        for result in latency.compare([alone, student], feeds, 1):
+            value, low, high = (1 / getattr(result.speedup[0], name) for name in ("value", "high", "low"))
+            timings.append(f"seed {seed}, batch {result.batch}: {value:.3f} ({low:.3f} to {high:.3f})")
+    others, together = rights(tuned, tuple(tuned.models))
+    lines += [
+        f"| average of five tuned members | {100 * others.mean():.2f} % | | |",
+        f"| their mean of probabilities | {100 * together.mean():.2f} % | {gain(together, others)} | 100 % |",
+    ]
+    for rule in MERGES:
+        found = right(probabilities(tuned, merged(tuned, rule, options.out), test).argmax(1))
+        share = kept(found, together, others)
+        lines.append(f"| `{rule}` of the tuned | {100 * found.mean():.2f} % | {gain(found, others)} | {share} |")
+    print("| | test accuracy | gain over the average member, points | of the ensemble's gain |\n|---|---|---|---|")
+    print("\n".join(lines))
+    print("\nLatency of the student over that of the file taught by its own original:\n" + "\n".join(timings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""`edgesmith verify`: a run that is what its lock says, and each way in which it is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgesmith.cli import main
+from edgesmith.core import digest
+from edgesmith.core.errors import ExitCode
+
+from .planted import Weights, change_weights
+
+RUN = Path("runs/small")
+FINAL = "artifacts/onnxruntime-cpu/model.onnx"
+LOCK = RUN / "edgesmith.lock"
+
+
+def edit_lock(**fields: Any) -> None:
+    LOCK.write_text(json.dumps(json.loads(LOCK.read_text()) | fields))
+
+
+def zeros(weights: Weights) -> None:
+    """As a broken export leaves a head: it says the same of every image."""
+    for name, array in weights.items():
+        if array.ndim == 2:
+            weights[name] = np.zeros_like(array)
+
+
+def verify(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[str]]:
+    code = main(["verify", str(RUN), *options])
+    said = capsys.readouterr()
+    return code, (said.out + said.err).splitlines()
+
+
+def test_an_untouched_run_is_what_its_lock_says(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = json.loads((RUN / "report.json").read_text())
+    code, (asked, verdict) = verify(capsys)
+    assert (code, verdict) == (ExitCode.PASS, "runs/small: what its lock says")
+    assert asked == (
+        f"asked again: accuracy {report['final']['accuracy']:.6g} on 497 test samples, outputs at most 0 from those kept"
+    )
+    lock = json.loads(LOCK.read_text())
+    assert next(iter(lock)) == "schema"
+    assert lock["artifacts"] == {each["path"]: each["digest"] for each in report["artifacts"]}
+    assert (lock["original"], lock["test_data"]) == (report["stages"][0]["digest"], report["test_digest"])
+
+
+def test_files_that_changed_are_named_and_nothing_is_asked(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    locked = json.loads(LOCK.read_text())
+    (RUN / FINAL).write_bytes(b"x")
+    (RUN / "predictions.npz").unlink()
+    code, lines = verify(capsys)
+    assert code == ExitCode.LIMIT_MISSED
+    assert lines == [
+        "asked again: not asked: a file differs",
+        f"differs: predictions.npz: locked {locked['predictions'][:12]}, found missing",
+        f"differs: {FINAL}: locked {locked['artifacts'][FINAL][:12]}, found {digest.of_bytes(b'x')[:12]}",
+        "runs/small: 2 thing(s) differ from its lock",
+    ]
+
+
+def test_a_task_that_changed_since(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Path("task.py")
+    task.write_text(task.read_text().replace("part(1300, 1797)", "part(1301, 1797)"))
+    code, lines = verify(capsys)
+    assert code == ExitCode.LIMIT_MISSED
+    assert lines[0] == "asked again: not asked: the test data differ"
+    assert [line.split(": locked")[0] for line in lines[1:-1]] == [
+        "differs: the task's data or code", "differs: the test data",
+    ]  # fmt: skip
+
+
+def test_a_file_under_its_own_digest_that_answers_otherwise(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both the file and its line in the lock were replaced: what it answers gives it away."""
+    change_weights(RUN / FINAL, zeros)
+    edit_lock(artifacts=json.loads(LOCK.read_text())["artifacts"] | {FINAL: digest.of_file(RUN / FINAL)})
+    code, lines = verify(capsys)
+    kept = json.loads((RUN / "report.json").read_text())["final"]["accuracy"]
+    assert code == ExitCode.LIMIT_MISSED
+    assert lines[1].startswith(f"differs: accuracy of {FINAL}: locked {kept:.6g}, found 0.")
+
+
+def test_another_version_is_said_and_breaks_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = json.loads(LOCK.read_text())["environment"]
+    now = environment["onnxruntime"]
+    edit_lock(environment=environment | {"onnxruntime": "1.0.0"})
+    code, lines = verify(capsys)
+    assert (code, lines[1]) == (ExitCode.PASS, f"elsewhere: onnxruntime: locked 1.0.0, found {now}")
+    code, (text,) = verify(capsys, "--json")
+    tree = json.loads(text)
+    assert (tree["same"], tree["differences"]) == (True, [])
+    assert tree["environment"] == [{"what": "onnxruntime", "locked": "1.0.0", "found": now}]
+
+
+def test_no_lock_and_one_that_is_none(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_lock(recipe=3)
+    assert verify(capsys) == (
+        ExitCode.USAGE,
+        [
+            "ArtifactError: runs/small/edgesmith.lock: not a lock of schema 'edgesmith.lock/1': recipe: Input should be a "
+            "valid string"
+        ],
+    )
+    LOCK.unlink()
+    assert verify(capsys) == (
+        ExitCode.USAGE,
+        ["RunDirectoryError: runs/small/edgesmith.lock: no lock that can be read; `edgesmith compress` writes one"],
+    )

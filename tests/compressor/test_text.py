@@ -1,0 +1,276 @@
+"""Text: a tiny encoder built here, its tokenizer beside the file, and what is said of texts it cannot read."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from edgesmith.compressor import pipeline, task_file
+from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.export import Export
+from edgesmith.compressor.job import prepare
+from edgesmith.compressor.layer_groups import layer_groups
+from edgesmith.compressor.progress import Progress
+from edgesmith.compressor.run_directory import RunDirectory
+from edgesmith.compressor.text import TextEncoder
+from edgesmith.core.errors import DataError, EdgesmithError, TaskError
+from edgesmith.core.task import ArraySplit, Task
+from edgesmith.exporters.ort_session import OnnxRuntimeSession
+
+from .conftest import make_context
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "very", "a", "not"]
+TEXTS = ["a good film", "a very bad film", "good", "not a good film", "bad", "a film"]
+LABELS = np.array([1, 0, 1, 0, 0, 1])
+
+
+class Bag(torch.nn.Module):
+    """A bag of words: enough of a model where it is not the model that is tested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = torch.nn.Embedding(len(WORDS), 2)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return (self.words(input_ids) * attention_mask.unsqueeze(-1)).sum(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers of 16 channels and 12 positions, with its ten words."""
+    from transformers import BertConfig, BertModel
+
+    place = tmp_path_factory.mktemp("encoder") / "tiny-bert"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+    )
+    BertModel(config).save_pretrained(place)
+    write_tokenizer(place, WORDS)
+    return place
+
+
+def write_tokenizer(place: Path, words: list[str]) -> None:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(place / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> TextEncoder:
+    return TextEncoder.open(folder, tokens=8)
+
+
+@pytest.fixture(scope="module")
+def reviews(encoder: TextEncoder) -> Task:
+    split = ArraySplit(encoder.encode(TEXTS), LABELS)
+    return Task(
+        name="reviews",
+        model=encoder.classifier(2),
+        load_weights=encoder.load_weights,
+        train=split,
+        validation=split,
+        test=split,
+        outputs=("logits",),
+        dynamic_axes=encoder.dynamic_axes(),
+        files=encoder.files(),
+    )
+
+
+@pytest.fixture(scope="module")
+def candidate(reviews: Task, encoder: TextEncoder) -> Candidate:
+    torch.manual_seed(0)
+    module = reviews.model()  # type: ignore[operator]  # a factory
+    encoder.load_weights(module)
+    example = {name: torch.tensor(array[:2]) for name, array in reviews.test.batch(np.arange(2))[0].items()}
+    return Candidate(factory=reviews.model, example=example, edits=(), weights=state_of(module))  # type: ignore[arg-type]
+
+
+def test_texts_become_ids_and_a_mask(encoder: TextEncoder) -> None:
+    found = encoder.encode(["a good film", "a strange film"])
+    assert found["input_ids"].tolist() == [[2, 8, 4, 6, 3, 0, 0, 0], [2, 8, 1, 6, 3, 0, 0, 0]]
+    assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]] * 2
+    assert found["input_ids"].dtype == np.int64
+
+
+def test_a_text_that_is_too_long_is_cut_and_keeps_its_end_token(encoder: TextEncoder) -> None:
+    assert encoder.encode(["very " * 30 + "good"])["input_ids"].tolist() == [[2, 7, 7, 7, 7, 7, 7, 3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "text 1 is empty (''); leave it out, with its label"),
+        (" \n", "text 1 is empty (' \\n'); leave it out, with its label"),
+        ("хороший фильм", "text 1 ('хороший фильм') has no token that the tokenizer of tiny-bert knows; is it in another script than the model's? leave it out, or take a model for its language"),
+        ("良い映画", "text 1 ('良い映画') has no token that the tokenizer of tiny-bert knows; is it in another script than the model's? leave it out, or take a model for its language"),
+    ],
+)  # fmt: skip
+def test_a_text_that_says_nothing_is_named(text: str, message: str, encoder: TextEncoder) -> None:
+    with pytest.raises(DataError) as caught:
+        encoder.encode(["good", text, "bad"])
+    assert str(caught.value) == message
+
+
+def test_padding_has_no_part_in_the_answer(candidate: Candidate, folder: Path) -> None:
+    module = candidate.module()
+    answers = []
+    for tokens in (6, 12):
+        inputs = TextEncoder.open(folder, tokens=tokens).encode(TEXTS)
+        with torch.no_grad():
+            answers.append(module(*(torch.tensor(array) for array in inputs.values())))
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-5, atol=1e-6)
+
+
+def test_weights_are_the_encoders(candidate: Candidate, folder: Path) -> None:
+    from transformers import AutoModel
+
+    trained = AutoModel.from_pretrained(folder).state_dict()
+    assert all(torch.equal(candidate.weights[f"encoder.{name}"], tensor) for name, tensor in trained.items())
+
+
+def test_layer_groups_of_an_encoder(candidate: Candidate) -> None:
+    groups = layer_groups(candidate.module(), candidate.example, ("logits",))
+    used = [group for group in groups if not group[0].startswith("encoder.pooler")]
+    assert [{".".join(name.split(".")[: 4 if ".layer." in name else 2]) for name in group} for group in used] == [
+        {"encoder.embeddings"},
+        {"encoder.encoder.layer.0"},
+        {"encoder.encoder.layer.1"},
+        {"head.weight", "head.bias"},
+    ]
+
+
+def test_the_file_takes_texts_of_every_length(
+    candidate: Candidate, reviews: Task, folder: Path, tmp_path: Path
+) -> None:
+    graph = Export(id="e").run(candidate, make_context(reviews, tmp_path / "work", {}))
+    session = OnnxRuntimeSession(graph.path)
+    assert [spec.shape for spec in session.inputs] == [("batch", "tokens")] * 2
+    for tokens in (4, 12):
+        inputs = TextEncoder.open(folder, tokens=tokens).encode(TEXTS[:3])
+        with torch.no_grad():
+            expected = candidate.module()(*(torch.tensor(array) for array in inputs.values()))
+        np.testing.assert_allclose(session.run(inputs)["logits"], expected.numpy(), rtol=1e-4, atol=1e-5)
+    session.close()
+
+
+def test_a_length_that_forward_fixes_is_said(candidate: Candidate, reviews: Task, tmp_path: Path) -> None:
+    class Fixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(8, 2)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.head((input_ids * attention_mask).float())
+
+    fixed = dataclasses.replace(candidate, factory=Fixed, weights=state_of(Fixed()))
+    with pytest.raises(EdgesmithError) as caught:
+        Export(id="e").run(fixed, make_context(reviews, tmp_path / "work", {}))
+    assert "tokens" in str(caught.value)
+
+
+def test_the_tokenizer_stands_beside_the_artefact(reviews: Task, folder: Path, tmp_path: Path) -> None:
+    recipe = {"task": "task.py", "stages": [{"use": "export"}], "limits": {"file_ratio": 2.0}}
+    directory = RunDirectory(tmp_path / "run")
+    bag = dataclasses.replace(reviews, model=Bag, load_weights=None)
+    with directory.open():
+        run = pipeline._Run(prepare(recipe, bag, out=tmp_path / "run"), directory, Progress())
+        run._load_original()
+        for place in ("artifacts", "measurements"):  # of the two, one is deployed
+            run._write(f"{place}/onnxruntime-cpu", "original", "onnxruntime-cpu")
+    beside = tmp_path / "run" / "artifacts" / "onnxruntime-cpu"
+    assert (beside / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert (beside / "model.onnx").exists()
+    assert not (tmp_path / "run" / "measurements" / "onnxruntime-cpu" / "tokenizer.json").exists()
+
+
+def test_another_tokenizer_is_another_run(reviews: Task, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "tokenizer.json"
+    shutil.copyfile(folder / "tokenizer.json", other)
+    assert task_file.identity(dataclasses.replace(reviews, files=(other,))) == task_file.identity(reviews)
+    other.write_text(other.read_text() + "\n")
+    assert task_file.identity(dataclasses.replace(reviews, files=(other,))) != task_file.identity(reviews)
+    with pytest.raises(TaskError) as caught:
+        task_file.check_data(dataclasses.replace(reviews, files=(tmp_path / "no.json",)))
+    assert str(caught.value) == (
+        f"task 'reviews': files: no file {tmp_path}/no.json; it is to be deployed beside the model"
+    )
+
+
+def test_splits_may_differ_in_a_dynamic_axis_alone(reviews: Task, folder: Path) -> None:
+    longer = ArraySplit(TextEncoder.open(folder, tokens=12).encode(TEXTS), LABELS)
+    task_file.check_data(dataclasses.replace(reviews, train=longer))
+    with pytest.raises(
+        DataError, match=r"'train' split: inputs are input_ids int64 \(12,\), .* \(12,\), those of the 'test'"
+    ):
+        task_file.check_data(dataclasses.replace(reviews, train=longer, dynamic_axes={}))
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"ids": {1: "tokens"}}, "task 'reviews': dynamic_axes: input 'ids' is none of input_ids, attention_mask; {1: 'tokens'} is asked for"),
+        ({"input_ids": {2: "tokens"}}, "task 'reviews': dynamic_axes: input 'input_ids' has the axes 1 to 1; {2: 'tokens'} is asked for"),
+    ],
+)  # fmt: skip
+def test_axes_that_are_not_there_are_refused(axes: dict[str, dict[int, str]], message: str, reviews: Task) -> None:
+    with pytest.raises(TaskError) as caught:
+        dataclasses.replace(reviews, dynamic_axes=axes).input_specs()
+    assert str(caught.value) == message
+
+
+def test_a_package_holds_an_encoder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "tiny_encoder_package"
+    shutil.copytree(folder, package / "model")
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert TextEncoder.open("tiny_encoder_package:model", tokens=8).folder == package / "model"
+
+
+def test_a_name_on_a_hub_is_not_fetched() -> None:
+    with pytest.raises(TaskError) as caught:
+        TextEncoder.open("sentence-transformers/all-MiniLM-L6-v2")
+    assert str(caught.value) == (
+        "encoder 'sentence-transformers/all-MiniLM-L6-v2': neither a folder nor in an installed package; nothing is "
+        "downloaded from a hub: fetch it first (hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir encoder) "
+        "and name the folder"
+    )
+
+
+def test_a_folder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
+    def refusal(place: Path, tokens: int = 8) -> str:
+        with pytest.raises(TaskError) as caught:
+            TextEncoder.open(place, tokens=tokens)
+        return str(caught.value)
+
+    assert refusal(folder, 13) == f"{folder}: texts of 13 tokens; the model takes 3 to 12"
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    write_tokenizer(place, [*WORDS, "more"])
+    assert refusal(place) == (
+        f"{place}: tokenizer.json knows 11 tokens, but the model's embedding has 10 rows; they belong to different models: "
+        "take the tokenizer that the model was trained with"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "vocab_size": 139}))
+    assert refusal(place).startswith(
+        f"{place}: tokenizer.json knows 11 tokens, but the model's embedding has 139 rows; "
+    )
+    (place / "tokenizer.json").write_text("{}")
+    assert refusal(place).startswith(f"{place}/tokenizer.json: not a tokenizer: ")
+    (place / "model.safetensors").unlink()
+    assert refusal(place) == (
+        f"{place}: no encoder's folder, model.safetensors is missing; it needs config.json, model.safetensors, tokenizer.json"
+    )
