@@ -14,6 +14,7 @@ from ..core.values import Interval
 
 RESAMPLES = 2000
 _SEED = 20120101  # fixed: the same scores always give the same interval
+_LONGER = 3  # times the restarts of a second look
 _JACKKNIFE_SAMPLES = 2000  # more would cost time and change the range of influences very little
 
 
@@ -112,6 +113,22 @@ def median_over_restarts(values: np.ndarray, confidence: float) -> Interval:
 def enough_restarts(confidence: float) -> int:
     """Fewest restarts whose smallest and largest value bound the median at `confidence`: 1 - 2**-n >= confidence."""
     return math.ceil(-math.log2(1 - confidence) - 1e-9)
+
+
+def looks(restarts: int, confidence: float) -> tuple[tuple[int, float], ...]:
+    """Restarts and confidence of a measurement, and of a longer one for where the first decides nothing.
+
+    Whoever looks twice errs twice, so the two share the error that `confidence` allows (Bonferroni): the first takes
+    half, or the 2**-n of its extremes where that is more (see `median_over_restarts`), the second the rest. No second
+    look where nothing is left for it.
+    """
+    error = 1 - confidence
+    first = max(error / 2, 2.0**-restarts)
+    left = error - first
+    once, again = (restarts, 1 - first), _LONGER * restarts
+    if left <= 0 or enough_restarts(1 - left) > again:
+        return (once,)
+    return (once, (again, 1 - left))
 
 
 def unseen_share(count: int, confidence: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from ..benches import accuracy, groups, latency, memory, metrics
+from ..benches import accuracy, groups, intervals, latency, memory, metrics
 from ..benches.accuracy import labels_of, predict
 from ..benches.finished import under
 from ..benches.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
@@ -19,7 +19,7 @@ from ..benches.latency import PairedLatency
 from ..benches.report import BatchLatency, MetricValue, Side, batch_latency
 from ..core.errors import TaskError
 from ..core.files import atomic_path
-from ..core.limits import Limits
+from ..core.limits import Limits, Verdict
 from ..core.task import Metric, Task
 from ..core.values import Artifact, Interval
 from ..exporters import graph_stats, onnx_file
@@ -120,27 +120,51 @@ def _asked(function: Callable[..., np.ndarray], task: Task) -> np.ndarray:
 def measure_costs(
     original: Artifact, final: Artifact, task: Task, recipe: Recipe, threads: int, progress: Progress
 ) -> Costs:
-    """Time and memory of both, where the target's runtime is here."""
+    """Time and memory of both, where the target's runtime is here; the time for a first look (`intervals.looks`)."""
     if TARGETS[final.target].unmeasurable() is not None:
         return Costs()
-    measure = recipe.measure
-    feeds = latency.rotating_feeds(task.test, measure.batch_sizes)
-    with progress.bar("timing, in fresh processes", measure.restarts) as advance:
-        paired = latency.compare(
-            [original, final],
-            feeds,
-            threads,
-            restarts=measure.restarts,
-            seconds=measure.restarts * measure.seconds,
-            confidence=recipe.limits.confidence,
-            progress=lambda done, total: advance(done, f"{done} of {total}"),
-        )
-    feed = feeds[measure.batch_sizes[0]][0]
+    feed = latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1], 1)[recipe.measure.batch_sizes[0]][0]
     return Costs(
-        latency=tuple(paired),
+        latency=_timed([original, final], task, recipe, 0, threads, progress),
         memory_original=memory.peak_memory_interval(original, feed, threads),
         memory_final=memory.peak_memory_interval(final, feed, threads),
     )
+
+
+def look_again(
+    costs: Costs, original: Artifact, final: Artifact, task: Task, recipe: Recipe, threads: int, progress: Progress
+) -> Costs:
+    """The same with the time of a second, longer look, which nothing of the first is used for."""
+    return dataclasses.replace(costs, latency=_timed([original, final], task, recipe, 1, threads, progress))
+
+
+def wants_another_look(verdict: Verdict, recipe: Recipe) -> bool:
+    """Whether the time alone was measured and decides nothing yet: a noisy restart is no reason to refuse a release."""
+    undecided = (each for each in verdict.results if each.status == "unproven" and each.measured is not None)
+    timed = any(each.name in ("speedup", "latency_ms") for each in undecided)
+    return verdict.status == "unproven" and timed and len(_looks(recipe)) > 1
+
+
+def _looks(recipe: Recipe) -> tuple[tuple[int, float], ...]:
+    return intervals.looks(recipe.measure.restarts, recipe.limits.confidence)
+
+
+def _timed(
+    pair: Sequence[Artifact], task: Task, recipe: Recipe, look: int, threads: int, progress: Progress
+) -> tuple[PairedLatency, ...]:
+    restarts, confidence = _looks(recipe)[look]
+    with progress.bar("timing, in fresh processes", restarts) as advance:
+        paired = latency.compare(
+            pair,
+            latency.rotating_feeds(task.test, recipe.measure.batch_sizes),
+            threads,
+            restarts=restarts,
+            seconds=restarts * recipe.measure.seconds,
+            seed=look,
+            confidence=confidence,
+            progress=lambda done, total: advance(done, f"{done} of {total}"),
+        )
+    return tuple(paired)
 
 
 def costs_to_json(costs: Costs) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..core import digest
 from ..core.errors import ContractError
 from ..core.files import as_file_name, storage_errors, write_atomic
 from ..core.ledger import Ledger, LedgerEntry
+from ..core.limits import Verdict
 from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters import onnx_file
@@ -28,7 +29,7 @@ from .data import any_inputs
 from .evaluation import old_metric, task_metrics
 from .job import Job, prepare
 from .lock import LOCK, lock_of, lock_text
-from .measuring import Costs
+from .measuring import Costs, Outcome
 from .model_checks import check_loaded
 from .model_graph import graph_of
 from .progress import Progress
@@ -290,15 +291,13 @@ class _Run:
         written = {target: self._write(f"artifacts/{target}", last, target) for target in recipe.targets}
         final = written[self._target].artifact
         self._progress.say(f"measuring {recipe.against} and final on the test split")
-        predictions, costs = self._measure(original, final)
-        found = measuring.outcome(original, final, costs, self._task, recipe.limits, predictions)
+        found, verdict = self._outcome(original, final)
         main = task_metrics(self._task)[0]
         tested = ledger.tested(recipe.against, found.drop, main.higher_is_better)
         ledger = ledger.with_note("fuse", tested)  # what was chosen on validation data is to be held to it
         if any(entry.name == "fuse" for entry in ledger.entries):
             self._progress.record(f"  fuse: {tested}")
         old = old_metric(self._task)
-        verdict = judge(recipe.limits, found.evidence, main.higher_is_better)
         return Report(
             task=self._task.name,
             target=self._target,
@@ -325,26 +324,34 @@ class _Run:
             test_digest=task_file.split_identity(self._task.test),
         )
 
-    def _measure(self, original: Artifact, final: Artifact) -> tuple[Path, Costs]:
-        """The predictions of both on the test split, and their time and memory."""
-        job, recipe = self._job, self._recipe
-        threads = job.machine.threads
+    def _outcome(self, original: Artifact, final: Artifact) -> tuple[Outcome, Verdict]:
+        """Predictions, time and memory of both, judged; where the time decides nothing, it is measured for longer."""
+        job, recipe, task = self._job, self._recipe, self._task
+        threads, progress, main = job.machine.threads, self._progress, task_metrics(task)[0]
         pair = {"original": original.digest, "final": final.digest, "task": job.identity, "machine": self._machine_key}
+        how = pair | {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence}
 
         def predict(folder: Path, work: Path) -> dict[str, Any]:
-            measuring.keep_predictions(original, final, self._task, threads, folder)
+            measuring.keep_predictions(original, final, task, threads, folder)
             return {}
 
-        def time_and_weigh(folder: Path, work: Path) -> dict[str, Any]:
-            return measuring.costs_to_json(
-                measuring.measure_costs(original, final, self._task, recipe, threads, self._progress)
-            )
+        def once(place: str, measure: Callable[[], Costs]) -> Costs:
+            done = self._once(place, how, lambda folder, work: measuring.costs_to_json(measure()))
+            return measuring.costs_from_json(done.facts)
+
+        def judged(costs: Costs) -> tuple[Outcome, Verdict]:
+            found = measuring.outcome(original, final, costs, task, recipe.limits, job.out / measuring.PREDICTIONS)
+            return found, judge(recipe.limits, found.evidence, main.higher_is_better)
 
         done = self._once("measurements/predictions", pair, predict)
         shutil.copyfile(done.path / measuring.PREDICTIONS, job.out / measuring.PREDICTIONS)
-        how = {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence}
-        costs = measuring.costs_from_json(self._once("measurements/costs", pair | how, time_and_weigh).facts)
-        return job.out / measuring.PREDICTIONS, costs
+        first = (original, final, task, recipe, threads, progress)
+        costs = once("measurements/costs", lambda: measuring.measure_costs(*first))
+        found, verdict = judged(costs)
+        if measuring.wants_another_look(verdict, recipe):
+            progress.say("  the time decides no limit yet: measuring for longer")
+            found, verdict = judged(once("measurements/costs-longer", lambda: measuring.look_again(costs, *first)))
+        return found, verdict
 
     def _artifact_result(self, written: Written) -> ArtifactResult:
         artifact, reason = written.artifact, written.reason

@@ -83,6 +83,31 @@ def test_fewest_restarts(confidence: float, restarts: int) -> None:
     assert 1 - 2.0**-restarts >= confidence
 
 
+@pytest.mark.parametrize(
+    ("restarts", "confidence", "found"),
+    [
+        (5, 0.95, [(5, 0.96875), (15, 0.98125)]),  # five restarts spend 1/32 of the 1/20
+        (10, 0.95, [(10, 0.975), (30, 0.975)]),
+        (2, 0.75, [(2, 0.75)]),  # nothing is left for a second look
+        (7, 0.99, [(7, 1 - 2**-7), (21, 0.99 + 2**-7)]),
+    ],
+)
+def test_two_looks_share_the_error(restarts: int, confidence: float, found: list[tuple[int, float]]) -> None:
+    assert list(intervals.looks(restarts, confidence)) == [pytest.approx(look) for look in found]
+
+
+def test_two_looks_err_no_more_often_than_one_may() -> None:
+    """A limit that is not kept, at the truth itself: how often either look, the second after an undecided first, proves it."""
+    rng = np.random.default_rng(11)
+    (few, first), (many, second) = intervals.looks(5, 0.95)
+    wrong = 0
+    for _ in range(2000):
+        once = intervals.median_over_restarts(rng.lognormal(0.0, 0.3, few), first)
+        again = intervals.median_over_restarts(rng.lognormal(0.0, 0.3, many), second)
+        wrong += once.low > 1 or (once.high >= 1 and again.low > 1)
+    assert 0.01 < wrong / 2000 < 0.06
+
+
 @pytest.mark.parametrize("restarts", [5, 8, 12])
 def test_median_over_restarts_covers(restarts: int) -> None:
     """Restarts differ in a skewed way (some are disturbed); each bound must hold at 0.95, and not by being endless."""

@@ -154,6 +154,23 @@ def test_a_limit_missed_and_one_that_cannot_be_proven(finished: Path) -> None:
     assert "test samples" in report["limits"][0]["note"]
 
 
+def test_time_that_decides_nothing_is_measured_for_longer_once(finished: Path) -> None:
+    measured = min(result()["latency"], key=lambda entry: entry["speedup"]["median"])["speedup"]["median"]
+    limit = ["compress", "recipe.toml", "--set", f"limits.speedup={measured}"]  # inside its interval, so undecided
+    assert main(limit) in (ExitCode.PASS, ExitCode.LIMIT_MISSED, ExitCode.UNPROVEN)
+    longer = Path("runs/small/measurements/costs-longer/done.json")
+    looks = [json.loads(path.read_text())["facts"] for path in (longer.parents[1] / "costs" / "done.json", longer)]
+    assert [each["latency"][0]["restarts"] for each in looks] == [5, 15]
+    assert looks[0]["memory_final"] == looks[1]["memory_final"]
+    assert [entry["speedup"]["median"] for entry in result()["latency"]] == [
+        each["speedup"][0]["value"] for each in looks[1]["latency"]
+    ]
+    assert "the time decides no limit yet: measuring for longer" in Path("runs/small/log.txt").read_text()
+    done = longer.stat().st_mtime_ns
+    main(limit)
+    assert longer.stat().st_mtime_ns == done
+
+
 def test_a_target_that_is_not_here_is_unproven(finished: Path) -> None:
     recipe = finished / "recipe.toml"
     recipe.write_text(recipe.read_text().replace('["onnxruntime-cpu", "tensorrt"]', '["tensorrt"]'))
