@@ -11,7 +11,7 @@ from pathlib import Path
 # bfloat16 is slow on a CPU without its instructions, which a run of a few steps need not wait for.
 QUICK = [
     "measure.seconds=0.3", "distill.epochs=1", "distill.batch_size=32", "distill.mixed_precision=no", "quantize.samples=64",
-    "limits.speedup=0.1",
+    "measure.batch_sizes=[4]", "limits.speedup=0.1",
 ]  # fmt: skip
 
 
