@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +104,9 @@ def from_mapping(
         raise RecipeError(f"{where}: 'stages' must be a list of tables; write each as [[stages]]")
     tables = [{"id": stage.get("use"), **stage} for stage in data["stages"]]
     _override(data, tables, overrides)
+    for text in _strings([data, tables]):
+        if "\0" in text:
+            raise RecipeError(f"{where}: {text!r} holds a NUL character")
     header = parse(_Header, {key: data[key] for key in ("task", "targets", "against") if key in data}, where)
     for index, name in enumerate(header.targets):
         resolve(name, TARGETS, f"{where}: targets[{index}]")
@@ -219,6 +222,15 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()  # a bare word: --set prune.importance=taylor
+
+
+def _strings(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping):
+        yield from (text for pair in data.items() for each in pair for text in _strings(each))
+    elif isinstance(data, Sequence):
+        yield from (text for each in data for text in _strings(each))
 
 
 def _table(values: Mapping[str, Any]) -> list[str]:

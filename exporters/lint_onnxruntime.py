@@ -95,6 +95,8 @@ def _matrices(node: onnx.NodeProto, weight: np.ndarray) -> list[np.ndarray]:
     """A weight as the kernels multiply by it; none where they do not add in 16 bits."""
     if node.op_type == "Conv":
         groups = attribute(node, "group", 1)
+        if groups < 1 or weight.shape[0] % groups:
+            return []  # no convolution at all: ONNX's checker says so
         return [] if saturation.is_depthwise(weight, groups) else saturation.as_matrices(weight, groups)
     if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
         return [weight.T if attribute(node, "transB", 0) else weight.reshape(-1, weight.shape[-1])]

@@ -37,6 +37,8 @@ def load(path: Path, valid: bool = True) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: not an ONNX file, or truncated; export it again") from error
     if not model.graph.output or model.ir_version == 0:
         raise ArtifactError(f"{path}: not an ONNX file, or truncated: it has no graph outputs; export it again")
+    if any(isinstance(text, bytes) for text in _texts(model)):
+        raise ArtifactError(f"{path}: damaged: a name in it is no UTF-8 text; export it again")
     _read_external(model, path)
     _check_tensors(model, path)
     problem = invalid(model) if valid else ""
@@ -82,6 +84,23 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
+    """Every name and operator; protobuf gives those that are not text as bytes."""
+    graphs = [model.graph]
+    yield from (entry.domain for entry in model.opset_import)
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            nodes.extend(graph.node)
+            yield from (each.name for each in (*graph.initializer, *graph.input, *graph.output, *graph.value_info))
+        while nodes:
+            node = nodes.pop()
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (attribute.name for attribute in node.attribute)
+            graphs.extend(subgraphs(node))
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -69,6 +69,7 @@ def test_overrides_change_stage_limits_and_measure() -> None:
         ({"stags": []}, "recipe: unknown 'stags'; did you mean 'stages'? known: against, build, limits, measure, stages, targets, task"),
         ({"stages": [{"use": "prun"}]}, "recipe: stages[0].use: unknown 'prun'; did you mean 'prune'? known: combine, distill, export, finetune, fuse, merge, prune, prune-blocks, qat, quantize"),
         ({"stages": [{"macs_ratio": 0.5}]}, "recipe: stages[0]: 'use' is missing; it names what the stage does: combine, distill, export, finetune, fuse, merge, prune, prune-blocks, qat, quantize"),
+        ({"task": "task.py:ta\0sk"}, "recipe: 'task.py:ta\\x00sk' holds a NUL character"),
         ({"stages": "prune"}, "recipe: 'stages' must be a list of tables; write each as [[stages]]"),
         ({"stages": [{"use": "prune", "macs_ratio": 1.5}]}, "recipe: stages[0].macs_ratio: input should be less than 1, got 1.5"),
         ({"stages": [{"use": "prune", "macs_ratio": 0.0}]}, "recipe: stages[0].macs_ratio: input should be greater than 0, got 0.0"),

@@ -321,3 +321,12 @@ def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
     assert text.startswith("not a valid ONNX model: ") and "nobody" in text
     del model.opset_import[:]
     assert refusal_of(model, tmp_path).startswith("not a valid ONNX model: ")
+
+
+@pytest.mark.parametrize("field", [b"Relu", b"Gemm", b"transB"])
+def test_a_name_that_is_no_text(field: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(linear().SerializeToString().replace(field, b"\xff" + field[1:]))
+    with pytest.raises(ArtifactError) as error:
+        onnx_file.load(path, valid=False)
+    assert str(error.value) == f"{path}: damaged: a name in it is no UTF-8 text; export it again"
