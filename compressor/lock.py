@@ -99,11 +99,17 @@ def read_lock(path: Path) -> Lock:
     except (OSError, UnicodeDecodeError) as error:
         raise RunDirectoryError(f"{path}: no lock that can be read; `edgesmith compress` writes one") from error
     try:
-        return _READER.validate_json(text, strict=True)
+        lock = _READER.validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{path}: not a lock of schema '{SCHEMA}': {where}: {first['msg']}") from error
+    for name in ("threads", "seed"):
+        if not isinstance(lock.environment.get(name), int):
+            raise ArtifactError(f"{path}: not a lock of schema '{SCHEMA}': environment.{name}: not a whole number")
+    if sum(lock.target in Path(name).parts[1:2] for name in lock.artifacts) != 1:
+        raise ArtifactError(f"{path}: not a lock of schema '{SCHEMA}': artifacts: not one file of '{lock.target}'")
+    return lock
 
 
 def verify(run: Path) -> Verified:

@@ -115,6 +115,16 @@ def test_no_lock_and_one_that_is_none(finished: Path, capsys: pytest.CaptureFixt
             "valid string"
         ],
     )
+    edit_lock(recipe="0" * 64, environment={"seed": 0})
+    assert verify(capsys)[1] == [
+        "ArtifactError: runs/small/edgesmith.lock: not a lock of schema 'edgesmith.lock/1': environment.threads: not a "
+        "whole number"
+    ]
+    edit_lock(environment={"seed": 0, "threads": 1}, artifacts={})
+    assert verify(capsys)[1] == [
+        "ArtifactError: runs/small/edgesmith.lock: not a lock of schema 'edgesmith.lock/1': artifacts: not one file of "
+        "'onnxruntime-cpu'"
+    ]
     LOCK.unlink()
     assert verify(capsys) == (
         ExitCode.USAGE,
