@@ -19,6 +19,8 @@
 A verdict is not an error: a missed limit (3) or an unproven one (4) is returned, see `core.limits`.
 """
 
+from __future__ import annotations
+
 import enum
 
 
