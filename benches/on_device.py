@@ -144,15 +144,19 @@ class _Run:
                 engines[side] = {"tool": info.tool, "version": info.version, "seconds": info.seconds}
                 engines[side]["file_bytes"] = info.engine_bytes
         say(f"{target}: accuracy and parity on {len(self._arrays['labels'])} samples")
+        answers = self._once(f"answers-{target}", lambda: self._answers(target, paths))
+        say(f"{target}: latency at batch {', '.join(map(str, self._settings['batch_sizes']))}")
+        timed = self._once(f"latency-{target}", lambda: {"latency": self._latency(target, paths)})
+        return {**answers, **timed, "engines": engines}
+
+    def _answers(self, target: str, paths: Mapping[str, Path]) -> dict[str, Any]:
+        """What both sides answer here: against the labels, and against what they answered where the run was."""
         outputs = {side: self._outputs(target, side, path) for side, path in paths.items()}
-        answers = {
+        return {
             "accuracy": self._accuracy(outputs),
             "agreement": {side: self._agreement(side, found) for side, found in outputs.items()},
             "parity": [each for side, found in outputs.items() for each in self._parity(side, found)],
         }
-        say(f"{target}: latency at batch {', '.join(map(str, self._settings['batch_sizes']))}")
-        timed = self._once(f"latency-{target}", lambda: {"latency": self._latency(target, paths)})
-        return {**answers, "latency": timed["latency"], "engines": engines}
 
     def _beside_engine(self, entry: Mapping[str, Any]) -> Path:
         """The ONNX file under `work/`, where engines are written: the bundle's own folders stay what they were."""

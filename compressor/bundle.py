@@ -175,11 +175,11 @@ def _artifact(run: Path, said: ArtifactResult, folder: Path, build: Build | None
 def _model(path: Path, folder: Path, name: str, build: Build | None, with_engine: bool) -> dict[str, Any]:
     goal = folder / "models" / name / MODEL
     _copy(path, goal)
-    engine = _engine(goal, build or Build()) if with_engine else None
+    engine = engine_how(goal, build or Build()) if with_engine else None
     return {"path": goal.relative_to(folder).as_posix(), "engine": engine}
 
 
-def _engine(path: Path, build: Build) -> dict[str, Any]:
+def engine_how(path: Path, build: Build) -> dict[str, Any]:
     """How the device builds the engine of this file; what is to be FP16 is cast here, where onnx is."""
     model, parsed = onnx_file.load(path), path
     inputs, outputs = onnx_file.specs(model)

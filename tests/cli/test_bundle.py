@@ -84,7 +84,8 @@ def test_it_measures_itself_without_edgesmith(there: Path, device: Path, finishe
     assert {path.relative_to(there).parts[0] for path in made} == {"work", "result.json"}
 
     again = run_there(device, "run.py", "--seconds", "1", cwd=there)
-    assert "  latency-onnxruntime-cpu: measured before" in again.stdout.splitlines()
+    for step in ("answers", "latency"):
+        assert f"  {step}-onnxruntime-cpu: measured before" in again.stdout.splitlines()
     assert json.loads((there / "result.json").read_text()) == result
 
 
