@@ -7,19 +7,19 @@ import sys
 import tarfile
 from pathlib import Path
 
-DEVICE_HAS = ("numpy", "numpy.libs", "onnxruntime")
+DEVICE_HAS = ("numpy", "numpy.libs", "numpy-*.dist-info", "onnxruntime", "onnxruntime-*.dist-info")
 
 
 def bare_python(home: Path, has: tuple[str, ...] = DEVICE_HAS) -> Path:
-    """The interpreter of a new environment without pip, into which these are linked from this one's site-packages."""
+    """The interpreter of a new environment without pip, into which these patterns are linked from this one's site-packages."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=60)
     (site,) = home.glob("lib/python*/site-packages")
     spec = importlib.util.find_spec("numpy")
     assert spec is not None
     assert spec.origin is not None
     for name in has:
-        if (source := Path(spec.origin).parents[1] / name).exists():
-            (site / name).symlink_to(source)
+        for source in Path(spec.origin).parents[1].glob(name):
+            (site / source.name).symlink_to(source)
     return home / "bin" / "python"
 
 

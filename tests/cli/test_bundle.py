@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ def test_it_measures_itself_without_edgesmith(there: Path, device: Path, finishe
         assert 0 < each["final"]["p50"] <= each["final"]["p99"] < 1000
         assert each["speedup"]["low"] <= each["speedup"]["value"] <= each["speedup"]["high"]
     assert (result["samples"], result["metric"], result["settings"]["restarts"]) == (256, "accuracy", 5)
+    assert {name: result["device"][name] for name in ("numpy", "onnxruntime")} == {
+        name: metadata.version(name) for name in ("numpy", "onnxruntime")
+    }
     made = {path for path in there.rglob("*") if path.is_file()} - before
     assert {path.relative_to(there).parts[0] for path in made} == {"work", "result.json"}
 
