@@ -10,22 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 # What ssh talks through: each connection takes the next line of the plan, and breaks where that says so.
 CUT = """
-import fcntl, json, os, select, socket, sys, time
+import fcntl, glob, json, os, select, socket, sys
 plan, host, port = sys.argv[1:]
 with open(plan, "r+") as stream:
     fcntl.flock(stream, fcntl.LOCK_EX)
     steps = json.load(stream)
     step = steps.pop(0) if steps else {}
     stream.seek(0), stream.truncate(), json.dump(steps, stream)
-peer, started, sent = socket.create_connection((host, int(port))), time.monotonic(), 0
+peer, sent = socket.create_connection((host, int(port))), 0
 while True:
     ready, _, _ = select.select([0, peer], [], [], 0.05)
-    if time.monotonic() - started > step.get("seconds", 1e9) or sent > step.get("bytes", 1e9):
+    if sent > step.get("bytes", 1e9) or glob.glob(step.get("once", "")):
         break
     if 0 in ready:
         data = os.read(0, 4096)
@@ -84,14 +85,14 @@ class Loopback:
                 server.terminate()
 
     def config(
-        self, key: str = "id", host_key: str | None = "host_key", plan: list[dict[str, float]] | None = None
+        self, key: str = "id", host_key: str | None = "host_key", plan: list[dict[str, Any]] | None = None
     ) -> Path:
         """For `--ssh-config`: hosts "pi" and "nano" are this server.
 
         Args:
             key: that logs in.
             host_key: the only one that is known; None: none is.
-            plan: where each connection breaks, in their order.
+            plan: where each connection breaks, in their order: after `bytes` sent, or once a file of the pattern `once` is there.
         """
         known = self.folder / "known_hosts"
         text = "" if host_key is None else (self.folder / f"{host_key}.pub").read_text()

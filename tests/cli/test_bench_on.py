@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_lost_while_it_copies_and_while_it_measures(
 ) -> None:
     monkeypatch.setattr(remote_bench, "PAUSES", (0.0, 0.0, 0.0))
     # probe, have, put (breaks), have, put, run (breaks), have, run, get, remove
-    plan: list[dict[str, float]] = [{}, {}, {"bytes": 120_000}, {}, {}, {"seconds": 2.5}]
+    plan: list[dict[str, Any]] = [{}, {}, {"bytes": 120_000}, {}, {}, {"once": f"{there}/*/work/answers-*.json"}]
     code = bench(
         server, python, f"ssh://pi{there}", "--seconds", "3", "--batch", "1", "--keep", config=server.config(plan=plan)
     )
