@@ -14,12 +14,12 @@ from ..benches.device_launcher import MANIFEST
 from ..benches.device_result import DeviceResult, from_json
 from ..benches.device_table import print_devices
 from ..core import digest
-from ..core.errors import ArtifactError, EdgesmithError, ExitCode, MeasurementError, UsageError
+from ..core.errors import ArtifactError, EdgesmithError, ExitCode, LostConnectionError, MeasurementError, UsageError
 from ..core.files import write_atomic
 from . import bundle, ssh
 from .device_agent import FOLDER
 from .progress import Progress
-from .ssh import Address, Connection, LostConnection
+from .ssh import Address, Connection
 
 DEVICES = "devices"  # in the run directory
 PAUSES = (1.0, 5.0, 15.0)  # seconds before a lost connection is tried again
@@ -82,7 +82,7 @@ def measure(
     not measured again. What is given up on for that reason stays there, so that the same command goes on.
 
     Raises:
-        LostConnection: lost again each time.
+        LostConnectionError: lost again each time.
         UsageError: the device cannot be used as it is.
         MeasurementError: the measurement failed there.
     """
@@ -111,7 +111,7 @@ def measure(
 
     try:
         result = _again(once, url, progress)
-    except LostConnection:
+    except LostConnectionError:
         raise
     except EdgesmithError:
         if not keep_folder:
@@ -175,13 +175,15 @@ def _again(action: Callable[[], T], url: str, progress: Progress) -> T:
     for pause in PAUSES:
         try:
             return action()
-        except LostConnection as lost:
+        except LostConnectionError as lost:
             progress.say(f"{lost}; trying again in {pause:g} s")
             time.sleep(pause)
     try:
         return action()
-    except LostConnection as lost:
-        raise LostConnection(f"{lost}, {len(PAUSES) + 1} times; the same command goes on where it stopped") from lost
+    except LostConnectionError as lost:
+        raise LostConnectionError(
+            f"{lost}, {len(PAUSES) + 1} times; the same command goes on where it stopped"
+        ) from lost
 
 
 def _print(found: dict[str, DeviceResult], errors: dict[str, EdgesmithError], as_json: bool) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ..core.errors import EdgesmithError, MeasurementError, UsageError
+from ..core.errors import EdgesmithError, LostConnectionError, MeasurementError, UsageError
 from . import device_agent
 
 _OPTIONS = {
@@ -33,10 +33,6 @@ _LOST = 255  # how ssh says that it failed itself
 _NOT_FOUND = (126, 127)  # how a shell says that there is no such command
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _USAGE = "write it as ssh://user@host, ssh://user@host:port or ssh://user@host:port/folder"
-
-
-class LostConnection(MeasurementError):
-    """The connection broke, or could not be made; what was done there stays and is not done again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +97,7 @@ class Connection:
         """One request to `device_agent`; `feed` writes what follows it.
 
         Raises:
-            LostConnection: the connection broke, or cannot be made.
+            LostConnectionError: the connection broke, or cannot be made.
             UsageError: host key, login, Python, or a folder that must not be touched.
             MeasurementError: the device could not do it.
         """
@@ -130,7 +126,7 @@ class Connection:
         """Run a program with the device's Python; its exit code and what it said on standard error.
 
         Raises:
-            LostConnection, UsageError: as `ask`.
+            LostConnectionError, UsageError: as `ask`.
         """
         code, _, stderr = self._run([self.python, *arguments], None, on_line)
         self._check(code, stderr)
@@ -221,7 +217,7 @@ def failure(address: Address, stderr: str) -> EdgesmithError:
         )
     if "Could not resolve hostname" in stderr:
         return UsageError(f"{url}: no such host ({last})")
-    return LostConnection(f"{url}: the connection was lost or cannot be made ({last or 'ssh gave no reason'})")
+    return LostConnectionError(f"{url}: the connection was lost or cannot be made ({last or 'ssh gave no reason'})")
 
 
 def _last_line(text: str) -> str:

@@ -112,7 +112,7 @@ def test_lost_for_good(
     config = server.config(plan=[{}, {}, {"bytes": 60_000}, {}, {"bytes": 5_000}])
     assert bench(server, python, f"ssh://pi{there}", *QUICK, config=config) == ExitCode.FAILED
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"LostConnection: ssh://pi{there}: the connection was lost or cannot be made (")
+    assert last.startswith(f"LostConnectionError: ssh://pi{there}: the connection was lost or cannot be made (")
     assert last.endswith("), 2 times; the same command goes on where it stopped")
     (kept,) = there.iterdir()
     assert not [path for path in kept.rglob("*") if path.name.startswith(".partial-")]
@@ -173,7 +173,7 @@ def test_what_stands_in_the_way_is_said(
     code, said = refused(server, python, capsys, f"ssh://127.0.0.1:1{there}", config)
     assert code == ExitCode.FAILED
     assert said.startswith(
-        f"LostConnection: ssh://127.0.0.1:1{there}: the connection was lost or cannot be made (ssh: "
+        f"LostConnectionError: ssh://127.0.0.1:1{there}: the connection was lost or cannot be made (ssh: "
     )
     assert said.endswith("Connection refused)")
     assert list(there.iterdir()) == []
