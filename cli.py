@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.compressor import gate_command, lint_command, quantize_command, sensitivity_command, verify_command
+from edgesmith.compressor import (
+    bundle_command,
+    gate_command,
+    lint_command,
+    quantize_command,
+    sensitivity_command,
+    verify_command,
+)
 from edgesmith.compressor.argument_types import positive, shape, shapes, sizes
 from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
@@ -67,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     quantize_command.add(commands)
     gate_command.add(commands)
     _add_bench(commands)
+    bundle_command.add(commands)
     _add_build(commands)
     _add_inspect(commands)
     sensitivity_command.add(commands)
@@ -140,9 +148,11 @@ def _add_bench(commands: Any) -> None:
         "--batch", type=sizes, metavar="N,N", help="batch sizes (default: those of the run's recipe; files: 1,32)"
     )
     parser.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="threads of every session (default: 1)"
+        "--threads", type=positive, metavar="N", help="threads of every session (default: 1; with --on as in the run)"
     )
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="time per batch size (default: 10)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="time per batch size (default: 10; with --on as in the run)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of inputs and orders (default: 0)")
     parser.add_argument(
         "--shape",
@@ -152,6 +162,19 @@ def _add_bench(commands: Any) -> None:
         metavar="NAME=1,48",
         help="shape of an input with dynamic axes; repeatable",
     )
+    parser.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        metavar="ssh://USER@HOST",
+        help="measure a run on this device instead: its bundle is copied there, run and removed; repeatable",
+    )
+    parser.add_argument("--samples", type=positive, default=256, metavar="N", help="test samples that go to a device")
+    parser.add_argument("--keep", action="store_true", help="leave the bundle's folder on the device")
+    parser.add_argument(
+        "--device-python", default="python3", metavar="FILE", help="the device's interpreter (default: python3)"
+    )
+    parser.add_argument("--ssh-config", type=Path, metavar="FILE", help="for ssh, in place of your own (its -F)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(command=_bench)
 
@@ -298,14 +321,18 @@ def _bench(options: argparse.Namespace) -> int:
     from edgesmith.benches.side_by_side_table import print_side_by_side
     from edgesmith.compressor.progress import Progress
 
-    contenders, feeds = _contenders(options)
     progress = Progress(None if options.json else _console(stderr=True))
+    if options.on:
+        from edgesmith.compressor import remote_bench
+
+        return remote_bench.run(options, progress)
+    contenders, feeds = _contenders(options)
     with progress.bar("measuring, in fresh processes", side_by_side.steps(contenders)) as advance:
         result = side_by_side.measure(
             contenders,
             feeds,
-            options.threads,
-            seconds=options.seconds,
+            options.threads or 1,
+            seconds=10.0 if options.seconds is None else options.seconds,
             seed=options.seed,
             progress=lambda done, total: advance(done, f"{done} of {total}"),
         )

@@ -1,5 +1,7 @@
 """Original and final on the same samples: predictions, the paired loss in a metric, and how many samples would do."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 

@@ -4,6 +4,8 @@ The output is `(N, boxes, 6)`: x1, y1, x2, y2, score, class; a row with a score 
 `(N, boxes, 5)`: x1, y1, x2, y2, class; a row of class -1 is no box.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 _MOST = 100  # boxes of an image that count, the surest ones
@@ -20,7 +22,7 @@ def matched_boxes(output: np.ndarray, labels: np.ndarray, thresholds: tuple[floa
     """
     classes = int(labels[..., 4].max()) + 1
     rows = np.zeros((len(output), 3 * _MOST + classes))
-    for row, detected, true in zip(rows, output, labels, strict=True):
+    for row, detected, true in zip(rows, output, labels):
         true = true[true[:, 4] >= 0]
         detected = detected[(detected[:, 4] > 0) & (detected[:, 5] < classes)]
         detected = detected[np.argsort(-detected[:, 4], kind="stable")[:_MOST]]

@@ -1,5 +1,7 @@
 """Runs one of the measuring programs in a fresh process and brings its failure back as an error."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -31,7 +33,8 @@ def run(program: str, job: dict[str, Any], folder: Path, threads: int, timeout: 
     path = folder / f"{program}.json"
     path.write_text(json.dumps({**job, "parent": os.getpid()}))
     # -P: a numpy.py in the user's folder must not be imported instead of NumPy.
-    command = [sys.executable, "-P", "-m", f"{__package__}.{program}", str(path)]
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
+    command = [sys.executable, *safe, "-m", f"{__package__}.{program}", str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment

@@ -3,6 +3,8 @@
 Classes stand on axis 1, as torch's cross entropy wants them. A position whose label is `NO_LABEL` counts nowhere.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from ..core.task import NO_LABEL

@@ -1,5 +1,7 @@
 """What is timed and weighed: a file and the kind of session that opens it."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ def kinds_of(files: Sequence[Artifact | Path | Contender]) -> list[str]:
         MeasurementError: a target that has no session here.
     """
     kinds = [kind_of(file) for file in files]
-    plain = {kind for kind, file in zip(kinds, files, strict=True) if not isinstance(file, Contender)}
+    plain = {kind for kind, file in zip(kinds, files) if not isinstance(file, Contender)}
     if len(plain) > 1:
         raise UsageError(f"files of different targets cannot be paired: {', '.join(sorted(plain))}")
     for kind in kinds:

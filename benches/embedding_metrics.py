@@ -3,6 +3,8 @@
 A sample's score depends on which others are there; an interval takes these as given.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 _AT_ONCE = 1024  # rows of the similarity matrix

@@ -1,17 +1,20 @@
 """The machine and the versions behind a measurement; nothing heavy is imported to say so."""
 
+from __future__ import annotations
+
 import os
 import platform
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Dict, List, Union
 
 _PACKAGES = ("edgesmith", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torch-pruning", "accelerate")
 # What decides how fast, and on x86 how exactly, INT8 runs.
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _CGROUP = Path("/sys/fs/cgroup")
 
-Description = dict[str, str | int | list[str]]
+Description = Dict[str, Union[str, int, List[str]]]
 
 
 def describe(threads: int, seed: int) -> Description:

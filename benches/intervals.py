@@ -3,6 +3,8 @@
 A limit is decided by one bound, so an interval at `confidence` 0.95 is a 90 % interval in two-sided language.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from statistics import NormalDist

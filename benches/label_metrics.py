@@ -1,5 +1,7 @@
 """Metrics of several labels per sample: logits `(N, K)`, of which those above 0 say yes; labels 0 or 1 `(N, K)`."""
 
+from __future__ import annotations
+
 import numpy as np
 
 

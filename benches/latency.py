@@ -3,12 +3,14 @@
 Sequential timing on a shared machine shows false speed-ups of 3 to 34 %; ABBA quads in one process show about 1 %.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -93,9 +95,9 @@ def compare(
         folder = Path(name)
         job = {"files": paths, "targets": kinds, "threads": threads, "seconds": seconds / restarts}
         with storage_errors(folder):
-            job |= _write_feeds(feeds, folder) | {"result": str(folder / "result.npz")}
+            job.update(_write_feeds(feeds, folder), result=str(folder / "result.npz"))
         for done in range(restarts):
-            child.run("timing_loop", job | {"seed": int(rng.integers(2**31))}, folder, threads, timeout)
+            child.run("timing_loop", {**job, "seed": int(rng.integers(2**31))}, folder, threads, timeout)
             with np.load(folder / "result.npz", allow_pickle=False) as arrays:
                 runs.append(dict(arrays))
             if progress is not None:
@@ -138,7 +140,7 @@ def _write_feeds(feeds: Mapping[int, Arrays | Sequence[Arrays]], folder: Path) -
         for turn, feed in enumerate(several):
             if set(feed) != set(names):
                 raise DataError(f"batch {batch}: inputs {sorted(feed)} differ from {sorted(names)}")
-            arrays |= {f"{batch}.{turn}.{index}": feed[name] for index, name in enumerate(names)}
+            arrays.update({f"{batch}.{turn}.{index}": feed[name] for index, name in enumerate(names)})
     np.savez(folder / "feeds.npz", **arrays)
     batches = [{"batch": batch, "feeds": len(several)} for batch, several in lists.items()]
     return {"feeds": str(folder / "feeds.npz"), "inputs": names, "batches": batches}

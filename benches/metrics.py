@@ -1,9 +1,12 @@
 """Task metrics as one row of scores per sample, and the interval that fits each kind."""
 
+from __future__ import annotations
+
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Callable
 
 import numpy as np
 
@@ -37,6 +40,17 @@ from .number_metrics import absolute, number_misfit, root_mean, squared
 
 Scores = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Misfit = Callable[[np.ndarray, np.ndarray], str]
+
+
+def with_output(metric: Metric, output: str | None) -> Metric:
+    """The same metric of the output called `output`; None: of the first."""
+    return dataclasses.replace(metric, output=output)
+
+
+def table_name(metric: Metric) -> str | None:
+    """The name in `METRICS` of a metric that computes the same, whatever output it reads; None: it is another one."""
+    same = (name for name, known in METRICS.items() if dataclasses.replace(metric, name=name, output=None) == known)
+    return next(same, None)
 
 
 def value(metric: Metric, scores: np.ndarray) -> float:

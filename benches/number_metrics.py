@@ -1,5 +1,7 @@
 """Metrics of numbers: how far outputs are from labels of the same shape."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

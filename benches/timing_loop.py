@@ -9,15 +9,17 @@ cancels; one log-ratio per quad. The baseline is loaded a second time and compar
 pair shows is the noise floor.
 """
 
+from __future__ import annotations
+
 import gc
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 

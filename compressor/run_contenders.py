@@ -37,7 +37,7 @@ def contenders(run: Path, batch_sizes: Sequence[int] | None = None) -> tuple[lis
     """
     report = _report(run)
     recipe = recipes.load(run / "recipe.toml")
-    task = _task(run, recipe, report)
+    task = task_of(run, recipe, int(report["environment"]["seed"]))
     found = _of_torch(run) if callable(task.model) else []
     original = run / _ORIGINAL_FILE
     found.append(Contender(label="ONNX Runtime FP32", session="onnxruntime-cpu", path=original, file=original))
@@ -58,14 +58,19 @@ def _report(run: Path) -> dict[str, Any]:
     return report
 
 
-def _task(run: Path, recipe: Recipe, report: dict[str, Any]) -> Task:
-    """The task of the run, if it is still what it was."""
+def task_of(run: Path, recipe: Recipe, seed: int) -> Task:
+    """The task of the run, if it is still what it was.
+
+    Raises:
+        RunDirectoryError: its code or data have changed.
+        TaskError: it cannot be loaded from where the run found it.
+    """
     again = f"run `edgesmith compress` into {run} again"
     try:
         task = task_file.load_task(recipe.task, recipe.folder)
     except TaskError as error:
         raise TaskError(f"{run}: {error}; {again}") from error
-    key = model_key("original", task_file.identity(task), int(report["environment"]["seed"]))
+    key = model_key("original", task_file.identity(task), seed)
     if RunDirectory(run).finished("stages/00-original", key) is None:
         raise RunDirectoryError(f"{run}: the task's code or data have changed since this run; {again}")
     return task

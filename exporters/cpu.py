@@ -1,5 +1,7 @@
 """Which INT8 kernels a CPU has."""
 
+from __future__ import annotations
+
 import platform
 from pathlib import Path
 from typing import Literal

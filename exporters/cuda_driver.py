@@ -3,6 +3,8 @@
 Names and signatures: NVIDIA's "CUDA Driver API" reference. Memory is counted in bytes, time in milliseconds.
 """
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 from collections.abc import Iterator

@@ -4,6 +4,8 @@ A child of `engine_build.build`: a vendor's builder can crash the process it run
 works, so that only a process of its own can be stopped. One code path serves `tensorrt` and `tensorrt_rtx`.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import os

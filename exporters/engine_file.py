@@ -1,5 +1,7 @@
 """An engine file and `NAME.engine.json` beside it: what it is, and whether it can run here. Needs numpy only."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """The engine beside an ONNX file: reused where it was made from this very file and fits what is here, else built."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from ..core import digest

@@ -1,5 +1,7 @@
 """A TensorRT engine on a CUDA device. Needs numpy, NVIDIA's driver and its runtime only, as on the device itself."""
 
+from __future__ import annotations
+
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -138,7 +140,7 @@ class EngineSession:
         self._device.synchronize(self._stream)
         return results
 
-    def _upload(self, feed: Arrays, buffers: "_Buffers") -> dict[str, tuple[int, ...]]:
+    def _upload(self, feed: Arrays, buffers: _Buffers) -> dict[str, tuple[int, ...]]:
         """Inputs to the device, room for the outputs; returns every tensor's shape."""
         shapes: dict[str, tuple[int, ...]] = {}
         for spec in self._info.inputs:
@@ -156,7 +158,7 @@ class EngineSession:
             buffers.reserve(spec.name, int(np.prod(shape)) * self._dtypes[spec.name].itemsize)
         return shapes
 
-    def _enqueue(self, shapes: dict[str, tuple[int, ...]], buffers: "_Buffers") -> None:
+    def _enqueue(self, shapes: dict[str, tuple[int, ...]], buffers: _Buffers) -> None:
         for spec in self._info.inputs:
             self._context.set_input_shape(spec.name, shapes[spec.name])
         for name in shapes:
@@ -189,7 +191,7 @@ class EngineSession:
     def _holds(self, spec: TensorSpec, shape: tuple[int, ...]) -> bool:
         low, high = self._bounds(spec)
         batch = int(isinstance(spec.shape[0], str) and self._largest_batch() is not None)  # larger ones are cut up
-        fits = [a <= size <= b for a, size, b in zip(low, shape, high, strict=True)]
+        fits = [a <= size <= b for a, size, b in zip(low, shape, high)]
         return all(fits[batch:]) and (not batch or shape[0] >= low[0])
 
     def _bounds(self, spec: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,5 +1,7 @@
 """An ONNX file in OpenVINO, on the CPU. Needs numpy and openvino only: the device runs this very file."""
 
+from __future__ import annotations
+
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
@@ -12,8 +14,12 @@ from ..core.errors import ArtifactError, MeasurementError
 from ..core.feeds import check_feed
 from ..core.values import Arrays, TensorSpec
 
-_NAMES = {"f32": "float32", "f64": "float64", "f16": "float16", "boolean": "bool"} | {
-    f"{short}{bits}": f"{long}{bits}" for short, long in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)
+_NAMES = {
+    "f32": "float32",
+    "f64": "float64",
+    "f16": "float16",
+    "boolean": "bool",
+    **{f"{short}{bits}": f"{long}{bits}" for short, long in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)},
 }
 
 

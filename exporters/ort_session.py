@@ -1,5 +1,7 @@
 """An ONNX file in ONNX Runtime. Needs numpy and onnxruntime only: the device runs this very file."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -107,7 +109,7 @@ class OnnxRuntimeSession:
             values = session.run(names, {spec.name: feed[spec.name] for spec in self._inputs})
         except Exception as error:  # its exceptions share no base class
             raise MeasurementError(f"{self._path}: ONNX Runtime cannot run it: {_first_line(error)}") from error
-        return dict(zip(names, values, strict=True))
+        return dict(zip(names, values))
 
     def bind(self, feed: Arrays) -> Callable[[], None]:
         """A function that runs this feed with inputs and outputs bound once: what a timing loop calls."""
@@ -149,7 +151,7 @@ def provider(device: str) -> str:
     return name
 
 
-@functools.cache  # ONNX Runtime makes the pool once and refuses a second call
+@functools.lru_cache(maxsize=None)  # ONNX Runtime makes the pool once and refuses a second call
 def _start_pool(threads: int) -> None:
     onnxruntime.set_global_thread_pool_sizes(threads, 1)
 

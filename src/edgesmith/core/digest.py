@@ -1,5 +1,7 @@
 """SHA-256 digests of the things a run depends on. Equal digest, equal thing."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping

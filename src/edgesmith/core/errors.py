@@ -13,11 +13,14 @@
     ├── QuantizationError     1  a graph that cannot be quantized
     ├── BuildError            1  TensorRT refuses a graph, or cannot build an engine from it
     ├── MeasurementError      1  a runtime or a timing process failed
+    │   └── LostConnectionError  to a device; what was done there stays
     ├── UnreachableError      3  no network of the allowed kind is as fast as was asked
     └── ContractError         1  a stage broke its promise (a defect of the stage, not of the input)
 
 A verdict is not an error: a missed limit (3) or an unproven one (4) is returned, see `core.limits`.
 """
+
+from __future__ import annotations
 
 import enum
 
@@ -87,6 +90,10 @@ class BuildError(EdgesmithError):
 
 class MeasurementError(EdgesmithError):
     """A runtime or a measuring process failed."""
+
+
+class LostConnectionError(MeasurementError):
+    """The connection to a device broke, or could not be made; what was done there stays and is not done again."""
 
 
 class UnreachableError(EdgesmithError):

@@ -1,5 +1,7 @@
 """What a session is fed, held against what its file says."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ def check_feed(path: Path | str, inputs: Sequence[TensorSpec], feed: Arrays) -> 
         if spec.name not in feed:
             raise DataError(f"{path}: input '{spec.name}' is missing; given: {', '.join(feed) or 'nothing'}")
         array = feed[spec.name]
-        sizes = zip(array.shape, spec.shape, strict=False)
+        sizes = zip(array.shape, spec.shape)
         fits = len(array.shape) == len(spec.shape) and all(isinstance(w, str) or g == w for g, w in sizes)
         if str(array.dtype) != spec.dtype or not fits:
             wanted = f"{spec.dtype} ({', '.join(map(str, spec.shape))})"

@@ -1,5 +1,7 @@
 """Files that are complete or absent, and a directory only one run may write."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import fcntl

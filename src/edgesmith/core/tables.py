@@ -1,5 +1,7 @@
 """Names a user may choose stand in literal tables; this resolves a name, or ``package.module:attribute``."""
 
+from __future__ import annotations
+
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping

@@ -1,5 +1,7 @@
 """The user's problem: a model, data, a loss and the metrics that count."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -57,7 +59,8 @@ class ArraySplit:
         arrays = {**self.inputs} if self.labels is None else {**self.inputs, "labels": self.labels}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray) or array.ndim == 0:
-                kind = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
+                kind = type(array).__qualname__
+                kind = kind if type(array).__module__ == "builtins" else f"{type(array).__module__}.{kind}"
                 kind += " without axes" if isinstance(array, np.ndarray) else ""
                 raise DataError(f"ArraySplit: '{name}' is a {kind}; give a numpy array with the samples on axis 0")
         lengths = {name: len(array) for name, array in arrays.items()}
@@ -123,7 +126,7 @@ class Task:
     # Teachers, students and members of a fusion by name.
     models: Mapping[str, Callable[[], Any] | str | Path | Estimator] = dataclasses.field(default_factory=dict)
     # What the model is still to be good at: measured beside this task; its first output is one of the model's.
-    old: "Task | None" = None
+    old: Task | None = None
 
     def split(self, name: str, needed_by: str) -> Split:
         """The split called `name`.

@@ -1,9 +1,10 @@
 """Small value classes that stages, targets and measurements hand to each other."""
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Mapping, Protocol
 
 import numpy as np
 
