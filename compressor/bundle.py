@@ -112,7 +112,10 @@ def fill(run: Path, folder: Path, samples: int = SAMPLES) -> dict[str, Any]:
         "measure": dataclasses.asdict(recipe.measure),
         "reference": REFERENCE,
         "original": {"against": report.against, **original},
-        "models": [_artifact(run, each, folder, recipe.build, each.target == report.target) for each in judged_first],
+        "models": [
+            _artifact(run, each, folder, recipe.build, each.target == report.target, report.calibration_digest)
+            for each in judged_first
+        ],
     }
     manifest["files"] = {
         path.relative_to(folder).as_posix(): {"sha256": digest.of_file(path), "bytes": path.stat().st_size}
@@ -164,9 +167,11 @@ def _write_reference(found: Finished, task: Task, samples: int, path: Path) -> i
     return len(task.test)
 
 
-def _artifact(run: Path, said: ArtifactResult, folder: Path, build: Build | None, judged: bool) -> dict[str, Any]:
+def _artifact(
+    run: Path, said: ArtifactResult, folder: Path, build: Build | None, judged: bool, calibration: str
+) -> dict[str, Any]:
     path = run / said.path
-    if problem := artifact_check.problem(path, said):
+    if problem := artifact_check.problem(path, said, calibration):
         raise ArtifactError(f"{path}: {problem}")
     copied = _model(path, folder, said.target, build, said.target == engines.TARGET)
     return {**{key: getattr(said, key) for key in _SAID}, "judged": judged, **copied}
