@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.compressor import gate_command, lint_command, quantize_command, sensitivity_command, verify_command
+from edgesmith.compressor import (
+    audit_command,
+    gate_command,
+    lint_command,
+    quantize_command,
+    sensitivity_command,
+    verify_command,
+)
 from edgesmith.compressor.argument_types import positive, shape, shapes, sizes
 from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
@@ -66,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compress(commands)
     quantize_command.add(commands)
     gate_command.add(commands)
+    audit_command.add(commands)
     _add_bench(commands)
     _add_build(commands)
     _add_inspect(commands)

@@ -158,6 +158,7 @@ def identity(task: Task) -> str:
         [name, _source(each) if callable(each) else digest.of_arrays({name: np.asarray(each)})]
         for name, each in sorted(task.slices.items())
     ]
+    choices += [digest.of_json(list(task.texts))] if task.texts else []
     choices += [[Path(path).name, digest.of_file(Path(path))] for path in task.files]
     models = {name: _model_identity(model, task, name) for name, model in task.models.items()}
     functions = [
