@@ -19,14 +19,16 @@ _TITLES = {
 }
 
 
-def corruption_rows(audit: Audit, report: Report) -> list[tuple[str, str, str, str]]:
-    """(corruption, original at each severity, compressed at each severity, largest loss with its bounds)."""
+def corruption_rows(audit: Audit, report: Report) -> list[tuple[str, str, str, str, str]]:
+    """(corruption, original and compressed at each severity, largest loss with its bounds, its severity)."""
     metric, rows = report.original.metrics[report.main_metric], []
     for name, losses in _by_name(audit).items():
         worst = max(losses, key=lambda each: each.drop.value if each.drop else 0.0)
         sides = ((each.original for each in losses), (each.final for each in losses))
-        before, after = (" / ".join(_short(metric, value) for value in side) for side in sides)
-        rows.append((name, before, after, f"{loss_text(worst, metric)} at severity {_severity(worst)}"))
+        before, after = ("/".join(_short(metric, value) for value in side) for side in sides)
+        drop = worst.drop
+        lost = "" if drop is None else _range(*(_short(metric, each) for each in (drop.value, drop.low, drop.high)))
+        rows.append((name, before, after, lost, worst.name.rpartition(" ")[2]))
     return rows
 
 
@@ -77,10 +79,9 @@ def group_sentence(audit: Audit, report: Report) -> str:
 def print_audit(audit: Audit, report: Report, console: Console) -> None:
     """One screen, the verdict last."""
     if audit.corruptions:
-        severities = " / ".join(map(str, audit.severities))
+        severities = "/".join(map(str, audit.severities))
         title = f"{audit.task} on {audit.target}: {audit.main_metric} on corrupted test data, severity {severities}"
-        table = new_table(title, "corruption", audit.against, "compressed", "measured")
-        table.columns[3].header = Text("largest loss")
+        table = new_table(title, "corruption", audit.against, "compressed", "largest loss", "at")
         for row in corruption_rows(audit, report):
             add_row(table, *row)
         console.print(table)
@@ -115,10 +116,6 @@ def _by_name(audit: Audit) -> dict[str, list[GroupLoss]]:
     return found
 
 
-def _severity(loss: GroupLoss) -> str:
-    return loss.name.rpartition(" ")[2]
-
-
 def _short(metric: MetricValue, value: float | None) -> str:
     if value is None:
         return ""
@@ -127,8 +124,11 @@ def _short(metric: MetricValue, value: float | None) -> str:
 
 def _interval_text(metric: MetricValue, *values: float) -> str:
     value, low, high = (_unit(metric, each) for each in values)
-    points = " points" if metric.kind == "proportion" else ""
-    return f"{value}{points} ({low} to {high})"
+    return _range(f"{value} points" if metric.kind == "proportion" else value, low, high)
+
+
+def _range(value: str, low: str, high: str) -> str:
+    return f"{value} ({low} to {high})"
 
 
 def _unit(metric: MetricValue, value: float) -> str:

@@ -13,6 +13,7 @@ from .groups import GroupLoss
 
 GROUP_LIMITS = ("class_drop", "slice_drop", "corruption_drop", "disparity")  # on what the mean hides
 _PLURALS = {"class": "classes", "slice": "slices"}
+_NAMED = 3  # groups beside the worst that a note names
 _RANK: dict[Status, int] = {"fail": 0, "unproven": 1, "pass": 2}
 
 
@@ -132,7 +133,8 @@ def judge_groups(name: str, limit: float, groups: Sequence[GroupLoss]) -> LimitR
     same = [f"'{each.name}'" for each, result in judged if result.status == worst.status and each is not group]
     note = f"{kind} '{group.name}', the worst of {len(groups)}; {group.samples:,} test samples"
     if worst.status != "pass" and same:
-        note += f"; {worst.status} too: {', '.join(same)}"
+        more = f" and {len(same) - _NAMED} more" if len(same) > _NAMED else ""
+        note += f"; {worst.status} too: {', '.join(same[:_NAMED])}{more}"
     if worst.status == "unproven" and group.drop is not None:
         needed = samples_to_settle(group.drop, limit, group.samples)
         what = "test samples" if kind == "corruption" else f"of that {kind}"
