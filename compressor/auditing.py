@@ -23,7 +23,7 @@ from ..benches.flips import has_confidence
 from ..benches.groups import GroupLoss, pair_losses
 from ..benches.perturbation import FlipRate
 from ..benches.typos import TYPOS
-from ..core.errors import TaskError
+from ..core.errors import DataError, TaskError
 from ..core.files import atomic_path
 from ..core.task import ArraySplit, Split, Task
 from ..core.values import Arrays, Artifact, Session
@@ -133,9 +133,15 @@ def changes(task: Task) -> dict[str, Change]:
         return change
 
     def mistyped(kind: str) -> Change:
-        return lambda indices, severity: _encoded(
-            task, typos.mistype(kind, _texts(task, indices), indices, severity, _SEED)
-        )
+        def change(indices: np.ndarray, severity: int) -> Arrays:
+            texts = typos.mistype(kind, _texts(task, indices), indices, severity, _SEED)
+            try:
+                return _encoded(task, texts)
+            except DataError as error:  # a tokenizer of whole words knows no word of a short text any more
+                where = f"task '{task.name}': texts with typing errors ({kind}, severity {severity})"
+                raise TaskError(f"{where}: {error}; set no texts= to audit without them") from error
+
+        return change
 
     found |= {kind: corrupted(kind) for kind in CORRUPTIONS if images}
     return found | {kind: mistyped(kind) for kind in TYPOS if task.texts}

@@ -249,6 +249,10 @@ def _source(function: Callable[..., Any]) -> str:
     if not path.is_file():  # typed into an interpreter: the compiled code stands for the source
         code = getattr(function, "__code__", None)
         return hashlib.sha256(repr(function).encode() if code is None else code.co_code).hexdigest()
+    if path.is_relative_to(
+        _PACKAGE
+    ):  # which of this package's files are loaded depends on the command, not on the task
+        return digest.of_file(path)
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     loaded = {Path(file) for file in files if file}
     beside = sorted(
