@@ -249,9 +249,7 @@ def _source(function: Callable[..., Any]) -> str:
     if not path.is_file():  # typed into an interpreter: the compiled code stands for the source
         code = getattr(function, "__code__", None)
         return hashlib.sha256(repr(function).encode() if code is None else code.co_code).hexdigest()
-    if path.is_relative_to(
-        _PACKAGE
-    ):  # which of this package's files are loaded depends on the command, not on the task
+    if path.is_relative_to(_PACKAGE):  # what else of this package is loaded hangs on the command
         return digest.of_file(path)
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     loaded = {Path(file) for file in files if file}
