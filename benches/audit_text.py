@@ -80,7 +80,7 @@ def print_audit(audit: Audit, report: Report, console: Console) -> None:
     """One screen, the verdict last."""
     if audit.corruptions:
         severities = "/".join(map(str, audit.severities))
-        title = f"{audit.task} on {audit.target}: {audit.main_metric} on corrupted test data, severity {severities}"
+        title = f"{audit.task}: {audit.main_metric} on corrupted test data, severity {severities}"
         table = new_table(title, "corruption", audit.against, "compressed", "largest loss", "at")
         for row in corruption_rows(audit, report):
             add_row(table, *row)

@@ -159,21 +159,24 @@ def corruption_losses(pair: Pair, once: Once, confidence: float, progress: Progr
             advance(number, name)
             sizes = (CORRUPTIONS[name] if name in CORRUPTIONS else TYPOS[name]).sizes
             key = {**pair.key, "corruption": [name, sizes, SEVERITIES, _SEED, _FORMAT]}
-            done = once(f"measurements/corruption-{name}", key, _keeps_scores(pair, change))
+            done = once(f"measurements/corruption-{name}", key, _keeps_scores(pair, name, change))
             with np.load(done.path / _SCORES, allow_pickle=False) as stored:
                 for severity in SEVERITIES:
                     found[f"{name} {severity}"] = (stored[f"original/{severity}"], stored[f"final/{severity}"])
     return pair_losses(metric, found, "corruption", confidence)
 
 
-def _keeps_scores(pair: Pair, change: Change) -> Callable[[Path, Path], dict[str, Any]]:
+def _keeps_scores(pair: Pair, corruption: str, change: Change) -> Callable[[Path, Path], dict[str, Any]]:
     def make(folder: Path, work: Path) -> dict[str, Any]:
         metric, labels, arrays = task_metrics(pair.task)[0], labels_of(pair.task.test), {}
         with pair.open() as sessions:
             for severity in SEVERITIES:
                 changed = functools.partial(change, severity=severity)
                 for side, outputs in _both(sessions, pair.task.test, changed):
-                    arrays[f"{side}/{severity}"] = metrics.scores_of(metric, outputs, labels)
+                    try:
+                        arrays[f"{side}/{severity}"] = metrics.scores_of(metric, outputs, labels)
+                    except DataError as error:
+                        raise DataError(f"{side} model under {corruption} {severity}: {error}") from error
         with atomic_path(folder / _SCORES) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the keys for `allow_pickle`
         return {}

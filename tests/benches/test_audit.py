@@ -163,7 +163,7 @@ def test_one_screen() -> None:
     printed = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO, see above
     lines = [line.rstrip() for line in printed.splitlines()]
     assert len(lines) <= 40
-    assert lines[0] == "digits on onnxruntime-cpu: accuracy on corrupted test data, severity 1/3"
+    assert lines[0] == "digits: accuracy on corrupted test data, severity 1/3"
     row = next(line for line in lines if line.startswith("│ brightness"))
     cells = [cell.strip() for cell in row.split("│")[1:-1]]
     assert cells == ["brightness", "95.0/95.0", "93.0/55.0", "40.0 (38.0 to 42.0)", "3"]
