@@ -124,7 +124,7 @@ def of_limits(report: Report, evidence: Evidence, original_digest: str, before: 
     if before is None or before.original_digest != original_digest:
         before = None
     rest = ("corruptions", "disparities", "perturbation", "attribution")
-    why = dict.fromkeys(rest, NOT_ASKED) if before is None else dict(before.not_measured)
+    why = dict.fromkeys(rest, report.unmeasured_reason or NOT_ASKED) if before is None else dict(before.not_measured)
     corruptions = evidence.corruptions or (() if before is None else before.corruptions)
     gaps = evidence.disparities or (() if before is None else before.disparities)
     found = {"corruptions": corruptions, "disparities": gaps}

@@ -142,6 +142,9 @@ def test_a_run_measures_what_its_limits_ask_for_and_keeps_the_rest() -> None:
     both = of_limits(REPORT, evidence, "aa" * 32, before)
     assert (both.corruptions, both.perturbation) == (evidence.corruptions, before.perturbation)
     assert both.not_measured == {"attribution": "captum is not installed"}
+    elsewhere = dataclasses.replace(REPORT, unmeasured_reason="no CUDA device")
+    nothing = of_limits(elsewhere, dataclasses.replace(evidence, corruptions=()), "aa" * 32, None)
+    assert nothing.not_measured["corruptions"] == "no CUDA device"
     assert of_limits(REPORT, evidence, "cc" * 32, before) == dataclasses.replace(fresh, original_digest="cc" * 32)
 
 

@@ -15,7 +15,7 @@ from edgesmith.compressor import auditing
 from edgesmith.compressor.auditing import Pair, corruption_losses, flip_rates, map_agreement
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.run_directory import RunDirectory
-from edgesmith.core.errors import TaskError
+from edgesmith.core.errors import DataError, TaskError
 from edgesmith.core.task import Task
 from edgesmith.exporters.artifact_file import describe_file
 from tests.benches.models import write
@@ -50,16 +50,17 @@ def image_task(shape: tuple[int, ...] = (3, 8, 8), dtype: type = np.float32) -> 
     )  # fmt: skip
 
 
-def linear(path: Path, weights: np.ndarray, fewest: float | None = None) -> Path:
-    """Logits of letter counts; with `fewest` a text of fewer letters gets the opposite answer."""
+def linear(path: Path, weights: np.ndarray, fewest: float | None = None, fault: float = -1.0) -> Path:
+    """Logits of letter counts; with `fewest` those of a text of fewer letters are divided by `fault`."""
     nodes = [helper.make_node("MatMul", ["counts", "w"], ["logits" if fewest is None else "inner"])]
     held = [numpy_helper.from_array(weights.astype(np.float32), "w")]
     if fewest is not None:
         held += [numpy_helper.from_array(np.float32(fewest), "few"), numpy_helper.from_array(np.array([1]), "axes")]
+        held.append(numpy_helper.from_array(np.float32(fault), "fault"))
         nodes += [
             helper.make_node("ReduceSum", ["counts", "axes"], ["length"]),
             helper.make_node("Less", ["length", "few"], ["short"]),
-            helper.make_node("Neg", ["inner"], ["opposite"]),
+            helper.make_node("Div", ["inner", "fault"], ["opposite"]),
             helper.make_node("Where", ["short", "opposite", "inner"], ["logits"]),
         ]
     inputs: dict[str, tuple[int, list[int | str]]] = {"counts": (onnx.TensorProto.FLOAT, ["batch", 26])}
@@ -93,6 +94,16 @@ def test_a_file_that_loses_texts_with_missing_letters(tmp_path: Path) -> None:
     assert all(each.original == 1.0 for each in losses if each.name.startswith("swapped")), (
         "letters are counted, not read"
     )
+
+
+def test_an_output_that_is_not_finite_names_the_corruption(tmp_path: Path) -> None:
+    fewest = min(len(text.replace(" ", "")) for text in texts_and_labels()[0])
+    broken = linear(tmp_path / "b.onnx", weights(), fewest, 0.0)
+    both = pair(text_task(), linear(tmp_path / "a.onnx", weights()), broken)
+    with pytest.raises(DataError) as caught:
+        corruption_losses(both, RunDirectory(tmp_path).once, 0.95, Progress())
+    assert "final model under missing-letters " in str(caught.value)
+    assert "the model's output is NaN or infinite for " in str(caught.value)
 
 
 def test_small_noise_and_maps_of_a_table(tmp_path: Path) -> None:
