@@ -6,15 +6,21 @@ import onnx
 
 from ..core import digest
 from ..core.errors import ArtifactError
-from ..exporters import onnx_file
+from ..exporters import calibration_note, onnx_file
 from .report import ArtifactResult
 
 # What only a quantized graph holds, in any dialect.
 _QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
-def problem(path: Path, said: ArtifactResult) -> str:
-    """What is wrong with the file of an artefact in one sentence, or an empty text."""
+def problem(path: Path, said: ArtifactResult, calibration: str = "") -> str:
+    """What is wrong with the file of an artefact in one sentence, or an empty text.
+
+    Args:
+        path: the file.
+        said: what the report says of it.
+        calibration: digest of the data that an INT8 file's ranges have to come from; empty: not known.
+    """
     if not path.is_file():
         return f"{said.path} is missing"
     size = path.stat().st_size
@@ -32,6 +38,9 @@ def problem(path: Path, said: ArtifactResult) -> str:
         return "labelled int8, but no layer in it is quantized: this is a float file"
     if said.precision == "float32" and quantized:
         return "labelled float32, but it holds quantized layers"
+    if quantized and calibration and (data := calibration_note.data_of(model)) != calibration:
+        whose = f"those with SHA-256 {data[:12]}" if data else "it does not say which"
+        return f"stale calibration: its ranges come from other samples than the run's {calibration[:12]} ({whose})"
     return ""
 
 

@@ -33,7 +33,7 @@ _TRIED = {
     "onnxruntime": "import onnxruntime; print(', '.join(onnxruntime.get_available_providers()))",
     "tensorrt": "import tensorrt",
     "tensorrt-rtx-cu12": "import tensorrt_rtx",
-    "openvino": "import openvino",
+    "openvino": "from edgesmith.exporters.openvino_session import load_openvino; load_openvino()",
 }
 _LOAD_SECONDS = 60
 _X86 = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")

@@ -98,7 +98,7 @@ def _not_better(gate: Gate) -> str:
 def _files(run: Finished) -> list[Check]:
     checks = []
     for each in run.report.artifacts:
-        problem = artifact_check.problem(run.path.parent / each.path, each)
+        problem = artifact_check.problem(run.path.parent / each.path, each, run.report.calibration_digest)
         checks.append(
             Check(
                 group="file",

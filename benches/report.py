@@ -139,6 +139,7 @@ class Report:
     calibration_error: CalibrationError | None = None  # None: the output is not one score per class
     against: str = "original"  # or the id of the stage that the final model is judged against
     test_digest: str = ""  # of the test split, as far as it is held in memory; empty: by a version that kept none
+    calibration_digest: str = ""  # of the split that the task calibrates with, likewise; empty: nothing is quantized
     predictions: str = "predictions.npz"  # of both sides, beside this report
     schema: Literal["edgesmith.report/1"] = SCHEMA
 

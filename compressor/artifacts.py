@@ -15,7 +15,7 @@ from ..benches.words import size
 from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import Artifact, Interval, Session
-from ..exporters import from_torch, onnx_file
+from ..exporters import calibration_note, from_torch, onnx_file
 from ..exporters.canonical import canonicalise
 from ..exporters.engine_options import Build
 from ..exporters.targets import TARGETS
@@ -85,6 +85,7 @@ def write(
         forms = folder / "forms"
         forms.mkdir()
         baseline = chosen.write(model, None, None, forms / "float.onnx")
+        calibration_note.write(model, graph.calibration)
         prepare(baseline)
         promise = Promise(metric=task_metrics(task)[0], max_drop=max_drop)
         problem = Problem(

@@ -35,6 +35,7 @@ class Lock:
     recipe: str  # of recipe.toml in the run directory
     original: str  # of the trained original
     test_data: str
+    calibration_data: str  # empty: nothing is quantized
     predictions: str
     artifacts: dict[str, str]  # path in the run directory -> digest
     environment: dict[str, str | int | list[str]]  # versions and machine
@@ -73,6 +74,7 @@ def lock_of(report: Report, task_identity: str, run: Path) -> Lock:
         recipe=digest.of_file(run / "recipe.toml"),
         original=report.stages[0].digest,
         test_data=report.test_digest,
+        calibration_data=report.calibration_digest,
         predictions=digest.of_file(run / report.predictions),
         artifacts={artifact.path: artifact.digest for artifact in report.artifacts},
         environment=report.environment,
@@ -120,7 +122,10 @@ def verify(run: Path) -> Verified:
         task = task_file.load_task(recipe.task, recipe.folder)
         differences += _differ("the task's data or code", lock.task_identity, task_file.identity(task))
         differences += _differ("the test data", lock.test_data, task_file.split_identity(task.test))
-        answers = f"not asked: {TARGETS[lock.target].unmeasurable() or 'the test data differ'}"
+        if lock.calibration_data:
+            now = task_file.calibration_identity(task)
+            differences += _differ("the calibration data", lock.calibration_data, now)
+        answers = f"not asked: {TARGETS[lock.target].unmeasurable() or 'the data differ'}"
         if not differences and TARGETS[lock.target].unmeasurable() is None:
             found, answers = _asked_again(run, lock, task)
             differences += found

@@ -30,6 +30,7 @@ from .data import any_inputs, batches, calibration_split
 from .evaluation import evaluate, task_metrics
 from .read_params import all_params
 from .stage import Context, Graph
+from .task_file import calibration_identity
 
 _ALGORITHMS = {"min-max": "minmax", "entropy": "kl"}  # our calibrator -> its name for it
 
@@ -180,7 +181,8 @@ def _handed_over(quantized: Any, value: Candidate, samples: int, context: Contex
     file.unlink()
     onnx_file.save(read.model, path)
     from_torch.check(value.module(), inputs, task.input_specs(), task.outputs, path)
-    return Graph(path=path, digest=digest.of_file(path), params=all_params(read, samples, context))
+    params = all_params(read, samples, context)
+    return Graph(path=path, digest=digest.of_file(path), params=params, calibration=calibration_identity(task))
 
 
 def load() -> Any:

@@ -337,7 +337,11 @@ class _Run:
             flips=found.flips,
             calibration_error=found.calibration_error,
             test_digest=task_file.split_identity(self._task.test),
+            calibration_digest=task_file.calibration_identity(self._task) if self._quantizes() else "",
         )
+
+    def _quantizes(self) -> bool:
+        return any(stage.quantizes for stage in self._recipe.stages)
 
     def _outcome(self, original: Artifact, final: Artifact) -> tuple[Outcome, Verdict]:
         """Predictions, time and memory of both, judged; where the time decides nothing, it is measured for longer."""

@@ -22,6 +22,7 @@ from .data import any_inputs, batches, calibration_split, check_calibration
 from .fake_quant import FakeQuantized
 from .read_params import all_params
 from .stage import Context, Graph, Probe, Stage
+from .task_file import calibration_identity
 from .teaching import Taught, lesson_of
 from .training import Regime, Training, train
 from .training_data import TrainingData
@@ -93,7 +94,9 @@ class QuantizationAwareTraining(Taught, Training, Stage):
         trained.load_state_dict(traced.weights_of(module.graph_module, value.weights))
         from_torch.check(trained, samples, task.input_specs(), task.outputs, path)
         params = all_params(read, self.samples, context)
-        return Graph(path=path, digest=digest.of_file(path), params=params)
+        return Graph(
+            path=path, digest=digest.of_file(path), params=params, calibration=calibration_identity(context.task)
+        )
 
 
 class _Standing(Regime):

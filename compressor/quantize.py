@@ -21,6 +21,7 @@ from .calibrate import Rules, calibrate_and_recover
 from .candidate import Candidate
 from .data import calibration_split, check_calibration, feeds, sample_indices
 from .stage import Context, Graph, Probe, Stage
+from .task_file import calibration_identity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ class Quantize(Stage):
             params=found.params,
             keep_float=found.keep_float,
             ranges=found.ranges,
+            calibration=calibration_identity(context.task),
         )
 
     def _batches(self, split: Split, indices: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

@@ -1,7 +1,6 @@
 """`edgesmith quantize MODEL.onnx`: any float ONNX file in; an INT8 file that is close and faster, or a reasoned no."""
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +16,7 @@ from ..core import digest
 from ..core.errors import ArtifactError, QuantizationError, UsageError
 from ..core.files import storage_errors
 from ..core.tables import resolve
-from ..exporters import dynamic, onnx_file, placement
+from ..exporters import calibration_note, dynamic, onnx_file, placement
 from ..exporters.artifact_file import describe_file
 from ..exporters.canonical import canonicalise
 from ..exporters.targets import TARGETS
@@ -30,7 +29,6 @@ from .progress import Progress
 from .runs import RunData
 from .task_runs import from_task
 
-CALIBRATION = "edgesmith.calibration"  # key of the note in a file's metadata
 _RECOVERY = ("equalize", "smooth", "bias-correction")  # seconds; learned rounding is asked for by name
 _TRIES = 3  # of the final measurement, each twice as long as the one before
 _ROTATE = 4  # feeds that take turns while a file is timed
@@ -96,12 +94,7 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
 def _write(chosen: Path, out: Path, data: RunData, options: Options) -> None:
     """The chosen file with a note of what its ranges come from, complete or absent."""
     model = onnx_file.load(chosen)
-    ranges = {
-        "data": _data_digest(data),
-        "runs": len(data.calibration),
-        "calibrator": options.calibrator,
-    }
-    model.metadata_props.add(key=CALIBRATION, value=json.dumps(ranges, sort_keys=True))
+    calibration_note.write(model, _data_digest(data), runs=len(data.calibration), calibrator=options.calibrator)
     out.parent.mkdir(parents=True, exist_ok=True)
     onnx_file.save(model, out)
 

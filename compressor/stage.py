@@ -26,6 +26,7 @@ class Graph:
     params: Mapping[str, QuantParams] | None = None
     keep_float: Mapping[str, str] = dataclasses.field(default_factory=dict)  # node that cannot run in INT8 -> why
     ranges: tuple[TensorRange, ...] = ()  # what calibration says of the activations' ranges
+    calibration: str = ""  # digest of the split that the ranges come from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from ..benches.accuracy import labels_of
 from ..core import digest
 from ..core.errors import DataError, EdgesmithError, TaskError
 from ..core.task import SPLITS, ArraySplit, Split, Task, has_label
+from .data import calibration_split
 from .evaluation import task_metrics
 from .model_graph import graph_of
 
@@ -225,6 +226,11 @@ def split_identity(split: Split) -> str:
     return digest.of_json(
         [len(split), digest.of_arrays(inputs), None if labels is None else digest.of_arrays({"labels": labels})]
     )
+
+
+def calibration_identity(task: Task) -> str:
+    """Digest of the split that ranges come from; a file says it of itself, see `calibration_note`."""
+    return split_identity(task.split(calibration_split(task), "calibration"))
 
 
 def _model_identity(model: Any, task: Task, name: str) -> str:

@@ -30,6 +30,7 @@ def save(value: Candidate | Graph, folder: Path) -> None:
             "params": params_to_json(value.params),
             "keep_float": dict(value.keep_float),
             "ranges": [dataclasses.asdict(each) for each in value.ranges],
+            "calibration": value.calibration,
         }
         (folder / _PARAMS).write_text(json.dumps(data, indent=1), encoding="utf-8")
 
@@ -44,7 +45,8 @@ def load(folder: Path, like: Candidate | None) -> Candidate | Graph:
     data = json.loads((folder / _PARAMS).read_text(encoding="utf-8"))
     params = params_from_json(data["params"])
     ranges = tuple(TensorRange(**each) for each in data["ranges"])
-    return Graph(path=path, digest=digest.of_file(path), params=params, keep_float=data["keep_float"], ranges=ranges)
+    kept = {"keep_float": data["keep_float"], "ranges": ranges, "calibration": data["calibration"]}
+    return Graph(path=path, digest=digest.of_file(path), params=params, **kept)
 
 
 def digest_of(value: Candidate | Graph) -> str:

@@ -1,6 +1,7 @@
 """An ONNX file in OpenVINO, on the CPU. Needs numpy and openvino only: the device runs this very file."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,7 @@ class OpenVinoSession:
     """
 
     def __init__(self, path: Path | str, threads: int = 1) -> None:
-        import openvino
-
+        openvino = load_openvino()
         self._path, self._openvino = path, openvino
         config = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -130,6 +130,23 @@ def _spec(port: Any) -> TensorSpec:
     kind = port.element_type.get_type_name()
     shape = tuple(size.get_length() if size.is_static else "?" for size in port.partial_shape)
     return TensorSpec(name=port.get_any_name(), dtype=_NAMES.get(kind, kind), shape=shape)
+
+
+def load_openvino() -> Any:
+    """The package, without the usage statistics that importing it keeps in the home folder and sends.
+
+    What measures a release does neither unasked; without `openvino_telemetry` the package takes a stub of its own.
+    """
+    modules: dict[str, Any] = sys.modules  # in which None stands for a module that is not to be had
+    first = "openvino" not in modules and "openvino_telemetry" not in modules
+    if first:
+        modules["openvino_telemetry"] = None
+    try:
+        import openvino
+    finally:
+        if first:
+            del modules["openvino_telemetry"]
+    return openvino
 
 
 def _last_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +47,9 @@ def seeded() -> None:
 
 def pytest_configure() -> None:
     _forbidden_skips.clear()
+    # A shell starts what is put in the background with SIGINT ignored, and children inherit that: tests that interrupt
+    # a child would wait for ever.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -104,7 +104,7 @@ def merged(task: edgesmith.Task, rule: str, out: Path) -> Candidate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/ensemble"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the students; none: merges alone")
     options = parser.parse_args()
     sys.path.insert(0, str(EXAMPLE))
     tasks = importlib.import_module("task")
@@ -149,7 +149,8 @@ def main() -> None:
         lines.append(f"| `{rule}` of the tuned | {100 * found.mean():.2f} % | {gain(found, others)} | {share} |")
     print("| | test accuracy | gain over the average member, points | of the ensemble's gain |\n|---|---|---|---|")
     print("\n".join(lines))
-    print("\nLatency of the student over that of the file taught by its own original:\n" + "\n".join(timings))
+    if timings:
+        print("\nLatency of the student over that of the file taught by its own original:\n" + "\n".join(timings))
 
 
 if __name__ == "__main__":

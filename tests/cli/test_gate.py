@@ -143,6 +143,20 @@ def test_an_int8_file_labelled_float(last: Path, capsys: pytest.CaptureFixture[s
     assert found == {"file: onnxruntime-cpu": "fail: labelled float32, but it holds quantized layers; "}
 
 
+def test_stale_calibration(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An INT8 file that was made before the task got other calibration data, under a report that was made after it."""
+    shutil.copy(RUN / "artifacts/tensorrt/model.onnx", judged_file(RUN))
+    relabel(RUN, precision="int8")
+    gate(capsys, ExitCode.PASS)
+    fresh = report_of(RUN).calibration_digest
+    write_report(RUN, calibration_digest="0" * 64)
+    assert red(gate(capsys, ExitCode.LIMIT_MISSED)) == dict.fromkeys(
+        ("file: onnxruntime-cpu", "file: tensorrt"),
+        "fail: stale calibration: its ranges come from other samples than the run's 000000000000 (those with SHA-256 "
+        f"{fresh[:12]}); ",
+    )
+
+
 def test_a_truncated_file(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = judged_file(RUN)
     whole = path.stat().st_size
@@ -255,6 +269,11 @@ def test_times_of_another_machine(last: Path, capsys: pytest.CaptureFixture[str]
     assert red(gate(capsys, ExitCode.UNPROVEN)) == {
         "baseline: latency_ms": "unproven: not compared; not compared: measured on another machine (cpu: another there, "
         f"{report.environment['cpu']} here); run the last release on this one"
+    }
+    write_report(BASELINE.parent, environment={**report.environment, "threads": 2})  # of the last release
+    assert red(gate(capsys, ExitCode.UNPROVEN)) == {
+        "baseline: latency_ms": "unproven: not compared; not compared: measured on another machine (threads: 2 there, "
+        "1 here); run the last release on this one"
     }
     write_report(BASELINE.parent, environment=report.environment, limits=report.limits)
     assert red(gate(capsys, ExitCode.UNPROVEN)) == {

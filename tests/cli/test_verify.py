@@ -46,6 +46,7 @@ def test_an_untouched_run_is_what_its_lock_says(finished: Path, capsys: pytest.C
     assert next(iter(lock)) == "schema"
     assert lock["artifacts"] == {each["path"]: each["digest"] for each in report["artifacts"]}
     assert (lock["original"], lock["test_data"]) == (report["stages"][0]["digest"], report["test_digest"])
+    assert len(lock["calibration_data"]) == 64
 
 
 def test_files_that_changed_are_named_and_nothing_is_asked(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,9 +68,19 @@ def test_a_task_that_changed_since(finished: Path, capsys: pytest.CaptureFixture
     task.write_text(task.read_text().replace("part(1300, 1797)", "part(1301, 1797)"))
     code, lines = verify(capsys)
     assert code == ExitCode.LIMIT_MISSED
-    assert lines[0] == "asked again: not asked: the test data differ"
+    assert lines[0] == "asked again: not asked: the data differ"
     assert [line.split(": locked")[0] for line in lines[1:-1]] == [
         "differs: the task's data or code", "differs: the test data",
+    ]  # fmt: skip
+
+
+def test_other_calibration_data_than_the_ranges_come_from(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = Path("task.py")
+    task.write_text(task.read_text().replace("        outputs=", "        calibration=part(0, 900),\n        outputs="))
+    code, lines = verify(capsys)
+    assert code == ExitCode.LIMIT_MISSED
+    assert [line.split(": locked")[0] for line in lines[1:-1]] == [
+        "differs: the task's data or code", "differs: the calibration data",
     ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """OpenVINO: what it says it runs in INT8, exact refusals, and a file that is not there for it."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,6 +110,20 @@ def test_a_file_that_it_cannot_load(tmp_path: Path) -> None:
         OpenVinoSession(tmp_path / "model.onnx")
     (finding,) = OpenVino().lint(tmp_path / "model.onnx")
     assert (finding.rule, finding.severity) == ("load", "refused")
+
+
+def test_importing_it_leaves_nothing_in_the_home_folder(path: Path, tmp_path: Path) -> None:
+    """Left to itself the package keeps an identity and counts there, and sends them."""
+    home = tmp_path / "home"
+    home.mkdir()
+    script = (
+        "import pathlib, sys; from edgesmith.exporters.openvino_session import OpenVinoSession\n"
+        "OpenVinoSession(pathlib.Path(sys.argv[1])).close(); print('openvino_telemetry' in sys.modules)"
+    )
+    environment = {**os.environ, "HOME": str(home), "CI": ""}
+    done = subprocess.run([sys.executable, "-c", script, str(path)], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+    assert list(home.iterdir()) == []
 
 
 def test_without_openvino(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,371 @@
+"""Mutated recipes, ONNX files, reports, locks and predictions: ``python benches/results/fuzz.py RUN [--cases N]``.
+
+RUN is the directory of a finished run. Every case is a command as a user gives it, on a file that was damaged by a
+seeded mutation. A finding is what must not be: an exception that leaves the command line, a crash of the process, more
+than `LIMIT` seconds, an exit code that is none, a file opened for writing outside the case's own folder. Printed are
+the counts by kind and exit code, and every finding with its seed; `--kind K --first SEED --cases 1` plays one again.
+"""
+
+import argparse
+import collections
+import contextlib
+import io
+import os
+import random
+import re
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: what is forked has no threads
+
+import onnx
+
+from edgesmith import cli
+from edgesmith.compressor import pipeline
+
+assert pipeline  # torch and the rest are imported once, not in every process
+
+LIMIT = 60.0  # seconds of one case
+CHUNK = 100  # cases of one process
+CODES = {0, 1, 2, 3, 4}
+RECIPE = """
+task = "task.py"
+targets = ["onnxruntime-cpu", "tensorrt"]
+[[stages]]
+use = "prune"
+macs_ratio = 0.5
+importance = "magnitude"
+[[stages]]
+use = "distill"
+epochs = 2
+learning_rate = 1e-3
+[[stages]]
+use = "export"
+[[stages]]
+use = "quantize"
+calibrator = "mse"
+samples = 64
+[build]
+tool = "tensorrt-rtx"
+[measure]
+batch_sizes = [1, 4]
+seconds = 0.5
+[limits]
+drop = 0.03
+speedup = 1.5
+file_ratio = 0.4
+"""
+TASK = """
+import edgesmith, numpy as np, torch
+x = np.random.default_rng(0).random((64, 3, 8, 8), np.float32)
+part = lambda a, b: edgesmith.ArraySplit({"x": x[a:b]}, np.arange(a, b) % 4)
+def model():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 4))
+def task():
+    return edgesmith.Task(name="fuzz", model=model, train=part(0, 32), validation=part(32, 48), test=part(48, 64))
+"""
+VALUES = (
+    *("", "-1", "0", "1e999", "nan", "-0.0", "true", '"x"', '"../../x"', "[]", "{}", "99999999999999999999", "[1, -1]"),
+    *('"\\u0000"', '"os:system"', "[[]]", "1979-05-27", '"<script>"', "0.5", '"original"'),
+)
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+def flipped(data: bytes, rng: random.Random) -> bytes:
+    """A few bytes are others."""
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 2, 8, 64))):
+        changed[rng.randrange(len(changed))] = rng.randrange(256)
+    return bytes(changed)
+
+
+def cut(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(len(data))]
+
+
+def spliced(data: bytes, rng: random.Random) -> bytes:
+    """A piece is missing, is there twice or is somewhere else."""
+    first, last = sorted(rng.randrange(len(data)) for _ in range(2))
+    piece, rest = data[first:last], data[:first] + data[last:]
+    at = rng.randrange(len(rest) + 1)
+    return rng.choice((rest, data[:last] + piece + data[last:], rest[:at] + piece + rest[at:]))
+
+
+def other_value(data: bytes, rng: random.Random) -> bytes:
+    """One value of a text file is another; names and syntax stay."""
+    places = list(re.finditer(rb"(?<=[=:,\[] )[^\s,\]}]+|(?<=\[)[^\s,\]}]+", data))
+    place = rng.choice(places)
+    return data[: place.start()] + rng.choice(VALUES).encode() + data[place.end() :]
+
+
+def other_line(data: bytes, rng: random.Random) -> bytes:
+    """A line goes, comes twice, moves or gets another name."""
+    lines = data.split(b"\n")
+    index, at = rng.randrange(len(lines)), rng.randrange(len(lines))
+    line = lines.pop(index)
+    how = rng.randrange(4)
+    if how == 1:
+        lines[at:at] = [line, line]
+    elif how == 2:
+        lines.insert(at, line)
+    elif how == 3:
+        lines.insert(index, re.sub(rb"\w+", lambda word: word[0] + b"x" if rng.random() < 0.3 else word[0], line))
+    return b"\n".join(lines)
+
+
+def other_graph(data: bytes, rng: random.Random) -> bytes:
+    """A valid message with something else in it: what a careless exporter or a hostile author writes."""
+    model = onnx.load_model_from_string(data)
+    graph = model.graph
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        rng.choice(_GRAPH)(model, graph, rng)
+    return bytes(model.SerializeToString())
+
+
+def _drop(model: Any, graph: Any, rng: random.Random) -> None:
+    field = rng.choice((graph.node, graph.initializer, graph.input, graph.output, model.opset_import))
+    if len(field):
+        del field[rng.randrange(len(field))]
+
+
+def _twice(model: Any, graph: Any, rng: random.Random) -> None:
+    field = rng.choice((graph.node, graph.initializer, graph.input, graph.output))
+    if len(field):
+        field.add().CopyFrom(rng.choice(field))
+
+
+def _rewire(model: Any, graph: Any, rng: random.Random) -> None:
+    node = rng.choice(graph.node)
+    side = rng.choice((node.input, node.output))
+    names = [name for each in graph.node for name in (*each.input, *each.output)] + ["", "nowhere", "x" * 5000]
+    if len(side):
+        side[rng.randrange(len(side))] = rng.choice(names)
+
+
+def _operator(model: Any, graph: Any, rng: random.Random) -> None:
+    node = rng.choice(graph.node)
+    node.op_type = rng.choice(
+        ("Conv", "Loop", "If", "Reshape", "NoSuch", "Gemm", "QuantizeLinear", "Gather", "Scan", "")
+    )
+    node.domain = rng.choice(("", "", "com.microsoft", "who.knows"))
+
+
+def _attribute(model: Any, graph: Any, rng: random.Random) -> None:
+    with_some = [node for node in graph.node if len(node.attribute)]
+    if not with_some:
+        return
+    attribute = rng.choice(rng.choice(with_some).attribute)
+    kind = rng.randrange(4)
+    if kind == 0:
+        attribute.i = rng.choice((-1, 0, 2**62))
+    elif kind == 1 and len(attribute.ints):
+        attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice((-1, 0, 2**40))
+    elif kind == 2:
+        attribute.type = rng.randrange(14)
+    else:
+        attribute.name += "x"
+
+
+def _tensor(model: Any, graph: Any, rng: random.Random) -> None:
+    if not len(graph.initializer):
+        return
+    tensor = rng.choice(graph.initializer)
+    kind = rng.randrange(5)
+    if kind == 0:
+        tensor.raw_data = tensor.raw_data[: rng.randrange(len(tensor.raw_data) + 1)]
+    elif kind == 1 and len(tensor.dims):
+        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice((-1, 0, 1, 2**31, 2**60))
+    elif kind == 2:
+        tensor.data_type = rng.randrange(24)
+    elif kind == 3:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.ClearField("raw_data")
+        entry = {
+            "location": rng.choice(("../../etc/passwd", "/etc/passwd", "model.onnx", "")),
+            "offset": "-5",
+            "length": "9" * 18,
+        }
+        for key, value in entry.items():
+            tensor.external_data.add(key=key, value=value)
+    else:
+        tensor.raw_data = bytes(rng.randrange(256) for _ in range(len(tensor.raw_data)))
+
+
+def _shape(model: Any, graph: Any, rng: random.Random) -> None:
+    value = rng.choice((*graph.input, *graph.output))
+    dimensions = value.type.tensor_type.shape.dim
+    if len(dimensions):
+        dimension = rng.choice(dimensions)
+        dimension.dim_value = rng.choice((-1, 0, 1, 2**31, 2**62))
+    else:
+        value.type.tensor_type.elem_type = rng.randrange(24)
+
+
+def _versions(model: Any, graph: Any, rng: random.Random) -> None:
+    if len(model.opset_import):
+        rng.choice(model.opset_import).version = rng.choice((0, 1, 6, 9, 99, 2**40))
+    model.ir_version = rng.choice((0, 3, model.ir_version, 999))
+
+
+_GRAPH = (_drop, _twice, _rewire, _operator, _attribute, _tensor, _shape, _versions)
+TEXT: tuple[Mutation, ...] = (other_value, other_value, other_line, spliced, flipped, cut)
+BINARY: tuple[Mutation, ...] = (flipped, cut, spliced)
+
+
+def recipe_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -> list[str]:
+    (folder / "task.py").write_text(TASK)
+    (folder / "recipe.toml").write_bytes(change(RECIPE.encode(), rng))
+    return ["compress", str(folder / "recipe.toml"), "--dry-run", "--out", str(folder / "out")]
+
+
+def onnx_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -> list[str]:
+    files = sorted(run.glob("**/model.onnx"))
+    path = folder / "model.onnx"
+    path.write_bytes(change(rng.choice(files).read_bytes(), rng))
+    return rng.choice(
+        (
+            ["inspect", str(path)],
+            ["lint", str(path), "--target", "tensorrt"],
+            ["lint", str(path), "--target", "onnxruntime-x86"],
+        )
+    )
+
+
+def of_run(command: str, name: str) -> Callable[[Path, Path, Mutation, random.Random], list[str]]:
+    """A finished run of which one file was damaged."""
+
+    def case(run: Path, folder: Path, change: Mutation, rng: random.Random) -> list[str]:
+        copy = folder / "run"
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("stages", "measurements"))
+        (copy / name).write_bytes(change((run / name).read_bytes(), rng))
+        return [command, str(copy)]
+
+    return case
+
+
+KINDS: dict[str, tuple[Callable[[Path, Path, Mutation, random.Random], list[str]], tuple[Mutation, ...], int]] = {
+    "recipe": (recipe_case, TEXT, 4),  # how to make a case, what damages it, share of all cases
+    "onnx": (onnx_case, (*BINARY, other_graph, other_graph, other_graph), 4),
+    "report": (of_run("gate", "report.json"), TEXT, 3),
+    "predictions": (of_run("gate", "predictions.npz"), BINARY, 1),
+    "lock": (of_run("verify", "edgesmith.lock"), TEXT, 1),
+}
+
+
+def played(kind: str, seed: int, run: Path) -> tuple[str, str]:
+    """Exit code or "finding", and what was found."""
+    make, changes, _ = KINDS[kind]
+    rng = random.Random(f"{kind} {seed}")
+    with tempfile.TemporaryDirectory(prefix="edgesmith-fuzz-") as name:
+        folder, said = Path(name), io.StringIO()
+        change = rng.choice(changes)
+        command = make(run, folder, change, rng)
+        _written.clear()
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                code = cli.main(command)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else -1
+        except BaseException:
+            return "finding", f"{change.__name__}: {traceback.format_exc(limit=-4)}"
+        outside = [path for path in _written if not path.startswith((name, os.devnull, "/proc/", "/dev/"))]
+        if outside:
+            return "finding", f"{change.__name__}: wrote {outside[:3]}"
+        if code not in CODES or "Traceback" in said.getvalue():
+            return "finding", f"{change.__name__}: exit code {code}: {said.getvalue()[-2000:]}"
+        return str(int(code)), ""
+
+
+_written: list[str] = []
+_TEMPORARY = tempfile.gettempdir() + "/edgesmith"
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """Every file that Python code opens for writing, makes, moves or removes, but for temporary ones of its own."""
+    if (
+        event == "open"
+        and isinstance(arguments[0], str)
+        and isinstance(arguments[1], str)
+        and set(arguments[1]) & set("wax+")
+    ):
+        paths = [arguments[0]]
+    elif event in ("os.rename", "os.mkdir", "os.symlink", "os.link", "shutil.rmtree"):
+        paths = [each for each in arguments if isinstance(each, str)]
+    else:
+        return
+    absolute = map(os.path.abspath, paths)
+    _written.extend(path for path in absolute if not path.startswith(_TEMPORARY))
+
+
+def chunk(kind: str, seeds: Sequence[int], run: Path) -> Iterator[tuple[int, str, str]]:
+    """The cases of one forked process; what ends or stops it is a finding, and the next ones get a new process."""
+    left = list(seeds)
+    while left:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reading)
+            sys.addaudithook(_watch)
+            for seed in left:
+                outcome, text = played(kind, seed, run)
+                os.write(writing, f"{seed}\0{outcome}\0{text[:3000]}\1".encode())
+            os._exit(0)
+        os.close(writing)
+        buffer, reason, deadline = b"", "", time.monotonic() + LIMIT
+        while True:
+            ready, _, _ = select.select([reading], [], [], max(0.0, deadline - time.monotonic()))
+            data = os.read(reading, 1 << 16) if ready else b""
+            if not ready:
+                reason = f"more than {LIMIT:.0f} s"
+                os.kill(child, signal.SIGKILL)
+            if not data:
+                break
+            buffer, deadline = buffer + data, time.monotonic() + LIMIT
+            while b"\1" in buffer:
+                entry, _, buffer = buffer.partition(b"\1")
+                number, outcome, text = entry.decode(errors="replace").split("\0", 2)
+                left.remove(int(number))
+                yield int(number), outcome, text
+        os.close(reading)
+        status = os.waitpid(child, 0)[1]
+        if left:
+            yield left.pop(0), "finding", reason or f"the process ended with status {status}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--kind", choices=KINDS, help="one alone")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED")
+    options = parser.parse_args()
+    kinds = [options.kind] if options.kind else list(KINDS)
+    shares = sum(KINDS[kind][2] for kind in kinds)
+    findings: list[str] = []
+    for kind in kinds:
+        counts: collections.Counter[str] = collections.Counter()
+        start, number = time.monotonic(), -(-options.cases * KINDS[kind][2] // shares)
+        seeds = range(options.first, options.first + number)
+        for begin in range(0, number, CHUNK):
+            for seed, outcome, text in chunk(kind, seeds[begin : begin + CHUNK], options.run.resolve()):
+                counts[outcome] += 1
+                if outcome == "finding":
+                    findings.append(f"{kind} {seed}: {text}")
+                    print(findings[-1], flush=True)
+        said = ", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items()))
+        print(f"{kind}: {number:,} cases in {time.monotonic() - start:.0f} s; {said}", flush=True)
+    print(f"{len(findings)} finding(s)")
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
