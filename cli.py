@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import edgesmith
 from edgesmith.compressor import (
+    audit_command,
     bundle_command,
     gate_command,
     lint_command,
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compress(commands)
     quantize_command.add(commands)
     gate_command.add(commands)
+    audit_command.add(commands)
     _add_bench(commands)
     bundle_command.add(commands)
     _add_build(commands)

@@ -26,6 +26,7 @@ _OPTIONAL = {
     "openvino": "openvino",
     "neural-compressor": "neural-compressor",
     "torchao": "qat",
+    "captum": "audit",
 }
 # Where a version says nothing about whether the library loads: what to run, which prints details.
 _TRIED = {

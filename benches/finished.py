@@ -1,6 +1,7 @@
 """A finished run as a gate reads it: its report and the predictions beside it."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from ..core.errors import ArtifactError
 from ..core.task import Metric
 from . import metrics
+from .disparity import Kind
 from .groups import GroupLoss, class_masks, losses
 from .report import Report, from_json
 
@@ -31,16 +33,18 @@ class Finished:
         assert self.arrays is not None
         return metrics.scores_of(metric, self.outputs(side), self.arrays["labels"])
 
+    def masks(self) -> dict[Kind, dict[str, np.ndarray]]:
+        """The classes and slices that the report names: kind -> group -> bool `(N,)`."""
+        assert self.arrays is not None
+        classes = [each.name for each in self.report.groups if each.kind == "class"]
+        named = dict(zip(classes, class_masks(self.arrays["labels"]).values(), strict=True)) if classes else {}
+        return {"class": named, "slice": under("slices/", self.arrays)}
+
     def groups(self, metric: Metric, before: np.ndarray, after: np.ndarray) -> tuple[GroupLoss, ...]:
         """What the classes and slices that the report names lost between two rows of scores."""
-        assert self.arrays is not None
-        labels, confidence = self.arrays["labels"], self.report.confidence
-        classes = [each.name for each in self.report.groups if each.kind == "class"]
-        named = dict(zip(classes, class_masks(labels).values(), strict=True)) if classes else {}
-        return (
-            *losses(metric, before, after, named, "class", confidence),
-            *losses(metric, before, after, under("slices/", self.arrays), "slice", confidence),
-        )
+        confidence = self.report.confidence
+        found = (losses(metric, before, after, masks, kind, confidence) for kind, masks in self.masks().items())
+        return tuple(itertools.chain.from_iterable(found))
 
 
 def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

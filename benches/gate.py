@@ -17,13 +17,15 @@ from ..core.tables import unknown
 from ..core.task import Metric
 from ..core.values import Interval
 from . import accuracy, artifact_check, last_release, metrics, words
+from .disparity import disparities
 from .finished import Finished, read
 from .gate_check import Check, Gate
 from .judge import Evidence, SideEvidence, judge
 from .last_release import FIGURES, MARGINS
 from .report import Report, to_json
 
-_KEPT = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits whose interval only the report has
+# Limits whose interval only the report has.
+_KEPT = ("corruption_drop", "latency_ms", "peak_memory_ratio", "peak_memory_bytes")
 
 
 def check(run: Finished, baseline: Finished | None, metric: Metric, margins: Mapping[str, float]) -> Gate:
@@ -147,6 +149,7 @@ def _own(run: Finished, metric: Metric) -> list[Check]:
         if limits.metric is None
         else accuracy.samples_to_settle(value, limits.metric, len(final)),
         groups=run.groups(metric, original, final),
+        disparities=() if limits.disparity is None else disparities(metric, original, final, run.masks(), confidence),
         speedups=_speedups(report) or None,
         unmeasured_reason=reason,
     )

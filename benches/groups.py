@@ -1,4 +1,4 @@
-"""What classes and slices of the test data lost, what the mean hides: one paired interval for each."""
+"""What classes, slices and corrupted copies of the test data lost, which the mean hides: a paired interval each."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from ..core.task import Metric
 from ..core.values import Interval
 from . import accuracy, metrics
 
-Kind = Literal["class", "slice"]
+Kind = Literal["class", "slice", "corruption"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,7 @@ def losses(
     kind: Kind,
     confidence: float,
 ) -> tuple[GroupLoss, ...]:
-    """Every group's loss, in the order of `masks`.
-
-    That none loses more than a limit is proven when each upper bound keeps it: to claim it of all, each claim alone is
-    tested at the full level (the intersection-union test, Berger, Technometrics 24(4), 1982). That some group has lost
-    more is claimed as soon as one lower bound says so, and with many groups one does by chance: lower bounds are at
-    1 - (1 - confidence) / groups (Bonferroni). Holm's steps would name further groups after the first, but the verdict
-    hangs on the first, where both are the same.
+    """Every group's loss, in the order of `masks`; the intervals are those of `pair_losses`.
 
     Args:
         metric: the main one.
@@ -65,13 +59,32 @@ def losses(
         kind: of the groups.
         confidence: of each upper bound.
     """
-    counted = sum(int(mask.sum()) >= 2 for mask in masks.values())
+    return pair_losses(metric, {name: (original[m], final[m]) for name, m in masks.items()}, kind, confidence)
+
+
+def pair_losses(
+    metric: Metric, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], kind: Kind, confidence: float
+) -> tuple[GroupLoss, ...]:
+    """Every group's loss, in the order of `pairs`.
+
+    That none loses more than a limit is proven when each upper bound keeps it: to claim it of all, each claim alone is
+    tested at the full level (the intersection-union test, Berger, Technometrics 24(4), 1982). That some group has lost
+    more is claimed as soon as one lower bound says so, and with many groups one does by chance: lower bounds are at
+    1 - (1 - confidence) / groups (Bonferroni). Holm's steps would name further groups after the first, but the verdict
+    hangs on the first, where both are the same.
+
+    Args:
+        metric: the main one.
+        pairs: group -> scores of original and final, `(N,)` or `(N, K)`, of the same samples.
+        kind: of the groups.
+        confidence: of each upper bound.
+    """
+    counted = sum(len(before) >= 2 for before, _ in pairs.values())
     corrected = 1 - (1 - confidence) / max(1, counted)
     found = []
-    for name, mask in masks.items():
-        count, before, after = int(mask.sum()), original[mask], final[mask]
+    for name, (before, after) in pairs.items():
         drop = None
-        if count >= 2:
+        if len(before) >= 2:
             plain = accuracy.paired_drop(metric, before, after, confidence)
             wide = accuracy.paired_drop(metric, before, after, corrected)
             drop = Interval(value=plain.value, low=wide.low, high=plain.high)
@@ -79,7 +92,7 @@ def losses(
             GroupLoss(
                 kind=kind,
                 name=name,
-                samples=count,
+                samples=len(before),
                 original=metrics.value(metric, before) if drop else None,
                 final=metrics.value(metric, after) if drop else None,
                 drop=drop,

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..core.limits import LimitResult
-from . import words
+from . import audit_text, words
+from .audit import Audit
 from .pages import page
 from .report import Report
 
@@ -47,8 +48,9 @@ class LimitRow:
     kept_width: float
 
 
-def render_html(report: Report) -> str:
+def render_html(report: Report, audit: Audit | None = None) -> str:
     """The whole page as text. Every string of the user is escaped."""
+    main = report.original.metrics[report.main_metric]
     return page(
         "report.html",
         report=report,
@@ -60,6 +62,10 @@ def render_html(report: Report) -> str:
         limits=[limit_row(report, result) for result in report.limits],
         group_rows=words.group_rows(report),
         answers=[line for line in (words.flips_sentence(report), words.calibration_sentence(report)) if line],
+        audit=audit,
+        audit_lines=[] if audit is None else audit_text.sentences(audit, report),
+        audit_rows=[] if audit is None else audit_text.detail_rows(audit.corruptions, main),
+        audit_limits=_audit_limits(report, audit),
         confidence=words.percent(report.confidence),
         size=words.size,
         engine_sentence=words.engine_sentence,
@@ -71,6 +77,13 @@ def render_html(report: Report) -> str:
         share=words.share,
         significant=words.significant,
     )
+
+
+def _audit_limits(report: Report, audit: Audit | None) -> list[LimitRow]:
+    """Those that are not among the run's own, which have their section."""
+    own = {(each.name, each.limit) for each in report.limits}
+    results = () if audit is None else audit.limits
+    return [limit_row(report, each) for each in results if (each.name, each.limit) not in own]
 
 
 def _latency_bars(report: Report, index: int) -> tuple[str, str, tuple[Bar, Bar], tuple[Bar, Bar]]:

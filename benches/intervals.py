@@ -85,19 +85,32 @@ def mean(values: np.ndarray, confidence: float) -> Interval:
     return Interval(value=value, low=value - half, high=value + half)
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float], count: int, confidence: float) -> Interval:
+def bootstrap(
+    statistic: Callable[[np.ndarray], float], count: int, confidence: float, strata: np.ndarray | None = None
+) -> Interval:
     """Percentile bootstrap over samples (Efron 1979), seeded.
 
     Args:
         statistic: indices of a resample `(count,)` -> value.
         count: number of samples, at least two.
         confidence: of each bound alone.
+        strata: `(count,)`, 0 to the number of strata less one: a resample draws from each as many as it has; None: one.
     """
     rng = np.random.default_rng(_SEED)
     value = statistic(np.arange(count))
-    draws = np.array([statistic(rng.integers(0, count, count)) for _ in range(RESAMPLES)])
+    resample = _resampler(count, strata)
+    draws = np.array([statistic(resample(rng)) for _ in range(RESAMPLES)])
     low, high = np.quantile(draws, [1 - confidence, confidence])
     return Interval(value=value, low=min(value, float(low)), high=max(value, float(high)))
+
+
+def _resampler(count: int, strata: np.ndarray | None) -> Callable[[np.random.Generator], np.ndarray]:
+    if strata is None:
+        return lambda rng: rng.integers(0, count, count)
+    order, sizes = np.argsort(strata, kind="stable"), np.bincount(strata)
+    own = strata[order]  # the stratum of each place in `order`
+    starts = (np.cumsum(sizes) - sizes)[own]
+    return lambda rng: order[starts + (rng.random(count) * sizes[own]).astype(np.int64)]
 
 
 def median_over_restarts(values: np.ndarray, confidence: float) -> Interval:

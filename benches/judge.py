@@ -8,8 +8,12 @@ from ..core.errors import RecipeError
 from ..core.limits import LimitResult, Limits, Status, Verdict
 from ..core.values import Interval
 from .accuracy import samples_to_settle
+from .disparity import Disparity
 from .groups import GroupLoss
 
+GROUP_LIMITS = ("class_drop", "slice_drop", "corruption_drop", "disparity")  # on what the mean hides
+_PLURALS = {"class": "classes", "slice": "slices"}
+_NAMED = 3  # groups beside the worst that a note names
 _RANK: dict[Status, int] = {"fail": 0, "unproven": 1, "pass": 2}
 
 
@@ -35,6 +39,8 @@ class Evidence:
     drop_samples_needed: int | None = None  # `accuracy.samples_needed` for the drop limit; None: no count would do
     metric_samples_needed: int | None = None  # `accuracy.samples_to_settle` for the metric limit
     groups: tuple[GroupLoss, ...] = ()  # losses of classes and slices
+    corruptions: tuple[GroupLoss, ...] = ()  # losses under corruptions; measured where a limit is set on them
+    disparities: tuple[Disparity, ...] = ()  # of classes and of slices
     speedups: Mapping[int, Interval] | None = None  # batch size -> paired speed-up
     latency_ms: Interval | None = None  # median of one batch of the first batch size
     unmeasured_reason: str = ""  # why what is None was not measured: "no CUDA device"
@@ -53,7 +59,7 @@ def check_limits(limits: Limits) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise RecipeError(f"limits.{name}: {value} is not a finite number")
-        if name not in ("drop", "metric", "class_drop", "slice_drop") and value <= 0:
+        if name not in ("drop", "metric", *GROUP_LIMITS) and value <= 0:
             raise RecipeError(f"limits.{name}: must be more than 0, got {value}")
     if not 0.5 < limits.confidence < 1:
         raise RecipeError(f"limits.confidence: must lie between 0.5 and 1, got {limits.confidence}; 0.95 is usual")
@@ -74,8 +80,10 @@ def judge(limits: Limits, evidence: Evidence, higher_is_better: bool) -> Verdict
     judged = (
         _drop(limits, evidence),
         _metric(limits, evidence, higher_is_better),
-        _groups("class_drop", limits.class_drop, evidence),
-        _groups("slice_drop", limits.slice_drop, evidence),
+        _groups("class_drop", limits.class_drop, evidence.groups, evidence),
+        _groups("slice_drop", limits.slice_drop, evidence.groups, evidence),
+        _groups("corruption_drop", limits.corruption_drop, evidence.corruptions, evidence),
+        _disparity(limits.disparity, evidence),
         _speedup(limits, evidence),
         _at_most("latency_ms", limits.latency_ms, evidence.latency_ms, evidence),
         _memory_ratio(limits, evidence),
@@ -104,8 +112,8 @@ def _metric(limits: Limits, evidence: Evidence, higher_is_better: bool) -> Limit
     return _with_samples(result, evidence.samples, evidence.metric_samples_needed)
 
 
-def _groups(name: str, limit: float | None, evidence: Evidence) -> LimitResult | None:
-    groups = [each for each in evidence.groups if f"{each.kind}_drop" == name]
+def _groups(name: str, limit: float | None, found: Sequence[GroupLoss], evidence: Evidence) -> LimitResult | None:
+    groups = [each for each in found if f"{each.kind}_drop" == name]
     if limit is None or not groups or evidence.drop is None:
         return _at_most(name, limit, None, evidence)
     return judge_groups(name, limit, groups)
@@ -115,7 +123,7 @@ def judge_groups(name: str, limit: float, groups: Sequence[GroupLoss]) -> LimitR
     """The worst group decides: the one whose status is worst, of those the one that lost most.
 
     Args:
-        name: "class_drop" or "slice_drop".
+        name: "class_drop", "slice_drop" or "corruption_drop".
         limit: largest loss of any of them.
         groups: all of that kind, at least one.
     """
@@ -125,11 +133,24 @@ def judge_groups(name: str, limit: float, groups: Sequence[GroupLoss]) -> LimitR
     same = [f"'{each.name}'" for each, result in judged if result.status == worst.status and each is not group]
     note = f"{kind} '{group.name}', the worst of {len(groups)}; {group.samples:,} test samples"
     if worst.status != "pass" and same:
-        note += f"; {worst.status} too: {', '.join(same)}"
+        more = f" and {len(same) - _NAMED} more" if len(same) > _NAMED else ""
+        note += f"; {worst.status} too: {', '.join(same[:_NAMED])}{more}"
     if worst.status == "unproven" and group.drop is not None:
         needed = samples_to_settle(group.drop, limit, group.samples)
-        note += f"; about {needed:,} of that {kind} would settle it" if needed else "; no number would settle it"
+        what = "test samples" if kind == "corruption" else f"of that {kind}"
+        note += f"; about {needed:,} {what} would settle it" if needed else "; no number would settle it"
     return dataclasses.replace(worst, note=note)
+
+
+def _disparity(limit: float | None, evidence: Evidence) -> LimitResult | None:
+    """The kind of group whose gap grew most decides: classes or slices."""
+    if limit is None or not evidence.disparities or evidence.drop is None:
+        return _at_most("disparity", limit, None, evidence)
+    judged = [(each, _at_most("disparity", limit, each.growth, evidence)) for each in evidence.disparities]
+    results = [(each, result) for each, result in judged if result is not None]
+    gap, worst = min(results, key=lambda pair: (_RANK[pair[1].status], -pair[0].growth.value))
+    note = f"of {gap.groups} {_PLURALS[gap.kind]}: best '{gap.best}', worst '{gap.worst}'"
+    return dataclasses.replace(worst, note=f"{note}; the smallest has {gap.samples:,} test samples")
 
 
 def _group(name: str, limit: float, group: GroupLoss) -> LimitResult:

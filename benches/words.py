@@ -18,6 +18,8 @@ _PROMISES = {
     "metric": ("{metric}", "at least"),
     "class_drop": ("loss of {metric} in every class", "at most"),
     "slice_drop": ("loss of {metric} in every slice", "at most"),
+    "corruption_drop": ("loss of {metric} under every corruption", "at most"),
+    "disparity": ("growth of the gap in {metric} between groups", "at most"),
     "speedup": ("speed-up", "at least"),
     "latency_ms": ("latency", "at most"),
     "peak_memory_ratio": ("peak memory", "at most"),
@@ -28,7 +30,7 @@ _PROMISES = {
     "params_ratio": ("parameters", "at most"),
 }
 
-_LOSSES = ("drop", "class_drop", "slice_drop")
+_LOSSES = ("drop", "class_drop", "slice_drop", "corruption_drop", "disparity")
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ..benches.accuracy import labels_of
+from ..benches.audit import SEVERITIES
+from ..benches.corruptions import CORRUPTIONS
 from ..benches.groups import class_masks
 from ..core.errors import ArtifactError, RecipeError, TaskError, UsageError
 from ..core.tables import unknown
@@ -17,6 +19,7 @@ from ..exporters.engine_options import tool_problem
 from ..exporters.ort_session import provider
 from ..exporters.torch_session import TorchSession
 from . import recipe as recipes, task_file
+from .auditing import check_texts, no_corruptions
 from .candidate import Candidate, state_of
 from .data import any_inputs
 from .losses import named_loss
@@ -28,6 +31,7 @@ from .progress import Progress
 from .recipe import Recipe, check_chain
 from .stage import Context, Graph, Machine, Stage
 
+_CORRUPTED_PASSES = len(SEVERITIES) * len(CORRUPTIONS)
 _FORMS_SECONDS, _ENGINE_SECONDS = 10.0, 10.0  # for a small network, which most of them are
 
 
@@ -94,6 +98,7 @@ def plan(job: Job) -> list[Planned]:
     """The stages with estimated seconds, from a few timed passes of the model."""
     probe, seconds = estimates(job.recipe, job.task, job.machine, job.rehearsed)
     evaluations = len(job.task.test) * 2 * probe.forward
+    corrupted = _CORRUPTED_PASSES * evaluations if job.recipe.limits.corruption_drop is not None else 0.0
     each = 5.0 + probe.export  # a ledger line: export, validation, a second of latency in five processes
     timing = job.recipe.measure.restarts * job.recipe.measure.seconds * len(job.recipe.measure.batch_sizes)
     stages = [
@@ -107,7 +112,7 @@ def plan(job: Job) -> list[Planned]:
         *stages,
         Planned(id="files", name="every target's file, in the form that is fastest", seconds=files),
         *engine,
-        Planned(id="measure", name="original against final", seconds=2 * timing + evaluations + 10.0),
+        Planned(id="measure", name="original against final", seconds=2 * timing + evaluations + corrupted + 10.0),
     ]
 
 
@@ -146,6 +151,14 @@ def _check_groups(recipe: Recipe, task: Task) -> None:
     slice_masks(task)
     if recipe.limits.slice_drop is not None and not task.slices:
         raise RecipeError(f"limits.slice_drop: task '{task.name}' has no slices; set slices= in the task")
+    check_texts(task)
+    if recipe.limits.corruption_drop is not None and (why := no_corruptions(task)):
+        raise RecipeError(f"limits.corruption_drop: task '{task.name}': {why}")
+    if recipe.limits.disparity is not None and max(len(class_masks(labels_of(task.test))), len(task.slices)) < 2:
+        raise RecipeError(
+            f"limits.disparity: task '{task.name}' has neither two classes (an integer label per test sample) nor two "
+            "slices to compare; set slices= in the task"
+        )
     if recipe.limits.class_drop is not None and not class_masks(labels_of(task.test)):
         raise RecipeError(
             f"limits.class_drop: the test labels of task '{task.name}' are not one class (an integer) per sample; name "

@@ -11,6 +11,7 @@ import pydantic
 
 from ..benches import accuracy, groups, intervals, latency, memory, metrics
 from ..benches.accuracy import labels_of, predict
+from ..benches.disparity import Kind, disparities
 from ..benches.finished import under
 from ..benches.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
 from ..benches.groups import GroupLoss
@@ -193,7 +194,13 @@ class Outcome:
 
 
 def outcome(
-    original: Artifact, final: Artifact, costs: Costs, task: Task, limits: Limits, predictions: Path
+    original: Artifact,
+    final: Artifact,
+    costs: Costs,
+    task: Task,
+    limits: Limits,
+    predictions: Path,
+    corruptions: tuple[GroupLoss, ...] = (),
 ) -> Outcome:
     """Put predictions, costs and files together; cheap, so that a changed limit measures nothing again."""
     with np.load(predictions, allow_pickle=False) as stored:
@@ -207,7 +214,9 @@ def outcome(
         if old is not None:
             scored[side].append((old, metrics.scores_of(old, under(f"old/{side}/", arrays), arrays["old/labels"])))
     scores = {side: rows[0][1] for side, rows in scored.items()}
-    drop = accuracy.paired_drop(main, scores["original"], scores["final"], limits.confidence)
+    pair = (scores["original"], scores["final"])
+    masks = _group_masks(main, labels, under("slices/", arrays), task, limits)
+    drop = accuracy.paired_drop(main, *pair, limits.confidence)
     sides = {
         "original": _side(original, scored["original"], costs, 0, costs.memory_original, limits.confidence),
         "final": _side(final, scored["final"], costs, 1, costs.memory_final, limits.confidence),
@@ -226,7 +235,11 @@ def outcome(
         metric_samples_needed=None
         if limits.metric is None
         else accuracy.samples_to_settle(value, limits.metric, len(labels)),
-        groups=_group_losses(main, scores, labels, under("slices/", arrays), task, limits),
+        groups=tuple(
+            loss for kind, each in masks.items() for loss in groups.losses(main, *pair, each, kind, limits.confidence)
+        ),
+        corruptions=corruptions,
+        disparities=() if limits.disparity is None else disparities(main, *pair, masks, limits.confidence),
         speedups={paired.batch: paired.speedup[0] for paired in costs.latency} or None,
         latency_ms=None if first is None else Interval(value=first.p50, low=first.low, high=first.high),
         unmeasured_reason=reason,
@@ -243,20 +256,12 @@ def outcome(
     )
 
 
-def _group_losses(
-    main: Metric,
-    scores: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    slices: Mapping[str, np.ndarray],
-    task: Task,
-    limits: Limits,
-) -> tuple[GroupLoss, ...]:
-    """What each class lost, and each slice."""
-    pair, confidence = (scores["original"], scores["final"]), limits.confidence
-    lost = groups.losses(main, *pair, slices, "slice", confidence)
-    if main.kind == "statistic" and limits.class_drop is None:  # a bootstrap for every class takes its time
-        return lost
-    return (*groups.losses(main, *pair, groups.class_masks(labels, task.classes), "class", confidence), *lost)
+def _group_masks(
+    main: Metric, labels: np.ndarray, slices: dict[str, np.ndarray], task: Task, limits: Limits
+) -> dict[Kind, dict[str, np.ndarray]]:
+    """Classes and slices; a bootstrap for every class takes its time, so that it is asked for."""
+    wanted = main.kind != "statistic" or limits.class_drop is not None or limits.disparity is not None
+    return {"class": groups.class_masks(labels, task.classes) if wanted else {}, "slice": slices}
 
 
 def _calibration_error(

@@ -10,6 +10,8 @@ import torch
 from accelerate.utils import set_seed
 
 from ..benches import environment
+from ..benches.audit import Audit
+from ..benches.groups import GroupLoss
 from ..benches.html_report import render_html
 from ..benches.judge import judge
 from ..benches.report import ArtifactResult, Report, to_json, worst_speedup
@@ -24,6 +26,8 @@ from ..exporters import onnx_file
 from ..exporters.targets import TARGETS
 from . import artifacts, engines, measuring, task_file, values
 from .artifacts import Written
+from .audit_run import after_run
+from .auditing import Pair, corruption_losses
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
 from .evaluation import old_metric, task_metrics
@@ -81,9 +85,11 @@ def run(job: Job, progress: Progress) -> Report:
     with storage_errors(job.out), directory.open():
         write_atomic(job.out / "recipe.toml", job.recipe.seen_from(job.out).to_toml())
         progress = progress.logged(job.out / "log.txt")
-        report = _Run(job, directory, progress).report()
+        runner = _Run(job, directory, progress)
+        report = runner.report()
+        audit = runner.audit(report)
         write_atomic(job.out / "report.json", to_json(report))
-        write_atomic(job.out / "report.html", render_html(report))
+        write_atomic(job.out / "report.html", render_html(report, audit))
         write_atomic(job.out / LOCK, lock_text(lock_of(report, job.identity, job.out)))
         progress.record(f"verdict: {report.verdict}")
         return report
@@ -100,6 +106,7 @@ class _Run:
         self._keys: dict[str, str] = {}  # the same names -> digest of everything the value depends on
         self._files: dict[str, Artifact] = {}  # the same names -> what the judged target runs
         self._used: set[str] = set()  # results this recipe has use for
+        self._found: Outcome | None = None  # of the measurement that the verdict rests on
         self._machine_key = environment.describe(job.machine.threads, job.machine.seed)
 
     def report(self) -> Report:
@@ -118,6 +125,13 @@ class _Run:
         report = self._judged(self._files[self._recipe.against], last, ledger)
         self._directory.tidy(self._used)
         return report
+
+    def audit(self, report: Report) -> Audit | None:
+        """What the limits ask for of an audit, and what `edgesmith audit` has found of the same files before."""
+        assert self._found is not None  # there is a report
+        limits, main = self._recipe.limits, task_metrics(self._task)[0]
+        original = self._files[self._recipe.against]
+        return after_run(self._job.out, report, self._found.evidence, original.digest, limits, main.higher_is_better)
 
     def _load_original(self) -> Done:
         """The trained original, made by the task once and kept."""
@@ -292,6 +306,7 @@ class _Run:
         final = written[self._target].artifact
         self._progress.say(f"measuring {recipe.against} and final on the test split")
         found, verdict = self._outcome(original, final)
+        self._found = found
         main = task_metrics(self._task)[0]
         tested = ledger.tested(recipe.against, found.drop, main.higher_is_better)
         ledger = ledger.with_note("fuse", tested)  # what was chosen on validation data is to be held to it
@@ -344,11 +359,13 @@ class _Run:
             return measuring.costs_from_json(done.facts)
 
         def judged(costs: Costs) -> tuple[Outcome, Verdict]:
-            found = measuring.outcome(original, final, costs, task, recipe.limits, job.out / measuring.PREDICTIONS)
+            kept = job.out / measuring.PREDICTIONS
+            found = measuring.outcome(original, final, costs, task, recipe.limits, kept, corruptions)
             return found, judge(recipe.limits, found.evidence, main.higher_is_better)
 
         done = self._once("measurements/predictions", pair, predict)
         shutil.copyfile(done.path / measuring.PREDICTIONS, job.out / measuring.PREDICTIONS)
+        corruptions = self._corruptions(original, final)
         first = (original, final, task, recipe, threads, progress)
         costs = once("measurements/costs", lambda: measuring.measure_costs(*first))
         found, verdict = judged(costs)
@@ -356,6 +373,22 @@ class _Run:
             progress.say("  the time decides no limit yet: measuring for longer")
             found, verdict = judged(once("measurements/costs-longer", lambda: measuring.look_again(costs, *first)))
         return found, verdict
+
+    def _corruptions(self, original: Artifact, final: Artifact) -> tuple[GroupLoss, ...]:
+        """What was lost under each corruption; measured where a limit asks for it and the target is here."""
+        job, limits = self._job, self._recipe.limits
+        if limits.corruption_drop is None or TARGETS[final.target].unmeasurable() is not None:
+            return ()
+        pair = Pair(
+            original=original,
+            final=final,
+            task=self._task,
+            identity=job.identity,
+            threads=job.machine.threads,
+            machine=self._machine_key,
+        )
+        self._progress.say("measuring both on corrupted test data")
+        return corruption_losses(pair, self._once, limits.confidence, self._progress)
 
     def _artifact_result(self, written: Written) -> ArtifactResult:
         artifact, reason = written.artifact, written.reason

@@ -159,6 +159,7 @@ def identity(task: Task) -> str:
         [name, _source(each) if callable(each) else digest.of_arrays({name: np.asarray(each)})]
         for name, each in sorted(task.slices.items())
     ]
+    choices += [digest.of_json(list(task.texts))] if task.texts else []
     choices += [[Path(path).name, digest.of_file(Path(path))] for path in task.files]
     models = {name: _model_identity(model, task, name) for name, model in task.models.items()}
     functions = [
@@ -254,6 +255,8 @@ def _source(function: Callable[..., Any]) -> str:
     if not path.is_file():  # typed into an interpreter: the compiled code stands for the source
         code = getattr(function, "__code__", None)
         return hashlib.sha256(repr(function).encode() if code is None else code.co_code).hexdigest()
+    if path.is_relative_to(_PACKAGE):  # what else of this package is loaded hangs on the command
+        return digest.of_file(path)
     files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     loaded = {Path(file) for file in files if file}
     beside = sorted(

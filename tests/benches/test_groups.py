@@ -71,6 +71,8 @@ def test_the_worst_group_is_named() -> None:
     assert (found.status, found.note) == (
         "unproven", "class 'c', the worst of 2; 50 test samples; about 1,250 of that class would settle it",
     )  # fmt: skip
+    many = judge_groups("class_drop", 0.05, [group(str(i), 0.4 - i / 100, 0.1) for i in range(6)])
+    assert many.note == "class '0', the worst of 6; 100 test samples; fail too: '1', '2', '3' and 2 more"
     few = GroupLoss(kind="class", name="e", samples=1, original=None, final=None, drop=None)
     assert judge_groups("class_drop", 0.05, [kept, few]).status == "unproven"
 

@@ -132,8 +132,8 @@ def test_no_limit_at_all_is_refused() -> None:
     with pytest.raises(RecipeError) as caught:
         judge(Limits(), EVIDENCE, True)
     assert str(caught.value) == (
-        "limits: nothing is judged; set at least one of drop, metric, class_drop, slice_drop, speedup, latency_ms, peak_memory_ratio, "
-        "peak_memory_bytes, file_ratio, file_bytes, macs_ratio, params_ratio"
+        "limits: nothing is judged; set at least one of drop, metric, class_drop, slice_drop, corruption_drop, disparity, speedup, latency_ms, "
+        "peak_memory_ratio, peak_memory_bytes, file_ratio, file_bytes, macs_ratio, params_ratio"
     )
 
 

@@ -70,3 +70,26 @@ def replace_outputs(run: Path, side: str, logits: np.ndarray) -> None:
     value = MetricValue(value=found.value, low=found.low, high=found.high, higher_is_better=True, kind="proportion")
     before: Side = getattr(report_of(run), side)
     write_report(run, **{side: dataclasses.replace(before, accuracy=found.value, metrics={"accuracy": value})})
+
+
+def break_bright_images(model: Path, mean: float) -> None:
+    """Let a file answer the opposite for every image whose mean is above `mean`; nothing else changes."""
+    proto = onnx.load(model)
+    graph, node = proto.graph, onnx.helper.make_node
+    inside = next(each for each in graph.node if "logits" in each.output)
+    inside.output[:] = ["planted/inner" if name == "logits" else name for name in inside.output]
+    for name, array in (
+        ("planted/axes", np.array([1, 2, 3])), ("planted/mean", np.float32(mean)), ("planted/shape", np.array([-1, 1])),
+    ):  # fmt: skip
+        graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    old = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")) < 18
+    graph.node.extend([
+        node("ReduceMean", ["image"], ["planted/brightness"], axes=[1, 2, 3], keepdims=0)
+        if old
+        else node("ReduceMean", ["image", "planted/axes"], ["planted/brightness"], keepdims=0),
+        node("Greater", ["planted/brightness", "planted/mean"], ["planted/bright"]),
+        node("Reshape", ["planted/bright", "planted/shape"], ["planted/column"]),
+        node("Neg", ["planted/inner"], ["planted/opposite"]),
+        node("Where", ["planted/column", "planted/opposite", "planted/inner"], ["logits"]),
+    ])  # fmt: skip
+    onnx.save(proto, model)

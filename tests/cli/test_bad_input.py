@@ -273,9 +273,23 @@ def test_limits_on_groups_that_are_not_there(refusal: Refuse) -> None:
         "TaskError: task 'small': slices['dark']: bool (5,); it must say True or False of each of the 497 test samples, "
         "bool (497,)"
     )
-    edit("task.py", ', slices={"dark": np.ones(5, bool)}', ', metrics=("mse",)')
+    edit("task.py", ', slices={"dark": np.ones(5, bool)}', ', texts=["a"]')
+    assert refusal("--set", "limits.corruption_drop=0.1") == (
+        "TaskError: task 'small': texts: set encode= too, what makes inputs of them (TextEncoder.encode)"
+    )
+    edit("task.py", ', texts=["a"]', ', metrics=("mse",)')
     edit("task.py", "labels[start:stop])", "np.eye(10, dtype=np.float32)[labels[start:stop]])")
     assert refusal("--set", "limits.class_drop=0.1") == (
         "RecipeError: limits.class_drop: the test labels of task 'small' are not one class (an integer) per sample; name "
         "the groups in the task's slices and set slice_drop"
+    )
+    assert refusal("--set", "limits.disparity=0.1") == (
+        "RecipeError: limits.disparity: task 'small' has neither two classes (an integer label per test sample) nor two "
+        "slices to compare; set slices= in the task"
+    )
+    edit("task.py", "images.reshape(-1, 1, 8, 8)", "images.reshape(-1, 1, 64)")
+    edit("task.py", "def forward(self, x):", "def forward(self, x):\n        x = x.reshape(-1, 1, 8, 8)")
+    assert refusal("--set", "limits.corruption_drop=0.1") == (
+        "RecipeError: limits.corruption_drop: task 'small': no input holds images (float, four axes, two of them at "
+        "least 4 long), and the task has no texts; for typing errors set texts= and encode= in the task"
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from edgesmith.compressor import pipeline, task_file
+from edgesmith.compressor import auditing, pipeline, task_file
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.export import Export
 from edgesmith.compressor.job import prepare
@@ -103,6 +103,33 @@ def test_texts_become_ids_and_a_mask(encoder: TextEncoder) -> None:
     assert found["input_ids"].tolist() == [[2, 8, 4, 6, 3, 0, 0, 0], [2, 8, 1, 6, 3, 0, 0, 0]]
     assert found["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]] * 2
     assert found["input_ids"].dtype == np.int64
+
+
+def test_an_audit_makes_typing_errors_in_a_tasks_texts(reviews: Task, encoder: TextEncoder) -> None:
+    task = dataclasses.replace(reviews, texts=TEXTS, encode=encoder.encode)
+    change, indices = auditing.changes(task)["missing-letters"], np.array([0, 1, 3])
+    clean = task.test.batch(indices)[0]
+    for severity in (0, 5):
+        found = change(indices, severity)
+        assert {name: array.shape for name, array in found.items()} == dict.fromkeys(clean, (3, 8))
+        struck = (found["input_ids"] != clean["input_ids"]).sum()
+        assert struck == (found["input_ids"] == 1).sum(), "a word with a letter missing is unknown to this tokenizer"
+        assert (struck > 0) == (severity == 5)
+    with pytest.raises(TaskError) as caught:
+        for index in (2, 4):  # "good" and "bad" alone
+            for kind in ("swapped-letters", "missing-letters", "wrong-letters"):
+                auditing.changes(task)[kind](np.array([index]), 5)
+    assert str(caught.value).startswith("task 'reviews': texts with typing errors (")
+    assert str(caught.value).endswith("; set no texts= to audit without them")
+
+
+def test_a_task_is_the_same_whatever_else_of_this_package_is_loaded(
+    reviews: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finished run is opened by commands that load other parts than `compress` did."""
+    before = task_file.identity(reviews)
+    monkeypatch.delitem(sys.modules, "edgesmith.compressor.pipeline")
+    assert task_file.identity(reviews) == before
 
 
 def test_a_text_that_is_too_long_is_cut_and_keeps_its_end_token(encoder: TextEncoder) -> None:

@@ -16,6 +16,7 @@ PACKAGE = Path(edgesmith.__file__).parent
 ORDER = ("core", "calibration", "exporters", "benches", "compressor", "cli")  # each may import what stands before it
 FACADE = ("__init__", "__main__")  # the public names and `python -m edgesmith`: they may reach everything
 VENDORS = (
+    "captum",
     "neural_compressor",
     "openvino",
     "optuna",

@@ -17,6 +17,8 @@ class Limits:
     metric: float | None = None  # smallest (largest, where lower is better) value of the main metric
     class_drop: float | None = None  # largest loss of any class, as `drop`
     slice_drop: float | None = None  # largest loss of any of the task's slices, as `drop`
+    corruption_drop: float | None = None  # largest loss under any common corruption of the test data, as `drop`
+    disparity: float | None = None  # most that the gap between the best and the worst class (or slice) may grow
     speedup: float | None = None  # smallest paired speed-up, at the worst of the measured batch sizes
     latency_ms: float | None = None  # largest median latency of one batch of the first batch size
     peak_memory_ratio: float | None = None  # largest peak memory, final / original

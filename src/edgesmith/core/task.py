@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -122,6 +122,9 @@ class Task:
         default_factory=dict
     )
     files: tuple[Path, ...] = ()  # what is deployed beside the model, such as its tokenizer.json; copied as it is
+    # The test split as texts, in its order, and what makes inputs of texts: an audit makes typing errors in them.
+    texts: Sequence[str] = ()
+    encode: Callable[[Sequence[str]], Mapping[str, np.ndarray]] | None = None
     augment: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None  # (inputs, torch.Generator) -> inputs
     # Teachers, students and members of a fusion by name.
     models: Mapping[str, Callable[[], Any] | str | Path | Estimator] = dataclasses.field(default_factory=dict)
