@@ -1,5 +1,7 @@
 """A task small enough to run a whole recipe in seconds: digits, a narrow network, a short training."""
 
+import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -129,13 +131,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose recipe was run, once for all tests."""
-    folder = tmp_path_factory.mktemp("finished") / "my project"
-    write_project(folder)
-    command = [sys.executable, "-m", "edgesmith", "compress", "recipe.toml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    (folder / "stdout.txt").write_text(done.stdout)
-    (folder / "stderr.txt").write_text(done.stderr)
+    """A project whose recipe was run, once for all tests and for all processes they run in."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    shared.mkdir(exist_ok=True)
+    folder, done = shared / "my project", shared / "done"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            write_project(folder)
+            command = [sys.executable, "-m", "edgesmith", "compress", "recipe.toml"]
+            run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+            (folder / "stdout.txt").write_text(run.stdout)
+            (folder / "stderr.txt").write_text(run.stderr)
+            done.touch()
     return folder
 
 

@@ -15,9 +15,9 @@ def test_dense_outputs(dataset: Path, tmp_path: Path) -> None:
     folder = tmp_path / "segmentation"
     folder.mkdir()
     source = (EXAMPLES / "segmentation" / "task.py").read_text()
-    small = source.replace("4_500", "300").replace("cut = 4_000", "cut = 260").replace("500, seed=1", "40, seed=1")
+    small = source.replace("4_500", "200").replace("cut = 4_000", "cut = 160").replace("500, seed=1", "40, seed=1")
     small = small.replace("Path(__file__).parents[1]", f"Path({str(EXAMPLES)!r})")
-    small = small.replace("epochs: int = 12", "epochs: int = 3").replace("torch.bfloat16", "enabled=False")
+    small = small.replace("epochs: int = 12", "epochs: int = 2").replace("torch.bfloat16", "enabled=False")
     (folder / "task.py").write_text(small)
     (folder / "recipe.toml").write_text((EXAMPLES / "segmentation" / "recipe.toml").read_text())
     report: dict = report_of(tmp_path, run(folder / "recipe.toml", dataset, tmp_path, *QUICK))  # type: ignore[type-arg]
