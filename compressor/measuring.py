@@ -34,7 +34,7 @@ from .schema import plain
 from .task_file import run_user_code
 
 PREDICTIONS = "predictions.npz"
-# A stage's latency is a glance, of which no interval is shown; the verdict's is measured for as long as the recipe says.
+# A stage's latency is a glance, no interval of it is shown; the verdict's is measured for as long as the recipe says.
 _LEDGER: Mapping[str, Any] = {"seconds": 1.0, "restarts": 2, "confidence": 0.75}
 
 
