@@ -215,7 +215,8 @@ FRESH = """
 import importlib, os, sys, traceback
 for name in {vendors!r}:
     sys.modules[name] = None
-import accelerate, jinja2, onnx, onnxruntime, onnxscript, pydantic, rich, safetensors.torch, torch.export, torch.onnx
+import accelerate.utils, jinja2, onnx.reference, onnxruntime, onnxscript, pydantic, rich.table, safetensors.torch
+import scipy.ndimage, scipy.optimize, scipy.special, torch.export, torch.onnx, torch_pruning
 assert not [name for name in sys.modules if name.split(".")[0] == "edgesmith"]
 bad = 0
 for module in sys.argv[1:]:
