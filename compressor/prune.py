@@ -70,6 +70,8 @@ class Prune(Stage):
         elif self.blocks != ("*",):
             raise RecipeError(f"{where}.blocks: only a latency takes blocks out; see the stage 'prune-blocks'")
         importance = resolve(self.importance, IMPORTANCES, f"{where}.importance")
+        if not isinstance(importance, Importance):
+            raise RecipeError(f"{where}.importance: '{self.importance}' is no `Importance`; see importance.py")
         resolve(self.allocation, ALLOCATIONS, f"{where}.allocation")
         if self.intensity and self.allocation != "per-group":
             raise RecipeError(

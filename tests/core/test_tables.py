@@ -86,3 +86,25 @@ def test_the_examples_in_the_docstrings_are_true() -> None:
     result = doctest.testmod(tables)
     assert result.attempted >= 1
     assert result.failed == 0
+
+
+class Lone:
+    """Not as the classes below."""
+
+
+class Stage:
+    run = None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("os:getcwd", f"{WHERE}: 'os:getcwd' is no class; see how prune is made"),
+        (f"{__name__}:Lone", f"{WHERE}: '{__name__}:Lone' is a class without run; see how prune is made"),
+    ],
+)
+def test_what_is_not_as_the_classes_of_the_table(name: str, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        tables.resolve(name, {"prune": Stage}, WHERE)
+    assert str(error.value) == message
+    assert tables.resolve(f"{__name__}:Stage", {"prune": Stage}, WHERE) is Stage

@@ -39,7 +39,7 @@ def resolve(name: str, table: Mapping[str, T], where: str) -> T:
         where: file, key or option the name came from; stands in front of the error.
 
     Raises:
-        RecipeError: the name is in no table, or the attribute cannot be imported.
+        RecipeError: the name is in no table, the attribute cannot be imported, or is no class as the table's are.
     """
     if name in table:
         return table[name]
@@ -52,5 +52,11 @@ def resolve(name: str, table: Mapping[str, T], where: str) -> T:
             found = getattr(found, part)
     except Exception as error:  # somebody else's module may raise anything while it is imported
         raise RecipeError(f"{where}: cannot import '{name}': {type(error).__name__}: {error}") from error
+    if table and all(isinstance(each, type) for each in table.values()):
+        shared = set.intersection(*(set(dir(each)) for each in table.values()))
+        lacking = sorted(name for name in shared - set(dir(found)) if not name.startswith("_"))
+        if not isinstance(found, type) or lacking:
+            what = f"a class without {', '.join(lacking)}" if isinstance(found, type) else "no class"
+            raise RecipeError(f"{where}: '{name}' is {what}; see how {min(table)} is made")
     entry: T = found
     return entry
