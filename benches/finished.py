@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import ArtifactError
+from ..core.limits import Limits
 from ..core.task import Metric
 from . import metrics
 from .disparity import Kind
 from .groups import GroupLoss, class_masks, losses
 from .report import Report, from_json
+
+_LIMITS = {field.name for field in dataclasses.fields(Limits)} - {"confidence"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,9 @@ def read(path: Path) -> Finished:
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: cannot read the report: {getattr(error, 'strerror', error)}") from error
     report = from_json(text, str(path))
+    for limit in report.limits:
+        if limit.name not in _LIMITS:
+            raise ArtifactError(f"{path}: limits: there is no limit '{limit.name}'")
     if Path(report.predictions).name != report.predictions:
         raise ArtifactError(f"{path}: predictions: '{report.predictions}' must be a file beside the report")
     file = path.with_name(report.predictions)

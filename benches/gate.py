@@ -133,7 +133,9 @@ def _own(run: Finished, metric: Metric) -> list[Check]:
     limits = Limits(**given, confidence=confidence)
     original, final = (run.scores(metric, side) for side in ("original", "final"))
     value, reason = metrics.interval(metric, final, confidence), report.unmeasured_reason
-    judged = next(each for each in report.artifacts if each.target == report.target)
+    judged = next((each for each in report.artifacts if each.target == report.target), None)
+    if judged is None:
+        raise ArtifactError(f"{run.path}: artifacts: no file of its target '{report.target}'")
     path = run.path.parent / judged.path
     size = path.stat().st_size if path.is_file() else judged.file_bytes
     evidence = Evidence(

@@ -221,6 +221,18 @@ def test_what_cannot_be_read(last: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert refusal(capsys, "--baseline", str(BASELINE)) == (
         "ArtifactError: last/report.json: predictions: '../predictions.npz' must be a file beside the report"
     )
+    whole = (RUN / "report.json").read_text()
+    for old, new, said in (
+        (
+            '"target": "onnxruntime-cpu",\n  "verdict"',
+            '"target": "x",\n  "verdict"',
+            "artifacts: no file of its target 'x'",
+        ),
+        ('"name": "drop"', '"name": "<b>"', "limits: there is no limit '<b>'"),
+    ):
+        assert old in whole
+        (RUN / "report.json").write_text(whole.replace(old, new))
+        assert refusal(capsys) == f"ArtifactError: runs/small/report.json: {said}"
     assert main(["gate", "nowhere"]) == ExitCode.USAGE
     assert "nowhere: not a finished run (no report.json)" in capsys.readouterr().err
     with pytest.raises(SystemExit):
