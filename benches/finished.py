@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import ArtifactError
+from ..core.errors import ArtifactError, RunDirectoryError
 from ..core.limits import Limits
 from ..core.task import Metric
 from . import metrics
@@ -53,6 +53,21 @@ class Finished:
 def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a file of predictions whose name begins so, by the rest of it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def of_run(folder: Path) -> Finished:
+    """What `read` finds in the directory of a run.
+
+    Raises:
+        RunDirectoryError: no run ended there.
+        ArtifactError: see `read`.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        raise RunDirectoryError(
+            f"{folder}: not a finished run (no report.json); give the directory that `edgesmith compress` wrote"
+        )
+    return read(path)
 
 
 def read(path: Path) -> Finished:

@@ -52,12 +52,7 @@ def open_run(folder: Path) -> Opened:
         ArtifactError: a file is missing or not the one that was judged; no predictions.
         TaskError: the task cannot be loaded from where the run found it.
     """
-    path = folder / "report.json"
-    if not path.is_file():
-        raise RunDirectoryError(
-            f"{folder}: not a finished run (no report.json); give the directory that `edgesmith compress` wrote"
-        )
-    run, again = finished.read(path), f"run `edgesmith compress` into {folder} again"
+    run, again = finished.of_run(folder), f"run `edgesmith compress` into {folder} again"
     if run.arrays is None:
         raise ArtifactError(f"{folder}: no {run.report.predictions}; {again}")
     recipe = recipes.load(folder / "recipe.toml")

@@ -127,12 +127,7 @@ def fill(run: Path, folder: Path, samples: int = SAMPLES) -> dict[str, Any]:
 
 
 def _finished(run: Path) -> Finished:
-    path = run / "report.json"
-    if not path.is_file():
-        raise RunDirectoryError(
-            f"{run}: not a finished run (no report.json); give the directory that `edgesmith compress` wrote"
-        )
-    found = finished.read(path)
+    found = finished.of_run(run)
     if found.arrays is None:
         raise RunDirectoryError(
             f"{run}: {found.report.predictions} is missing, which holds the reference outputs; "

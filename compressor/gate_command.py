@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import RunDirectoryError, UsageError
+from ..core.errors import UsageError
 
 if TYPE_CHECKING:  # heavy, and the help is printed without them
     from ..benches.finished import Finished
@@ -69,17 +69,12 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ..benches import gate as gates
-    from ..benches.finished import read
+    from ..benches.finished import of_run, read
     from ..benches.gate_text import print_gate
 
-    path = options.run / "report.json"
-    if not path.is_file():
-        raise RunDirectoryError(
-            f"{options.run}: not a finished run (no report.json); give the directory that `edgesmith compress` wrote"
-        )
+    finished = of_run(options.run)
     if options.ratchet and options.baseline is None:
         raise UsageError("--ratchet: needs --baseline, the file that holds the bar")
-    finished = read(path)
     first = options.ratchet and not options.baseline.exists()
     baseline = None if options.baseline is None or first else read(options.baseline)
     gate = gates.check(finished, baseline, _metric(finished), dict(options.margin))

@@ -279,7 +279,7 @@ def played(kind: str, seed: int, run: Path, changes: Sequence[Mutation] = ()) ->
                 code = cli.main(command)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else -1
-        except BaseException:
+        except BaseException:  # whatever leaves the command line is what is looked for
             return "finding", f"{change.__name__}: {traceback.format_exc(limit=-4)}"
         outside = [path for path in _written if not path.startswith((name, *_ALLOWED))]
         if outside:
