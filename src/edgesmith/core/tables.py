@@ -55,7 +55,8 @@ def resolve(name: str, table: Mapping[str, T], where: str) -> T:
     if table and all(isinstance(each, type) for each in table.values()):
         shared = set.intersection(*(set(dir(each)) for each in table.values()))
         lacking = sorted(name for name in shared - set(dir(found)) if not name.startswith("_"))
-        if not isinstance(found, type) or lacking:
+        a_function_will_do = "__call__" in shared and callable(found)  # where what the class makes is called
+        if lacking or not (isinstance(found, type) or a_function_will_do):
             what = f"a class without {', '.join(lacking)}" if isinstance(found, type) else "no class"
             raise RecipeError(f"{where}: '{name}' is {what}; see how {min(table)} is made")
     entry: T = found
