@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgesmith
-from edgesmith.compressor import (
+from edgesmith.compressor.commands import (
     audit_command,
     bundle_command,
     gate_command,
@@ -19,7 +19,7 @@ from edgesmith.compressor import (
     sensitivity_command,
     verify_command,
 )
-from edgesmith.compressor.argument_types import positive, shape, shapes, sizes
+from edgesmith.compressor.commands.argument_types import positive, shape, shapes, sizes
 from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _add_doctor(commands: Any) -> None:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from edgesmith.compressor.starter import start
+    from edgesmith.compressor.starter.starter import start
 
     names = ("data", "test", "weights", "out", "name", "force")
     started = start(options.model, **{name: getattr(options, name) for name in names})
@@ -325,7 +325,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     progress = Progress(None if options.json else _console(stderr=True))
     if options.on:
-        from edgesmith.compressor import remote_bench
+        from edgesmith.compressor.device import remote_bench
 
         return remote_bench.run(options, progress)
     contenders, feeds = _contenders(options)

@@ -21,13 +21,13 @@ from ..exporters.engine_options import Build
 from ..exporters.targets import TARGETS
 from . import engines
 from .candidate import Candidate
-from .closeness_judge import Judge, Promise
 from .data import any_inputs, sample_indices
 from .evaluation import task_metrics
-from .int8_search import Form, Found, Problem, search
+from .int8.closeness_judge import Judge, Promise
+from .int8.int8_search import Form, Found, Problem, search
+from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .measure_options import Measure
 from .progress import Progress
-from .runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .stage import Graph
 
 MODEL = "model.onnx"

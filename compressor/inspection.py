@@ -15,9 +15,12 @@ from ..benches.layer_closeness import layer_closeness
 from ..core.errors import TaskError, UsageError
 from ..core.task import Task
 from ..core.values import TensorSpec
-from . import coupling, recipe as recipes, runs, starter_data, starter_import, starter_probe, task_file
+from . import recipe as recipes, task_file
 from .candidate import Candidate
 from .data import any_inputs
+from .int8 import runs
+from .pruning import coupling
+from .starter import starter_data, starter_import, starter_probe
 
 Example = Mapping[str, torch.Tensor]
 _KNOWN = (

@@ -22,7 +22,7 @@ from . import recipe as recipes, task_file
 from .auditing import check_texts, no_corruptions
 from .candidate import Candidate, state_of
 from .data import any_inputs
-from .losses import named_loss
+from .learning.losses import named_loss
 from .measuring import slice_masks
 from .model_checks import check_built
 from .model_graph import opened

@@ -31,13 +31,13 @@ from .auditing import Pair, corruption_losses
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
 from .evaluation import old_metric, task_metrics
+from .int8.quantize import Quantize
 from .job import Job, prepare
 from .lock import LOCK, lock_of, lock_text
 from .measuring import Costs, Outcome
 from .model_checks import check_loaded
 from .model_graph import graph_of
 from .progress import Progress
-from .quantize import Quantize
 from .recipe import Recipe
 from .run_directory import Done, RunDirectory
 from .schema import plain

@@ -11,10 +11,10 @@ from ..core.task import Task
 from ..exporters.torch_session import TorchSession, forward, to_tensors
 from .candidate import Candidate
 from .data import any_inputs
+from .learning.training import Training, channels_last
 from .model_graph import opened
 from .recipe import Recipe
 from .stage import Graph, Machine, Probe
-from .training import Training, channels_last
 
 _BATCH = 32
 _REPEATS = 2  # after one that is not timed; the faster counts, the other had company

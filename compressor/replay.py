@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from . import blocks, coupling
-from .coupling import Example
 from .edit import BlockEdit, ChannelEdit, Edit
+from .pruning import blocks, coupling
+from .pruning.coupling import Example
 
 
 def apply(module: nn.Module, example: Example, edits: Sequence[Edit]) -> None:

@@ -1,15 +1,15 @@
 """The table of stages: every `use =` a recipe may say."""
 
-from .combine import Combine
-from .distill import Distill
 from .export import Export
-from .finetune import Finetune
-from .fuse import Fuse
-from .merge import Merge
-from .prune import Prune
-from .prune_blocks import PruneBlocks
-from .qat import QuantizationAwareTraining
-from .quantize import Quantize
+from .fusion.combine import Combine
+from .fusion.fuse import Fuse
+from .fusion.merge import Merge
+from .int8.qat import QuantizationAwareTraining
+from .int8.quantize import Quantize
+from .learning.distill import Distill
+from .learning.finetune import Finetune
+from .pruning.prune import Prune
+from .pruning.prune_blocks import PruneBlocks
 from .stage import Stage
 
 STAGES: dict[str, type[Stage]] = {

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .coupling import CoupledChannels, Example
+from .pruning.coupling import CoupledChannels, Example
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from edgesmith.compressor import align
-from edgesmith.compressor.merge_statistics import grams
-from edgesmith.compressor.merging import Fisher, Mix, RegMean, Slerp, State, averaged
+from edgesmith.compressor.fusion import align
+from edgesmith.compressor.fusion.merge_statistics import grams
+from edgesmith.compressor.fusion.merging import Fisher, Mix, RegMean, Slerp, State, averaged
 
 _ALPHA = 0.9
 _SEEDS = range(5)

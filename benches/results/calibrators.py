@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from edgesmith.calibration.calibrators import CALIBRATORS
-from edgesmith.compressor.calibrate import calibrate
 from edgesmith.compressor.data import any_inputs, feeds, sample_indices
+from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.core.values import Arrays
 from edgesmith.exporters import from_torch, onnx_file, qdq
 from edgesmith.exporters.canonical import canonicalise

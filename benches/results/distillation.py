@@ -27,10 +27,10 @@ from edgesmith.benches import accuracy, metrics
 from edgesmith.benches.metrics import METRICS
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
-from edgesmith.compressor.distill import Distill
-from edgesmith.compressor.finetune import Finetune
+from edgesmith.compressor.learning.distill import Distill
+from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.progress import Progress
-from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Machine
 from edgesmith.core.files import write_atomic
 from edgesmith.core.task import Split

@@ -23,7 +23,7 @@ from edgesmith.benches import accuracy, intervals, latency
 from edgesmith.benches.report import Report
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
-from edgesmith.compressor.merge import Merge
+from edgesmith.compressor.fusion.merge import Merge
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Machine
 from edgesmith.core.task import Split

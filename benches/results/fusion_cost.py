@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 from edgesmith.benches import latency
-from edgesmith.compressor.fusing import FUSIONS
+from edgesmith.compressor.fusion.fusing import FUSIONS
 from edgesmith.core.values import Artifact, TensorSpec
 from edgesmith.exporters import compose, from_torch, onnx_file
 from edgesmith.exporters.canonical import canonicalise

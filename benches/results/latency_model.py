@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgesmith.compressor import blocks, coupling, deployed, task_file
-from edgesmith.compressor.latency_model import fit
+from edgesmith.compressor import task_file
 from edgesmith.compressor.measure_options import Measure
 from edgesmith.compressor.progress import Progress
-from edgesmith.compressor.prune_to_latency import Planner, drawn, samples
-from edgesmith.compressor.sensitivity import trained
+from edgesmith.compressor.pruning import blocks, coupling, deployed
+from edgesmith.compressor.pruning.latency_model import fit
+from edgesmith.compressor.pruning.prune_to_latency import Planner, drawn, samples
+from edgesmith.compressor.pruning.sensitivity import trained
 from edgesmith.compressor.stage import Context, Deployment, Machine
 
 HELD_OUT = 24

@@ -26,7 +26,7 @@ from torch import nn
 
 from edgesmith.benches.accuracy import labels_of, paired_drop, predict
 from edgesmith.benches.metrics import METRICS, scores_of
-from edgesmith.compressor import recover, recover_equalize, recover_smooth
+from edgesmith.compressor.int8 import recover, recover_equalize, recover_smooth
 from edgesmith.core.task import Split
 from edgesmith.core.values import Arrays, TensorSpec
 from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps

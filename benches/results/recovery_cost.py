@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import nn
 
-from edgesmith.compressor import recover
+from edgesmith.compressor.int8 import recover
 from edgesmith.core.values import Arrays, TensorSpec
 from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps
 from edgesmith.exporters.canonical import canonicalise

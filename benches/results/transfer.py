@@ -19,7 +19,7 @@ from edgesmith.benches.environment import describe
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.evaluation import evaluate, task_metrics
-from edgesmith.compressor.finetune import Finetune
+from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Machine
 from edgesmith.compressor.task_file import load_task

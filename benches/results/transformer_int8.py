@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 
 from edgesmith.benches import closeness, latency
-from edgesmith.compressor import recover
-from edgesmith.compressor.calibrate import calibrate
-from edgesmith.compressor.closeness_judge import run
+from edgesmith.compressor.int8 import recover
+from edgesmith.compressor.int8.calibrate import calibrate
+from edgesmith.compressor.int8.closeness_judge import run
 from edgesmith.core.values import Arrays
 from edgesmith.exporters import dynamic, onnx_file, ort_glue, ort_kernels
 from edgesmith.exporters.canonical import canonicalise

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgesmith.cli import main
-from edgesmith.compressor import remote_bench
+from edgesmith.compressor.device import remote_bench
 from edgesmith.compressor.run_directory import RunDirectory
 from edgesmith.core.errors import ExitCode
 

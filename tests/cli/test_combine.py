@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgesmith.cli import main
-from edgesmith.compressor.combine import Combine
+from edgesmith.compressor.fusion.combine import Combine
 from edgesmith.core.errors import ExitCode, RecipeError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.ort_session import OnnxRuntimeSession

@@ -9,7 +9,7 @@ import pytest
 import edgesmith
 from edgesmith.cli import main
 from edgesmith.compressor.candidate import Candidate
-from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context
 from edgesmith.compressor.task_file import load_task
 from edgesmith.core.errors import ContractError, ExitCode

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
-from edgesmith.compressor import int8_search
+from edgesmith.compressor.int8 import int8_search
 from edgesmith.exporters import taps
 from tests.exporters import transformer
 

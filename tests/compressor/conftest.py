@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from edgesmith.compressor import training
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.evaluation import evaluate, task_metrics
 from edgesmith.compressor.export import Export
+from edgesmith.compressor.learning import training
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.core.task import Task
 from edgesmith.exporters.torch_session import TorchSession
-from tests.compressor.depthwise import Digits, train
+from tests.compressor.int8.depthwise import Digits, train
 from tests.examples_at import digits_example
 
 from ..exporters.graphs import Separable

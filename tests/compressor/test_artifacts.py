@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgesmith.compressor.artifacts import chosen_form
-from edgesmith.compressor.int8_search import Form, Found, Problem
+from edgesmith.compressor.int8.int8_search import Form, Found, Problem
 from edgesmith.core.values import Artifact, Interval
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgesmith.compressor import coupling
 from edgesmith.compressor.candidate import Candidate, check_finite, load_model, state_of
 from edgesmith.compressor.edit import ChannelEdit
-from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.pruning import coupling
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import ArtifactError, DataError
 from edgesmith.core.task import Task

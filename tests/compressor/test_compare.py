@@ -14,9 +14,9 @@ from edgesmith.benches import accuracy as paired
 from edgesmith.benches.metrics import METRICS
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.compare import Comparison, compare
-from edgesmith.compressor.distill import Distill
-from edgesmith.compressor.finetune import Finetune
-from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.learning.distill import Distill
+from edgesmith.compressor.learning.finetune import Finetune
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import TaskError
 from edgesmith.core.task import ArraySplit, Task

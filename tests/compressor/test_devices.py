@@ -15,15 +15,16 @@ import pytest
 import torch
 from torch import nn
 
-from edgesmith.compressor import channel_statistics, coupling, job
+from edgesmith.compressor import job
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.data import batches, reestimate_batch_norm
 from edgesmith.compressor.export import Export
-from edgesmith.compressor.losses import task_loss
-from edgesmith.compressor.prune import Prune
-from edgesmith.compressor.quantize import Quantize
+from edgesmith.compressor.int8.quantize import Quantize
+from edgesmith.compressor.learning.losses import task_loss
+from edgesmith.compressor.learning.teaching import open_teacher
+from edgesmith.compressor.pruning import channel_statistics, coupling
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Machine
-from edgesmith.compressor.teaching import open_teacher
 from edgesmith.core.errors import RecipeError, UsageError
 from edgesmith.core.task import Task
 from edgesmith.core.values import TensorSpec

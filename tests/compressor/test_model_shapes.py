@@ -16,9 +16,9 @@ from edgesmith.compressor import job
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.export import Export
+from edgesmith.compressor.int8.quantize import Quantize
 from edgesmith.compressor.model_checks import check_built, check_loaded
-from edgesmith.compressor.prune import Prune
-from edgesmith.compressor.quantize import Quantize
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core.errors import DataError, ExportError, TaskError
 from edgesmith.core.task import ArraySplit, Task

@@ -11,8 +11,8 @@ from torch import nn
 
 from edgesmith.compressor import job, plan
 from edgesmith.compressor.candidate import Candidate
-from edgesmith.compressor.finetune import Finetune
-from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.learning.finetune import Finetune
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Graph, Machine, Probe
 from edgesmith.core.task import ArraySplit, Task
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edgesmith.compressor import recipe as recipes
-from edgesmith.compressor.prune import Prune
+from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.core.errors import ExitCode, RecipeError
 
 GOOD: dict[str, Any] = {

@@ -15,7 +15,7 @@ from edgesmith.compressor import auditing, pipeline, task_file
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.export import Export
 from edgesmith.compressor.job import prepare
-from edgesmith.compressor.layer_groups import layer_groups
+from edgesmith.compressor.learning.layer_groups import layer_groups
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.run_directory import RunDirectory
 from edgesmith.compressor.text import TextEncoder

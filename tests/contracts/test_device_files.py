@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesmith.compressor.device_files import PACKAGE, device_files
+from edgesmith.compressor.device.device_files import PACKAGE, device_files
 
 ROOT = Path(__file__).parents[2]
 FILES = device_files()

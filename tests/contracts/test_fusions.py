@@ -7,8 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgesmith.compressor.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax
-from edgesmith.compressor.recalibrate import CALIBRATIONS, Calibration, Isotonic, Temperature, best_calibration
+from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax
+from edgesmith.compressor.fusion.recalibrate import CALIBRATIONS, Calibration, Isotonic, Temperature, best_calibration
 from edgesmith.exporters.compose import Nodes
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()

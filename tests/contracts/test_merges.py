@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgesmith.compressor.merging import MERGES, Mix, State
+from edgesmith.compressor.fusion.merging import MERGES, Mix, State
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
 SHAPES = {"layer.weight": (6, 5), "layer.bias": (6,), "norm.weight": (7,)}

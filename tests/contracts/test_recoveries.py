@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgesmith.compressor.recover import RECOVERIES, Folding, PerLayer, after_ranges, before_ranges, chosen
+from edgesmith.compressor.int8.recover import RECOVERIES, Folding, PerLayer, after_ranges, before_ranges, chosen
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.values import QuantParams
 from edgesmith.exporters.placement import place

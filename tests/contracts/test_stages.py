@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from edgesmith.compressor.allocation import ALLOCATIONS, Facts
-from edgesmith.compressor.distillation import DISTILLATIONS
-from edgesmith.compressor.importance import IMPORTANCES, Rows
-from edgesmith.compressor.losses import LOSSES
-from edgesmith.compressor.optimizers import OPTIMIZERS, SCHEDULES
+from edgesmith.compressor.learning.distillation import DISTILLATIONS
+from edgesmith.compressor.learning.losses import LOSSES
+from edgesmith.compressor.learning.optimizers import OPTIMIZERS, SCHEDULES
+from edgesmith.compressor.pruning.allocation import ALLOCATIONS, Facts
+from edgesmith.compressor.pruning.importance import IMPORTANCES, Rows
 from edgesmith.compressor.recipe import from_mapping
 from edgesmith.compressor.schema import parse, plain
 from edgesmith.compressor.stage import Stage

@@ -10,7 +10,7 @@ import torch
 
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.calibration.observer import Observed
-from edgesmith.compressor.calibrate import calibrate
+from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.core.values import QuantParams, TensorSpec
 from edgesmith.exporters import from_torch, onnx_file, taps
 from edgesmith.exporters.canonical import canonicalise

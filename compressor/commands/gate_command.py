@@ -1,0 +1,136 @@
+"""`edgesmith gate`: its options and what it does with them; cli.py lists it among the commands."""
+
+import argparse
+import dataclasses
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import UsageError
+
+if TYPE_CHECKING:  # heavy, and the help is printed without them
+    from ...benches.finished import Finished
+    from ...benches.gate_check import Gate
+    from ...core.task import Metric
+
+_EPILOG = """exit codes: 0 every check is kept and proven, 3 one has failed, 4 one is unproven, 2 not usable (a baseline
+of another task, target or test split among them)"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the others."""
+    parser = commands.add_parser(
+        "gate",
+        help="a finished run against its limits and the last release: one exit code for a release build",
+        description="Judge a finished run again: its files, its own limits, and every figure that a limit is set on "
+        "against the last release's report. Nothing is measured anew.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="REPORT.json",
+        help="report.json of the last release, beside its predictions",
+    )
+    parser.add_argument(
+        "--margin",
+        action="append",
+        default=[],
+        type=_margin,
+        metavar="NAME=VALUE",
+        help="how much worse than the last release is let through: drop, class_drop, slice_drop (in the metric's unit; "
+        "default: the run's own limits), speedup, latency_ms, peak_memory (0.05), file (0.01), macs, params (0); "
+        "repeatable",
+    )
+    parser.add_argument(
+        "--ratchet", action="store_true", help="make a better run the new baseline; the first one where there is none"
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE.xml", help="write JUnit XML too, one case per check")
+    parser.add_argument("--markdown", type=Path, metavar="FILE.md", help="write a summary for a pull request too")
+    parser.add_argument(
+        "--github",
+        action="store_true",
+        help="print annotations of GitHub Actions too; append the summary to $GITHUB_STEP_SUMMARY where it is set",
+    )
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    parser.set_defaults(command=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge, ratchet where asked to, print.
+
+    Raises:
+        UsageError: what cannot be judged or compared, see `benches.gate`.
+    """
+    from rich.console import Console
+
+    from ...benches import gate as gates
+    from ...benches.finished import of_run, read
+    from ...benches.gate_text import print_gate
+
+    finished = of_run(options.run)
+    if options.ratchet and options.baseline is None:
+        raise UsageError("--ratchet: needs --baseline, the file that holds the bar")
+    first = options.ratchet and not options.baseline.exists()
+    baseline = None if options.baseline is None or first else read(options.baseline)
+    gate = gates.check(finished, baseline, _metric(finished), dict(options.margin))
+    if options.ratchet:
+        gate = gates.ratchet(gate, finished, options.baseline)
+    _for_ci(gate, options)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(gate), allow_nan=False))
+    elif options.github:  # what the table says is no command to the runner, whatever a task or a file is called
+        word = secrets.token_hex(16)
+        print(f"::stop-commands::{word}")
+        print_gate(gate, Console())
+        print(f"::{word}::")
+    else:
+        print_gate(gate, Console())
+    return gate.exit_code
+
+
+def _for_ci(gate: "Gate", options: argparse.Namespace) -> None:
+    """Everything that was asked for, before the verdict is printed; the same whatever the verdict is."""
+    from ...benches import gate_ci
+    from ...core.files import storage_errors, write_atomic
+
+    if options.junit is not None:
+        write_atomic(options.junit, gate_ci.junit(gate))
+    if options.markdown is not None:
+        write_atomic(options.markdown, gate_ci.markdown(gate))
+    if options.github:
+        print(*gate_ci.annotations(gate), sep="\n", file=sys.stderr if options.json else sys.stdout)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with storage_errors(Path(summary)), open(summary, "a", encoding="utf-8") as stream:
+                stream.write(gate_ci.markdown(gate))
+
+
+def _metric(finished: "Finished") -> "Metric":
+    """The main metric: one of the table, or the task's own, for which the task is loaded."""
+    from ...benches.metrics import METRICS
+    from .. import recipe as recipes, task_file
+    from ..evaluation import task_metrics
+
+    name = finished.report.main_metric
+    if name in METRICS:
+        return METRICS[name]
+    recipe = recipes.load(finished.path.with_name("recipe.toml"))
+    return task_metrics(task_file.load_task(recipe.task, recipe.folder))[0]
+
+
+def _margin(text: str) -> tuple[str, float]:
+    import math
+
+    name, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    usage = f"'{text}': write it as NAME=VALUE with a number of at least 0, such as drop=0.01"
+    if not equals or not math.isfinite(number) or number < 0:
+        raise argparse.ArgumentTypeError(usage)
+    return name, number

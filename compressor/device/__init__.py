@@ -1,0 +1,1 @@
+"""A finished run on another machine: the bundle, and measuring it over ssh."""

@@ -1,0 +1,373 @@
+"""Fusion: the predictions of several models as one graph, which goes through the rest of a recipe like any other."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ...benches import accuracy, metrics
+from ...core import digest
+from ...core.errors import ContractError, DataError, RecipeError
+from ...core.files import as_file_name
+from ...core.tables import unknown
+from ...core.task import Metric, Task
+from ...core.values import TensorSpec
+from ...exporters import compose, onnx_file
+from ...exporters.from_sklearn import is_estimator
+from ...exporters.ort_session import OnnxRuntimeSession
+from ..compare import CONFIDENCE, Comparison
+from ..evaluation import BATCH, task_metrics
+from ..stage import Context, Graph, Probe, Stage
+from .fuse_checks import check_apart, check_estimator, check_same_width, listed, member_rows
+from .fusing import (
+    FUSIONS,
+    LEAST,
+    Combination,
+    Gate,
+    Mean,
+    Smoothing,
+    folds,
+    needs_sklearn,
+    selected,
+)
+from .hierarchy import Hierarchy
+from .member_graphs import member_graphs
+from .recalibrate import CALIBRATIONS, Calibration, best_calibration
+
+_BEST = "best"  # of all calibrations
+_KINDS = ("logits", "probabilities", "numbers")
+Fit = Callable[[np.ndarray, np.ndarray], "_Fused"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fused:
+    """What is made of the stack: a combination of some of its members, and what comes after it."""
+
+    members: tuple[int, ...]
+    combination: Combination
+    after: tuple[Calibration, ...] = ()
+
+    def __call__(self, stack: np.ndarray) -> np.ndarray:
+        fused = self.combination(stack[:, list(self.members)])
+        for step in self.after:
+            fused = step(fused)
+        return fused
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fuse(Stage):
+    """Fuse the predictions of models into one ONNX graph; what a rule has to learn, it learns on validation data."""
+
+    name: ClassVar[str] = "fuse"
+    accepts: ClassVar[Literal["candidate", "graph", "nothing"]] = "nothing"
+    returns: ClassVar[Literal["candidate", "graph"]] = "graph"
+
+    members: tuple[str, ...] = ()  # "original", ids of earlier stages, names in the task's models
+    gives: str | Mapping[str, str] = ""  # "logits", "probabilities" or "numbers", of all members or by name
+    rule: str = "mean"  # in `fusing.FUSIONS`
+    select: bool = False  # greedy selection with replacement: who adds nothing is left out
+    folds: Annotated[int, Field(ge=2)] = 5  # of the validation data, for what is learnt on it
+    calibration: str | None = None  # in `recalibrate.CALIBRATIONS`, or "best": makes them as sure as they are right
+    implies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # label -> what it implies
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a prediction that is spread evenly
+    returns_logits: bool = True  # classes: logarithms of the probabilities; False: the probabilities
+
+    def check(self, task: Task, where: str) -> None:
+        """See `Stage.check`."""
+        if self.rule not in FUSIONS:
+            raise unknown(self.rule, FUSIONS, f"{where}.rule")
+        if self.calibration is not None and self.calibration not in (_BEST, *CALIBRATIONS):
+            raise unknown(self.calibration, (*CALIBRATIONS, _BEST), f"{where}.calibration")
+        if len(self.members) < 2:
+            raise RecipeError(f"{where}.members: fusing takes at least two models; got {list(self.members)}")
+        if len(set(self.members)) != len(self.members):
+            raise RecipeError(f"{where}.members: {list(self.members)} names one twice")
+        kinds = self._kinds(where)
+        if "numbers" in kinds.values() and set(kinds.values()) != {"numbers"}:
+            raise RecipeError(f"{where}.gives: numbers are not fused with classes: {listed(kinds)}")
+        if not self._shares(where):
+            self._check_numbers(where)
+        if self.rule == "stacking":
+            needs_sklearn(where)
+        if self.implies:
+            self._hierarchy(task, where)
+        if self.select or self.calibration is not None or FUSIONS[self.rule].fit is not None:
+            check_apart(task, where)
+        for name in self.members:
+            model = task.model if name == "original" else task.models.get(name)
+            if is_estimator(model):
+                check_estimator(name, model, kinds[name], task, where)
+        output = task_metrics(task)[0].output
+        if output not in (None, task.outputs[0]):
+            raise RecipeError(f"{where}: the main metric reads '{output}', and '{task.outputs[0]}' is what is fused")
+
+    def needs(self) -> tuple[str, ...]:
+        """See `Stage.needs`."""
+        return self.members
+
+    def rehearse(self, value: Any, context: Context) -> Graph:
+        """See `Stage.rehearse`."""
+        return Graph(path=Path(), digest="")
+
+    def estimate(self, task: Task, probe: Probe) -> float:
+        """See `Stage.estimate`."""
+        samples = len(task.split("validation", self.name))
+        return 5.0 + sum(probe.export + samples * probe.named(name) for name in self.members)
+
+    def run(self, value: Any, context: Context) -> Graph:
+        """See `Stage.run`."""
+        graphs = member_graphs(self.members, context)
+        stack, labels = self._stack(graphs, context)
+        judge = _Judge(context, self._form(context.where))
+        fused, held_out = self._chosen(stack, labels, judge, context)
+        fused = self._finished(fused, held_out, labels, judge, context)
+        path = self._write(graphs, fused, stack.shape[2], context)
+        _check_file(path, self._form(context.where)(fused(stack)), context)
+        return Graph(path=path, digest=digest.of_file(path))
+
+    def _kinds(self, where: str) -> dict[str, str]:
+        given = self.gives if isinstance(self.gives, Mapping) else dict.fromkeys(self.members, self.gives)
+        for name in given:
+            if name not in self.members:
+                raise RecipeError(f"{where}.gives: '{name}' is no member; members: {', '.join(self.members)}")
+        for name in self.members:
+            if given.get(name, "") not in _KINDS:
+                raise RecipeError(
+                    f"{where}.gives: what '{name}' gives has to be said: logits, probabilities or numbers; "
+                    f"got {given.get(name, '')!r}"
+                )
+        return dict(given)
+
+    def _shares(self, where: str) -> bool:
+        return "numbers" not in self._kinds(where).values()
+
+    def _check_numbers(self, where: str) -> None:
+        if not FUSIONS[self.rule].numbers:
+            known = ", ".join(sorted(name for name, rule in FUSIONS.items() if rule.numbers))
+            raise RecipeError(f"{where}.rule: '{self.rule}' fuses probabilities; for numbers: {known}")
+        for key in ("calibration", "smoothing"):
+            if getattr(self, key):
+                raise RecipeError(f"{where}.{key}: numbers have none; leave it out")
+
+    def _hierarchy(self, task: Task, where: str) -> Hierarchy:
+        where = f"{where}.implies"
+        if self._shares(where):
+            raise RecipeError(
+                f'{where}: a sample of one class is of no other that it could imply; this is for gives = "numbers", '
+                "such as one for each of several labels"
+            )
+        if not task.classes:
+            raise RecipeError(f"{where}: the task does not say what the columns are called; set classes= in the task")
+        return Hierarchy.of(self.implies, task.classes, where)
+
+    def _form(self, where: str) -> Callable[[np.ndarray], np.ndarray]:
+        """What the graph gives of what was fused."""
+        logs = self._shares(where) and self.returns_logits
+        return (lambda fused: np.log(np.maximum(fused, LEAST))) if logs else (lambda fused: fused)
+
+    def _stack(self, graphs: Mapping[str, Any], context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """What the members say of the validation samples, `(N, members, C)`, and the labels."""
+        split = context.task.split("validation", context.where)
+        kinds, rows = self._kinds(context.where), {}
+        for name, model in graphs.items():
+            path = context.work / f"member-{as_file_name(name)}.onnx"
+            onnx_file.save(model, path)
+            session = OnnxRuntimeSession(path, device=context.machine.device)
+            try:
+                output = accuracy.predict(session, split, BATCH)[context.task.outputs[0]]
+            finally:
+                session.close()
+            rows[name] = member_rows(name, output, kinds[name], context.where)
+        check_same_width({name: array.shape[1] for name, array in rows.items()}, context.task, kinds, context.where)
+        labels = accuracy.labels_of(split)
+        stack = np.stack(list(rows.values()), axis=1)
+        if kinds[self.members[0]] == "numbers":
+            return stack, labels.reshape(len(labels), -1).astype(np.float64)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise DataError(
+                f"{context.where}: fusing classes needs integer labels (N,), got {labels.dtype} {labels.shape}"
+            )
+        return stack, labels
+
+    def _fit(self, score: Callable[[np.ndarray, np.ndarray], float], shares: bool) -> Fit:
+        """From a stack and labels to what is fused: selection first, then what the rule learns."""
+        rule = FUSIONS[self.rule]
+
+        def fit(stack: np.ndarray, labels: np.ndarray) -> _Fused:
+            weights = np.full(stack.shape[1], 1 / stack.shape[1])
+            if self.select:
+                weights = selected(stack, rule.make or Mean, lambda fused: score(fused, labels))
+            kept = np.flatnonzero(weights)
+            if rule.fit is None:
+                assert rule.make is not None
+                return _Fused(tuple(map(int, kept)), rule.make(weights[kept]))
+            found = rule.fit(stack[:, kept], labels, shares)
+            if isinstance(found, Mean):
+                kept, found = kept[found.weights > 0], Mean(found.weights[found.weights > 0])
+            return _Fused(tuple(map(int, kept)), found)
+
+        return fit
+
+    def _chosen(
+        self, stack: np.ndarray, labels: np.ndarray, judge: "_Judge", context: Context
+    ) -> tuple[_Fused, np.ndarray]:
+        """The rule's fusion; or the best member alone where what was learnt is no better than that.
+
+        Returns:
+            It, and what it says of every sample having learnt nothing from it, `(N, C)`.
+        """
+        fit = self._fit(judge.score, self._shares(context.where))
+        scores = [judge.score(stack[:, member], labels) for member in range(len(self.members))]
+        best = int(np.argmax(scores))
+        fused = fit(stack, labels)
+        learns = self.select or FUSIONS[self.rule].fit is not None
+        held_out, fits = fused(stack), [fused]
+        if learns:
+            held_out, fits = self._held_out(fit, stack, labels, context)
+        comparison = judge.compare(held_out, stack[:, best], labels)
+        metric, sign = judge.metric, judge.sign
+        each = ", ".join(f"{name} {sign * score:.4f}" for name, score in zip(self.members, scores, strict=True))
+        how = f"out of fold ({self.folds} folds) " if learns else ""
+        context.notes.append(
+            f"{metric.name} on validation: {each}; fused {how}{comparison.values[0]:.4f}; gain over the best, "
+            f"{self.members[best]}, {comparison.shown('fused')}"
+        )
+        worse = min(judge.score(fused(stack), labels), sign * comparison.values[0]) < scores[best]
+        if learns and worse:
+            context.notes.append(f"'{self.rule}' is not better than {self.members[best]}, which is taken alone instead")
+            return _Fused((best,), Mean(np.ones(1))), stack[:, best]
+        context.notes.append(self._said(fused, fits))
+        return fused, held_out
+
+    def _held_out(
+        self, fit: Fit, stack: np.ndarray, labels: np.ndarray, context: Context
+    ) -> tuple[np.ndarray, list[_Fused]]:
+        """Every sample as it is fused by what was learnt without its fold, and what was learnt each time."""
+        made, fits = np.empty((len(stack), stack.shape[2])), []
+        for part in self._parts(labels, context):
+            rest = np.setdiff1d(np.arange(len(stack)), part)
+            fits.append(fit(stack[rest], labels[rest]))
+            made[part] = fits[-1](stack[part])
+        return made, fits
+
+    def _parts(self, labels: np.ndarray, context: Context) -> list[np.ndarray]:
+        try:
+            return folds(labels, self.folds, context.machine.seed, labels.ndim == 1)
+        except ValueError as error:
+            raise DataError(f"{context.where}.folds: validation: {error}") from error
+
+    def _said(self, fused: _Fused, fits: Sequence[_Fused]) -> str:
+        """Who counts how much, and who is left out."""
+        weights = getattr(fused.combination, "weights", None)
+        names = [self.members[member] for member in fused.members]
+        if weights is None:
+            kind = "a gate" if isinstance(fused.combination, Gate) else "a linear model"
+            said = f"{kind} on {', '.join(names)}; learnt on validation data, never on what members learnt from"
+        else:
+            errors = _jackknife([_spread(each, len(self.members)) for each in fits])
+            shown = [
+                f"{name} {weight:.3f}" + (f" (standard error {errors[member]:.3f})" if len(fits) > 1 else "")
+                for name, weight, member in zip(names, weights, fused.members, strict=True)
+            ]
+            said = f"weights: {', '.join(shown)}"
+        left = [name for name in self.members if name not in names]
+        return said + (f"; left out, as adding nothing: {', '.join(left)}" if left else "")
+
+    def _finished(
+        self, fused: _Fused, held_out: np.ndarray, labels: np.ndarray, judge: "_Judge", context: Context
+    ) -> _Fused:
+        """With calibration, what is known of the labels, and smoothing."""
+        if self.calibration is not None:
+            names = list(CALIBRATIONS) if self.calibration == _BEST else [self.calibration]
+            parts = self._parts(labels, context)
+            best, found, losses = best_calibration(names, held_out, labels, parts, judge.score)
+            each = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+            context.notes.append(f"calibration, log loss on validation out of fold: {each}; taken: {best}")
+            if found is not None:
+                fused = dataclasses.replace(fused, after=(*fused.after, found))
+        if self.implies:
+            hierarchy, before = self._hierarchy(context.task, context.where), held_out
+            after = hierarchy(before)
+            metric, scores = judge.metric.name, [judge.sign * judge.score(each, labels) for each in (before, after)]
+            context.notes.append(
+                f"{hierarchy.rules} rules on {len(before):,} validation samples: {hierarchy.broken(before):,} of "
+                f"{hierarchy.rules * len(before):,} broken before, {hierarchy.broken(after):,} after; {metric} "
+                f"{scores[0]:.4f} before, {scores[1]:.4f} after"
+            )
+            fused = dataclasses.replace(fused, after=(*fused.after, hierarchy))
+        if self.smoothing:
+            fused = dataclasses.replace(fused, after=(*fused.after, Smoothing(self.smoothing)))
+        return fused
+
+    def _write(self, graphs: Mapping[str, Any], fused: _Fused, width: int, context: Context) -> Path:
+        task, nodes = context.task, compose.Nodes()
+        kinds, output = self._kinds(context.where), task.outputs[0]
+        chosen = [self.members[member] for member in fused.members]
+        columns = []
+        for name in chosen:
+            made = f"{name}/{output}"
+            made = nodes.add("Softmax", made, axis=-1) if kinds[name] == "logits" else made
+            columns.append(nodes.add("Reshape", made, nodes.constant([-1, 1, width], np.int64)))
+        stack = nodes.add("Concat", *columns, axis=1)
+        made = fused.combination.write(nodes, stack)
+        for step in fused.after:
+            made = step.write(nodes, made)
+        if self._shares(context.where) and self.returns_logits:
+            made = nodes.add("Log", nodes.add("Max", made, nodes.constant(LEAST)))
+        members = {name: graphs[name] for name in chosen}
+        whole = TensorSpec(name=output, dtype="float32", shape=("batch", width))
+        model = compose.joined(members, task.input_specs(), nodes, {made: whole})
+        path = context.work / "model.onnx"
+        onnx_file.save(model, path)
+        return path
+
+
+class _Judge:
+    """The task's main metric of fused outputs."""
+
+    def __init__(self, context: Context, form: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.metric: Metric = task_metrics(context.task)[0]
+        self.sign = 1 if self.metric.higher_is_better else -1
+        self._output, self._form = context.task.outputs[0], form
+
+    def scores(self, fused: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return metrics.scores_of(self.metric, {self._output: self._form(fused)}, labels)
+
+    def score(self, fused: np.ndarray, labels: np.ndarray) -> float:
+        """Such that higher is better."""
+        return self.sign * metrics.value(self.metric, self.scores(fused, labels))
+
+    def compare(self, first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Comparison:
+        one, other = self.scores(first, labels), self.scores(second, labels)
+        gain = accuracy.paired_drop(self.metric, one, other, CONFIDENCE)
+        values = metrics.value(self.metric, one), metrics.value(self.metric, other)
+        return Comparison(metric=self.metric.name, values=values, gain=gain)
+
+
+def _check_file(path: Path, expected: np.ndarray, context: Context) -> None:
+    """The graph computes what was judged."""
+    session = OnnxRuntimeSession(path, device=context.machine.device)
+    try:
+        actual = accuracy.predict(session, context.task.split("validation", context.where), BATCH)
+    finally:
+        session.close()
+    difference = np.abs(actual[context.task.outputs[0]] - expected)
+    # ONNX Runtime computes in single precision: close probabilities may change places in a vote.
+    if float(np.quantile(difference, 0.99)) > 1e-3 * max(1.0, float(np.abs(expected).max())):
+        raise ContractError(f"{context.where}: the fused graph differs from its parts by up to {difference.max():.3g}")
+
+
+def _spread(fused: _Fused, members: int) -> np.ndarray:
+    weights = np.zeros(members)
+    weights[list(fused.members)] = getattr(fused.combination, "weights", 0.0)
+    return weights
+
+
+def _jackknife(estimates: Sequence[np.ndarray]) -> np.ndarray:
+    """The standard error of an estimate from those made without one fold each (Efron & Stein, 1981)."""
+    values, count = np.stack(estimates), len(estimates)
+    error: np.ndarray = np.sqrt((count - 1) * values.var(0))
+    return error

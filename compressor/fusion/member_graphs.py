@@ -1,0 +1,58 @@
+"""Models of any kind as ONNX graphs that can stand side by side in one."""
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+
+from ...core.errors import RecipeError
+from ...core.files import as_file_name
+from ...exporters import compose, from_torch, onnx_file
+from ..data import any_inputs
+from ..stage import Context, Graph
+
+
+def member_graphs(
+    members: Sequence[str], context: Context, outputs: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, onnx.ModelProto]:
+    """Members as graphs with the outputs that the task names.
+
+    Args:
+        members: names for `Context.named`.
+        outputs: by member; None: the task's first for all.
+
+    Raises:
+        RecipeError: a member that is quantized, or has no such output.
+        ArtifactError, ExportError: a file that cannot be read or takes other inputs, a module that cannot be exported.
+    """
+    task, found = context.task, {}
+    for name in members:
+        wanted = tuple(task.outputs[:1] if outputs is None else outputs[name])
+        value, path = context.named(name), context.work / f"exported-{as_file_name(name)}.onnx"
+        if isinstance(value, Graph):
+            if value.params is not None:
+                raise RecipeError(f"{context.where}.members: '{name}' is INT8 already; quantize what comes out instead")
+            path = value.path
+        else:
+            from_torch.export(value.module(), any_inputs(task), task.input_specs(), wanted, path)
+        found[name] = _with_outputs(onnx_file.load(path), name, wanted, context.where)
+        compose.check_inputs(name, found[name], task.input_specs())
+    return found
+
+
+def _with_outputs(model: onnx.ModelProto, name: str, wanted: Sequence[str], where: str) -> onnx.ModelProto:
+    """With these outputs alone; where a file has a single one, its name does not matter."""
+    kept = {value.name: value for value in model.graph.output}
+    if len(kept) == 1 and len(wanted) == 1 and wanted[0] not in kept:
+        (value,) = kept.values()
+        renamed = onnx.helper.make_node("Identity", [value.name], [wanted[0]], name=f"renamed/{wanted[0]}")
+        model.graph.node.append(renamed)
+        value.name = wanted[0]
+        kept = {wanted[0]: value}
+    missing = [each for each in wanted if each not in kept]
+    if missing:
+        raise RecipeError(f"{where}.members: '{name}' has no output '{missing[0]}'; it has: {', '.join(kept)}")
+    values = [kept[each] for each in wanted]
+    copies = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in values]
+    del model.graph.output[:]
+    model.graph.output.extend(copies)
+    return model

@@ -1,0 +1,64 @@
+"""Which models can be merged: those whose weights have the same names, shapes and meaning."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from ...core.errors import RecipeError
+from ..candidate import Candidate
+
+_SHOWN = 3  # differing tensors in an error
+_COUNTS = "num_batches_tracked"  # of a batch norm; it is not what the model computes with
+
+
+def parameter_names(module: nn.Module) -> dict[str, str]:
+    """Every parameter's name in the state dict -> the name it goes by; tied ones go by that of the first."""
+    first: dict[int, str] = {}
+    every = module.named_parameters(remove_duplicate=False)
+    return {name: first.setdefault(id(parameter), name) for name, parameter in every}
+
+
+def require_alike(models: Mapping[str, Candidate], where: str) -> None:
+    """Refuse models whose weights do not mean the same.
+
+    Raises:
+        RecipeError: another class, other edits, tensors of other names, shapes or types, layers with other settings.
+    """
+    (first, reference), *others = models.items()
+    for name, model in others:
+        for problem in _differences(reference, model, first, name):
+            raise RecipeError(f"{where}: '{name}' cannot be merged with '{first}': {problem}")
+
+
+def _differences(a: Candidate, b: Candidate, first: str, second: str) -> Iterator[str]:
+    ours, theirs = a.module(), b.module()
+    if type(ours) is not type(theirs):
+        yield f"it is a {type(theirs).__name__}, not a {type(ours).__name__}"
+    shapes = [{name: _shape(tensor) for name, tensor in model.weights.items()} for model in (a, b)]
+    other = [name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name)]
+    if other:
+        shown = "; ".join(
+            f"'{name}' is {shapes[1].get(name, 'missing')} in '{second}', {shapes[0].get(name, 'missing')} in '{first}'"
+            for name in other[:_SHOWN]
+        )
+        more = f"; and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
+        yield f"{len(other)} tensors differ: {shown}{more}"
+    if a.edits != b.edits:
+        yield "other channels or blocks were taken out of it; prune once, and train copies of that"
+    for (name, layer), (_, twin) in zip(ours.named_modules(), theirs.named_modules(), strict=True):
+        if type(layer) is not type(twin) or (
+            any(True for _ in layer.parameters(False)) and _text(layer) != _text(twin)
+        ):
+            yield f"layer '{name}' is {_text(twin)} in '{second}', {_text(layer)} in '{first}'"
+    for name, tensor in a.weights.items():
+        if not tensor.is_floating_point() and not name.endswith(_COUNTS) and not torch.equal(tensor, b.weights[name]):
+            yield f"the integers of '{name}' differ, and have no average"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _text(layer: nn.Module) -> str:
+    return f"{type(layer).__name__}({layer.extra_repr()})"

@@ -1,0 +1,125 @@
+"""Calibrations that were made before: found again by the digest of everything they depend on, in a user's folder."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pydantic
+
+from ...calibration.ranges import TensorRange
+from ...core import digest
+from ...core.errors import EdgesmithError
+from ...core.files import write_atomic
+from ...core.values import QuantParams
+from ..values import params_from_json, params_to_json
+
+_MOST = 100  # entries kept; the oldest go
+_CODE = ("calibration/*.py", "exporters/*.py", "compressor/int8/calibrat*.py", "compressor/values.py")  # makes ranges
+_RANGES = pydantic.TypeAdapter(tuple[TensorRange, ...])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrated:
+    """Parameters of weights and activations, and the nodes that cannot have any."""
+
+    params: Mapping[str, QuantParams]
+    keep_float: Mapping[str, str]  # node -> why it stays in float
+    ranges: tuple[TensorRange, ...] = ()  # of the activations
+
+
+def user_folder() -> Path:
+    """Where a user's calibrations are kept (XDG Base Directory Specification: a relative path there is ignored)."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (root if root.is_absolute() else Path.home() / ".cache") / "edgesmith" / "calibration"
+
+
+class Cache:
+    """One file for each calibration, named by its key.
+
+    Args:
+        folder: where they lie; made when the first is kept.
+        data: digest of all samples in their order and batches.
+        say: gets a line where a calibration was found, was damaged, or could not be kept.
+    """
+
+    def __init__(self, folder: Path, data: str, say: Callable[[str], None]) -> None:
+        self._folder, self._data, self._say = folder, data, say
+
+    def once(self, model: onnx.ModelProto, settings: Mapping[str, Any], make: Callable[[], Calibrated]) -> Calibrated:
+        """What `make` returns, made now or found from an earlier call with the same graph, data and settings."""
+        key = digest.of_json(
+            {"graph": _digest_of(model), "data": self._data, "settings": dict(settings), "code": _code_digest()}
+        )
+        path = self._folder / f"{key}.json"
+        found = self._read(path)
+        if found is not None:
+            self._say(f"ranges found before with the same graph, data and settings: {path}; --no-cache finds them anew")
+            return found
+        made = make()
+        self._keep(path, made)
+        return made
+
+    def _read(self, path: Path) -> Calibrated | None:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            content = stored["content"]
+            if stored["sum"] != digest.of_json(content):
+                raise ValueError("its content is not what was written")
+            return Calibrated(
+                params=params_from_json(content["params"]),
+                keep_float=content["keep_float"],
+                ranges=_RANGES.validate_python(content["ranges"]),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._say(f"{path}: cannot be used ({_line(error)}); the ranges are found anew")
+            return None
+
+    def _keep(self, path: Path, made: Calibrated) -> None:
+        content = {
+            "params": params_to_json(made.params),
+            "keep_float": dict(made.keep_float),
+            "ranges": [dataclasses.asdict(each) for each in made.ranges],
+        }
+        text = json.dumps({"sum": digest.of_json(content), "content": content}, allow_nan=False)
+        try:
+            write_atomic(path, text)
+            written = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+            for old in written[_MOST:]:
+                old.unlink(missing_ok=True)
+        except (EdgesmithError, OSError) as error:  # a cache that cannot be written is no reason to fail
+            self._say(
+                f"{self._folder}: ranges are not kept ({_line(error.__cause__ or error)}); --no-cache does not try"
+            )
+
+
+def _digest_of(model: onnx.ModelProto) -> str:
+    """Digest of everything a graph computes; part by part, for a whole of more than 2 GB has no bytes."""
+    graph, state = model.graph, hashlib.sha256()
+    parts = (graph.node, graph.initializer, graph.sparse_initializer, graph.input, graph.output, model.functions)
+    for part in (*parts, model.opset_import):
+        state.update(f"{len(part)};".encode())
+        for entry in part:
+            state.update(hashlib.sha256(entry.SerializeToString(deterministic=True)).digest())
+    return state.hexdigest()
+
+
+def _code_digest() -> str:
+    """Of what makes ranges: neither another release nor an edited checkout gets those of the one before."""
+    root = Path(__file__).resolve().parents[2]
+    sources = [path for pattern in _CODE for path in sorted(root.glob(pattern))]
+    versions = [onnxruntime.__version__, onnx.__version__, np.__version__]
+    return digest.of_json([*map(digest.of_file, sources), *versions])
+
+
+def _line(error: BaseException) -> str:
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return next(iter((said or "").splitlines()), type(error).__name__)

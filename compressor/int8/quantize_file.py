@@ -1,0 +1,263 @@
+"""`edgesmith quantize MODEL.onnx`: any float ONNX file in; an INT8 file that is close and faster, or a reasoned no."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import onnx
+
+from ...benches import latency
+from ...benches.inspection import dialect_of
+from ...benches.int8_report import Quantized, describe
+from ...calibration.calibrators import CALIBRATORS
+from ...calibration.ranges import warnings
+from ...core import digest
+from ...core.errors import ArtifactError, QuantizationError, UsageError
+from ...core.files import storage_errors
+from ...core.tables import resolve
+from ...exporters import calibration_note, dynamic, onnx_file, placement
+from ...exporters.artifact_file import describe_file
+from ...exporters.canonical import canonicalise
+from ...exporters.targets import TARGETS
+from ..progress import Progress
+from . import recover, runs
+from .calibrate import Rules, calibrate_and_recover
+from .calibration_cache import Cache, Calibrated
+from .closeness_judge import Judge, Promise
+from .int8_search import Form, Found, Problem, search
+from .runs import RunData
+from .task_runs import from_task
+
+_RECOVERY = ("equalize", "smooth", "bias-correction")  # seconds; learned rounding is asked for by name
+_TRIES = 3  # of the final measurement, each twice as long as the one before
+_ROTATE = 4  # feeds that take turns while a file is timed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is asked for."""
+
+    target: str = "onnxruntime-cpu"
+    calibrator: str = "mse"
+    max_drop: float | None = None
+    recover: tuple[str, ...] = ()  # names in `RECOVERIES`; none: those that take seconds, where layers lose too much
+    threads: int = 1
+    batch: int | None = None  # rows of a timed run; None: as each run of the data is
+    seconds: float = 5.0  # timed for the verdict; while choosing a fifth of it
+    device: Literal["cpu", "cuda"] = "cpu"
+    confidence: float = 0.95
+    cache: Path | None = None  # folder of earlier calibrations; None: ranges are found anew, and not kept
+
+
+def quantize_file(model: Path, data: Path, out: Path, options: Options, progress: Progress | None = None) -> Quantized:
+    """Quantize a file.
+
+    Args:
+        model: float ONNX file.
+        data: .npz or folder (see `runs.from_file`), or a task file, "task.py" or "task.py:function".
+        out: where the INT8 file goes, complete or absent.
+        options: see there.
+
+    Raises:
+        ArtifactError: not a float ONNX file; one that is quantized already.
+        DataError, TaskError, RecipeError: data or options that cannot be used.
+    """
+    progress = progress or Progress()
+    resolve(options.target, TARGETS, "--target")
+    resolve(options.calibrator, CALIBRATORS, "--calibrator")
+    recover.chosen(options.recover, "--recover")
+    if out.resolve() == model.resolve():
+        raise UsageError(f"--out {out}: is the original itself; give another name")
+    loaded = onnx_file.load(model)
+    written_as = dialect_of(loaded)
+    if written_as != "float":
+        raise ArtifactError(f"{model}: is quantized already ({written_as}); give the float model it was made from")
+    inputs, _ = onnx_file.specs(loaded)
+    found = runs.from_file(data, inputs) if data.is_dir() or data.suffix == ".npz" else from_task(data, inputs)
+    promise = Promise(metric=found.metric, max_drop=options.max_drop)
+    base = _nothing(model, found, options)
+    with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
+        try:
+            attempt, result = _searched(model, canonicalise(loaded), found, promise, options, Path(folder), progress)
+        except QuantizationError as error:
+            return dataclasses.replace(base, reason=str(error))
+        base = dataclasses.replace(base, notes=attempt.notes, ranges=attempt.calibrated.ranges)
+        outcome = _judged(base, result, attempt.problem, found, promise, options)
+        if outcome.status != "refused" and result.best is not None:
+            with storage_errors(out.parent):
+                _write(result.best.artifact.path, out, found, options)
+                outcome = dataclasses.replace(outcome, out=str(out), final_bytes=out.stat().st_size)
+        return outcome
+
+
+def _write(chosen: Path, out: Path, data: RunData, options: Options) -> None:
+    """The chosen file with a note of what its ranges come from, complete or absent."""
+    model = onnx_file.load(chosen)
+    calibration_note.write(model, _data_digest(data), runs=len(data.calibration), calibrator=options.calibrator)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    onnx_file.save(model, out)
+
+
+def _data_digest(data: RunData) -> str:
+    """Of the runs that ranges come from, in their order."""
+    return digest.of_json([digest.of_arrays(feed) for feed in data.calibration.feeds])
+
+
+class _Attempt(NamedTuple):
+    """One calibration, with or without recovery, and what is searched with it."""
+
+    problem: Problem
+    calibrated: Calibrated
+    notes: tuple[str, ...]
+
+
+def _searched(
+    original: Path,
+    graph: onnx.ModelProto,
+    data: RunData,
+    promise: Promise,
+    options: Options,
+    folder: Path,
+    progress: Progress,
+) -> tuple[_Attempt, Found]:
+    """The search; where all layers lose too much it tries recovered weights, and only then gives layers back."""
+    target = TARGETS[options.target]
+    judge = Judge(original, data.validation, promise, target.stand_in, options.confidence)
+    feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
+
+    said: list[str] = []
+    cache = None if options.cache is None else Cache(options.cache, _data_digest(data), said.append)
+
+    def prepared(names: tuple[str, ...], place: Path) -> _Attempt:
+        place.mkdir()
+        said.clear()
+        progress.say(f"calibrating with {len(data.calibration)} runs" + (f", {', '.join(names)}" if names else ""))
+        model, calibrated, notes = calibrate_and_recover(
+            graph,
+            lambda: iter(data.calibration.feeds),
+            Rules(calibrator=options.calibrator, recover=names),
+            target.dialects(),
+            options.device,
+            "--",
+            progress,
+            cache,
+        )
+        problem = Problem(
+            model=model,
+            params=calibrated.params,
+            target=target,
+            baseline=describe_file(original, options.target),
+            judge=judge,
+            feeds=feeds,
+            threads=options.threads,
+            seconds=options.seconds / 5,
+            folder=place,
+        )
+        for note in said:
+            progress.say(f"  {note}")
+        return _Attempt(problem, calibrated, (*notes, *said, *warnings(calibrated.ranges)))
+
+    tried = []
+    for number, names in enumerate([options.recover] if options.recover else [(), _recoveries(graph)]):
+        attempt = prepared(names, folder / str(number))
+        found = search(attempt.problem, attempt.calibrated.keep_float, progress, give_back=False)
+        if found.best is not None:
+            return attempt, found
+        tried.append(attempt)
+    searched = [(each, search(each.problem, each.calibrated.keep_float, progress)) for each in tried]
+    return max(searched, key=lambda each: _worth(each[1]))
+
+
+def _recoveries(graph: onnx.ModelProto) -> tuple[str, ...]:
+    """Those that take seconds; biases of products with ranges found at run time are not those that calibration sees."""
+    return ("smooth",) if dynamic.leads(graph, placement.place(graph)) else _RECOVERY
+
+
+def _worth(found: Found) -> tuple[bool, float, int]:
+    """What makes one search better than another: a form at all, then speed, then layers in INT8."""
+    best = found.best
+    return best is not None, 0.0 if best is None else best.worst, 0 if best is None else -len(best.keep_float)
+
+
+def _nothing(model: Path, data: RunData, options: Options) -> Quantized:
+    """The outcome before anything was tried."""
+    return Quantized(
+        model=str(model),
+        target=options.target,
+        status="refused",
+        reason="",
+        out=None,
+        dialect="float",
+        metric=None if data.metric is None else data.metric.name,
+        quality=None,
+        speedup=None,
+        original_ms=None,
+        final_ms=None,
+        original_bytes=model.stat().st_size,
+        final_bytes=None,
+        runs={name: len(getattr(data, name)) for name in ("calibration", "validation", "test")},
+    )
+
+
+def _judged(
+    base: Quantized, found: Found, problem: Problem, data: RunData, promise: Promise, options: Options
+) -> Quantized:
+    """Judge the form that was chosen on runs that nothing was chosen with."""
+    tried = tuple(_tried(form) for form in found.forms) + found.refused
+    base = dataclasses.replace(base, decisions=found.decisions, tried=tried)
+    if found.best is None:
+        return dataclasses.replace(base, reason=f"no INT8 form is close enough: {'; '.join(found.refused)}")
+    judge = Judge(Path(base.model), data.test, promise, problem.target.stand_in, options.confidence)
+    quality = judge.quality(found.best.artifact.path)
+    base = dataclasses.replace(base, quality=quality, dialect=found.best.artifact.dialect)
+    if not judge.keeps(quality):
+        reason = f"what was good enough on the runs it was chosen with is not on others: {describe(quality)}"
+        return dataclasses.replace(base, reason=reason)
+    base = dataclasses.replace(base, final_bytes=found.best.artifact.file_bytes)
+    missing = problem.target.unmeasurable()
+    if missing is not None:
+        return dataclasses.replace(base, status="unproven", reason=f"latency not measured: {missing}")
+    return _timed(base, found.best, problem, judge.proves(quality), options)
+
+
+def _timed(base: Quantized, best: Form, problem: Problem, proven: bool, options: Options) -> Quantized:
+    """The verdict on speed: a measurement of its own, repeated for longer while it cannot tell which is faster."""
+    seconds = options.seconds
+    for _ in range(_TRIES):
+        (paired,) = latency.compare(
+            [problem.baseline, best.artifact],
+            problem.feeds,
+            options.threads,
+            seconds=seconds,
+            seed=1,
+            confidence=options.confidence,
+        )
+        speedup = paired.speedup[0]
+        if speedup.low > 1 or speedup.high < 1:
+            break
+        seconds *= 2
+    base = dataclasses.replace(base, speedup=speedup, original_ms=paired.latency[0].p50, final_ms=paired.latency[1].p50)
+    measured = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
+    if speedup.high < 1:
+        return dataclasses.replace(base, final_bytes=None, reason=f"slower than the original: {measured}")
+    if speedup.low <= 1:
+        reason = f"not proven to be faster than the original: {measured}, noise floor {100 * paired.noise_floor:.1f} %"
+        return dataclasses.replace(base, final_bytes=None, reason=reason)
+    if options.max_drop is not None and not proven:
+        reason = f"--max-drop {options.max_drop:g}: {_unproven(base)}"
+        return dataclasses.replace(base, status="unproven", reason=reason)
+    return dataclasses.replace(base, status="written")
+
+
+def _unproven(base: Quantized) -> str:
+    drop = None if base.quality is None else base.quality.drop
+    assert drop is not None  # a limit on it was asked for
+    return f"kept by the estimate, {drop.value:.4f}, but not by its bound, {drop.high:.4f}; more runs would tell"
+
+
+def _tried(form: Form) -> str:
+    parts = [f"{form.worst:.2f}x"] if form.speedup else []
+    parts += [] if form.quality is None else [describe(form.quality)]
+    parts += [f"{len(form.keep_float)} layers in float"] if form.keep_float else []
+    return f"{form.artifact.dialect}: {', '.join(parts)}"

@@ -1,0 +1,1 @@
+"""Everything that trains: the loop, distillation, transfer learning, adapters, not forgetting."""

@@ -1,0 +1,102 @@
+"""Distillation: a teacher's outputs teach a student, beside the labels or without them (Hinton et al., 2015)."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from ...core.errors import RecipeError
+from ...core.task import Task
+from ..candidate import Candidate
+from ..compare import compare
+from ..stage import Context, Graph, Probe, Stage
+from .features import FeatureKeys, Transfer, pairs_with
+from .finetune import Finetune
+from .teaching import Taught, lesson_of
+from .training import Training, require_training_data, train
+from .training_data import TrainingData
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distill(Taught, FeatureKeys, Training, Stage):
+    """`L = loss(y, s) + weight * soft(t, s)`; soft is `T^2 * KL(t || s)` or another distillation loss.
+
+    For regression it is the task's own loss with the teacher's output in place of the label. With `features`, layers
+    inside follow the teacher's too.
+    """
+
+    name: ClassVar[str] = "distill"
+    accepts: ClassVar[Literal["candidate", "graph"]] = "candidate"
+    returns: ClassVar[Literal["candidate", "graph"]] = "candidate"
+
+    student: str | None = None  # a name in the task's models; None: what the stage before gives
+    compare: bool = False  # also train without a teacher, from the same start and as long; the better one is kept
+
+    def check(self, task: Task, where: str) -> None:
+        """See `Stage.check`."""
+        self.check_training(task, where)
+        self.check_teaching(task, where)
+        self.check_features(self.teacher_names(), where)
+        if self.compare:
+            require_training_data(task, f"{where}.compare", labels=True)
+        if self.student is not None and self.student not in task.models:
+            known = ", ".join(sorted(task.models)) or "none"
+            raise RecipeError(f"{where}.student: '{self.student}' is not in the task's models; known: {known}")
+
+    def takes(self) -> Literal["candidate", "graph", "nothing"]:
+        """See `Stage.takes`: with a student of its own it is a source."""
+        return self.accepts if self.student is None else "nothing"
+
+    def needs(self) -> tuple[str, ...]:
+        """See `Stage.needs`."""
+        return self.teacher_names() if self.student is None else (*self.teacher_names(), self.student)
+
+    def rehearse(self, value: Candidate, context: Context) -> Candidate:
+        """See `Stage.rehearse`: a student of its own takes the place of the input, and layers find partners."""
+        value = value if self.student is None else self._student(context)
+        if self.features is not None:
+            for name in self.teacher_names():
+                pairs_with(self, value, name, context)
+        return value
+
+    def estimate(self, task: Task, probe: Probe) -> float:
+        """See `Stage.estimate`."""
+        samples = sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
+        plain = 0.0
+        if self.compare:
+            plain = self.training_seconds(task, len(task.split("train", self.name)), probe)
+        return self.training_seconds(task, samples, probe, self.teacher_names()) + plain
+
+    def run(self, value: Candidate, context: Context) -> Candidate:
+        """See `Stage.run`."""
+        value = value if self.student is None else self._student(context)
+        if not self.compare:
+            return self._taught(value, context)
+        taught = self._taught(value, context.within("taught"))
+        plain_context = dataclasses.replace(context.within("plain"), notes=[])
+        keys = {field.name: getattr(self, field.name) for field in dataclasses.fields(Training)}
+        plain = Finetune(id=self.id, **keys).run(value, plain_context)
+        found = compare(taught, plain, context)
+        context.notes.append(f"without a teacher: {plain_context.notes[-1]}")
+        context.notes.append(found.note("taught", "plain"))
+        return taught if found.first_is_better else plain
+
+    def _taught(self, value: Candidate, context: Context) -> Candidate:
+        module, lesson = value.module(), lesson_of(self, context)
+        learner, objective = module, lesson.objective
+        data = TrainingData(context.task.train, context.task.unlabelled)
+        if self.features is not None:
+            modules = {name: teacher.module for name, teacher in lesson.teachers.items() if teacher.module is not None}
+            transfer = Transfer(self, module, value, modules, lesson.shares, context)
+            learner, objective = transfer.learner, transfer.added_to(objective)
+        result = train(learner, data, objective, self, context)
+        context.notes.append(f"{lesson.note()}, {result.note()}")
+        if self.features is not None:
+            context.notes.append(transfer.note())
+            transfer.close()
+        return Candidate.of(module, value)
+
+    def _student(self, context: Context) -> Candidate:
+        assert self.student is not None
+        student = context.named(self.student)
+        if isinstance(student, Graph):
+            raise RecipeError(f"{context.where}.student: '{self.student}' is an ONNX file and cannot be trained")
+        return student

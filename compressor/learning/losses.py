@@ -1,0 +1,82 @@
+"""The task's losses by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ...core.errors import RecipeError
+from ...core.tables import resolve
+from ...core.task import Task
+from ...exporters.torch_session import forward
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedLoss:
+    """A loss `(output, labels) -> scalar`, and whether the output is a row of logits."""
+
+    hard: Loss
+    classes: bool = False
+    as_label: Callable[[torch.Tensor], torch.Tensor] = lambda output: output  # a teacher's output in a label's place
+
+
+def _binary(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Several labels for each sample: logits and labels (0, 1 or between) `(N, K)`."""
+    return functional.binary_cross_entropy_with_logits(output, labels.to(output.dtype))
+
+
+LOSSES: dict[str, NamedLoss] = {
+    "cross-entropy": NamedLoss(hard=functional.cross_entropy, classes=True),
+    "binary-cross-entropy": NamedLoss(hard=_binary, as_label=torch.sigmoid),
+    "mse": NamedLoss(hard=functional.mse_loss),
+    "l1": NamedLoss(hard=functional.l1_loss),
+    "huber": NamedLoss(hard=functional.huber_loss),
+}
+
+
+def named_loss(task: Task) -> NamedLoss:
+    """The task's loss; of a function of the user's own it is not known whether it speaks of classes.
+
+    Raises:
+        RecipeError: a name that is in no table.
+    """
+    if isinstance(task.loss, str):
+        return resolve(task.loss, LOSSES, f"task '{task.name}': loss")
+    return NamedLoss(hard=task.loss)
+
+
+def _weighted(weights: torch.Tensor) -> Loss:
+    return lambda output, labels: functional.cross_entropy(output, labels, weights.to(output))
+
+
+def loss_of_answers(
+    task: Task, weights: torch.Tensor | None = None
+) -> Callable[[Tensors, torch.Tensor | None], torch.Tensor]:
+    """(outputs, labels) -> scalar: the task's loss on its first output, of the first `len(labels)` samples.
+
+    Args:
+        task: names the loss.
+        weights: of each class, `(classes,)`; for cross-entropy alone.
+    """
+    loss = named_loss(task).hard if weights is None else _weighted(weights)
+
+    def objective(outputs: Tensors, labels: torch.Tensor | None) -> torch.Tensor:
+        if labels is None:
+            raise RecipeError(f"task '{task.name}': this stage needs labels, and the 'train' split has none")
+        answers = outputs[task.outputs[0]]
+        return loss(answers[: len(labels)], labels) if len(labels) else 0 * answers.sum()
+
+    return objective
+
+
+def task_loss(
+    task: Task, weights: torch.Tensor | None = None
+) -> Callable[[nn.Module, Tensors, torch.Tensor | None], torch.Tensor]:
+    """(module, inputs, labels) -> scalar; see `loss_of_answers`."""
+    loss = loss_of_answers(task, weights)
+    return lambda module, inputs, labels: loss(forward(module, inputs, task.outputs), labels)

@@ -1,0 +1,66 @@
+"""Labelled and unlabelled samples as one sequence, in an order that depends on seed and epoch alone."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...core.task import Split, has_label
+from ...exporters.torch_session import to_tensors
+
+Augment = Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, Any]]
+
+
+class TrainingData:
+    """Indices below `len(labelled)` are labelled samples, the others unlabelled ones."""
+
+    def __init__(self, labelled: Split | None, unlabelled: Split | None = None) -> None:
+        self._labelled, self._unlabelled = labelled, unlabelled
+        self._count = 0 if labelled is None else len(labelled)
+        self._total = self._count + (0 if unlabelled is None else len(unlabelled))
+
+    def __len__(self) -> int:
+        return self._total
+
+    def steps(self, batch_size: int) -> int:
+        """Batches per epoch; the incomplete last one is left out (another one each epoch)."""
+        return max(1, self._total // batch_size)
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
+        """The batches of an epoch as index arrays, labelled samples first in each."""
+        permutation = np.random.default_rng((seed, epoch)).permutation(self._total)
+        return [
+            np.sort(permutation[step * batch_size : (step + 1) * batch_size]) for step in range(self.steps(batch_size))
+        ]
+
+    def batch(
+        self, indices: np.ndarray, augment: Augment | None, seed: int, device: torch.device
+    ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor | None, int]:
+        """Input tensors, labels of the labelled part (None where the split has none), and how many are labelled.
+
+        Samples of the labelled split whose label is missing (see `has_label`) come after those that have one.
+        """
+        known, unknown = indices[indices < self._count], indices[indices >= self._count] - self._count
+        parts: list[Mapping[str, np.ndarray]] = []
+        labels = None
+        if self._labelled is not None and len(known):
+            inputs, labels = _labelled_first(*self._labelled.batch(known))
+            parts.append(inputs)
+        if self._unlabelled is not None and len(unknown):
+            parts.append(self._unlabelled.batch(unknown)[0])
+        tensors = to_tensors({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, "cpu")
+        if augment is not None:
+            tensors = augment(tensors, torch.Generator().manual_seed(seed))
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        given = None if labels is None else torch.tensor(labels, device=device)
+        return moved, given, 0 if labels is None else len(labels)
+
+
+def _labelled_first(inputs: dict[str, np.ndarray], labels: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
+    """The samples that have a label first, and the labels of those alone."""
+    if labels is None:
+        return inputs, None
+    known = has_label(labels)
+    order = np.argsort(~known, kind="stable")
+    return {name: array[order] for name, array in inputs.items()}, labels[known]

@@ -1,0 +1,150 @@
+"""What of a trained network learns a new task, how fast, and from when on: freezing, rates per layer, unfreezing."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...core.errors import RecipeError
+from ...core.tables import did_you_mean
+from .layer_groups import Example, layer_groups
+from .training import Regime, Training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferKeys:
+    """Recipe keys for training on from somebody's weights. Globs are of parameters, or of modules above them."""
+
+    freeze: tuple[str, ...] = ()  # globs of what stays as it is, batch-norm statistics included
+    layer_rates: Mapping[str, Annotated[float, Field(gt=0)]] = dataclasses.field(default_factory=dict)  # glob -> factor
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # factor from each layer group to the one below it
+    unfreeze: Literal["at-once", "gradual"] = "at-once"  # gradual: the top group first, one more with every epoch
+    probe_epochs: Annotated[int, Field(ge=0)] = 0  # of the head alone, before all epochs of the rest
+    probe_learning_rate: Annotated[float, Field(gt=0)] | None = None  # of these; None: learning_rate
+
+    def check_transfer(self, training: Training, where: str) -> None:
+        """Refuse keys that contradict each other.
+
+        Raises:
+            RecipeError: names the key.
+        """
+        if self.layer_rates and self.layer_decay is not None:
+            raise RecipeError(f"{where}: set layer_rates or layer_decay, not both")
+        if self.unfreeze == "gradual" and training.minutes is not None:
+            raise RecipeError(f"{where}.unfreeze: 'gradual' counts epochs; set epochs in the place of minutes")
+        if self.probe_learning_rate is not None and not self.probe_epochs:
+            raise RecipeError(f"{where}.probe_learning_rate: nothing reads it without probe_epochs")
+
+    def regime(self, module: nn.Module, example: Example, outputs: Sequence[str], epochs: int, where: str) -> Regime:
+        """Freeze what is to be frozen, in place, and say what happens in which epoch, and at which rate.
+
+        Raises:
+            RecipeError: a glob that matches nothing, nothing that is left to learn, more groups than epochs.
+        """
+        names = [name for name, _ in module.named_parameters()]
+        frozen = {name for glob in self.freeze for name in matching(glob, names, f"{where}.freeze")}
+        _freeze(module, frozen)
+        rates = {
+            name: factor
+            for glob, factor in self.layer_rates.items()  # where several match, the last one counts
+            for name in matching(glob, names, f"{where}.layer_rates")
+        }
+        learning = [name for name in names if name not in frozen]
+        if not learning:
+            raise RecipeError(f"{where}.freeze: nothing is left to train; {len(names)} of {len(names)} are frozen")
+        groups: list[tuple[str, ...]] = [tuple(learning)]
+        if self.layer_decay is not None or self.unfreeze == "gradual":
+            every = layer_groups(module, example, outputs)
+            rates |= self._decayed(every)
+            groups = [kept for group in every if (kept := tuple(name for name in group if name not in frozen))]
+        if self.unfreeze == "gradual" and len(groups) > epochs:
+            raise RecipeError(
+                f"{where}.unfreeze: {len(groups)} groups of layers learn, one more with every epoch, and there are "
+                f"{epochs} epochs; set epochs to {len(groups)} or more, or freeze the lower layers"
+            )
+        return _Transfer(module, rates, groups, self.unfreeze == "gradual")
+
+    def _decayed(self, groups: list[tuple[str, ...]]) -> dict[str, float]:
+        """The factor falls from the head, which has 1, towards the input (Howard & Ruder, 2018)."""
+        if self.layer_decay is None:
+            return {}
+        return {name: self.layer_decay**depth for depth, group in enumerate(reversed(groups)) for name in group}
+
+
+def probe(module: nn.Module, example: Example, outputs: Sequence[str], where: str) -> Regime:
+    """The head alone learns, in place: the linear probe before fine-tuning (LP-FT; Kumar et al., 2022).
+
+    Raises:
+        RecipeError: the network is all head.
+    """
+    groups = layer_groups(module, example, outputs)
+    if len(groups) < 2:
+        raise RecipeError(f"{where}.probe_epochs: the network is one group of layers, so there is no head to probe")
+    _freeze(module, {name for group in groups[:-1] for name in group})
+    return _Transfer(module, {}, [groups[-1]], gradual=False)
+
+
+def share_trained(module: nn.Module) -> str:
+    """For the ledger: "0.9% of the parameters learn (221,184 of 22,713,216)"."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+    return f"{learning / total:.1%} of the parameters learn ({learning:,} of {total:,})"
+
+
+def matching(glob: str, names: Sequence[str], where: str) -> list[str]:
+    """The parameters that a glob matches, or that are below a module it matches.
+
+    Raises:
+        RecipeError: none; names the nearest.
+    """
+    found = [name for name in names if any(fnmatch.fnmatchcase(each, glob) for each in _above(name))]
+    if not found:
+        known = dict.fromkeys(each for name in names for each in _above(name))
+        hint = did_you_mean(glob, known) or f"; parameters are called like '{names[0]}', '{names[-1]}'"
+        raise RecipeError(f"{where}: '{glob}' matches no parameter{hint}")
+    return found
+
+
+def _above(name: str) -> list[str]:
+    """A parameter's name, and the names of the modules it is in: "a.b.weight", "a.b", "a"."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def _freeze(module: nn.Module, names: set[str]) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in names)
+
+
+class _Transfer(Regime):
+    """Rates by name; groups that learn from some epoch on; batch norms that stand still while their part does."""
+
+    def __init__(
+        self, module: nn.Module, rates: Mapping[str, float], groups: Sequence[tuple[str, ...]], gradual: bool
+    ) -> None:
+        self._module, self._rates, self._groups, self._gradual = module, rates, groups, gradual
+
+    def rate(self, parameter: str) -> float:
+        """See `Regime.rate`."""
+        return self._rates.get(parameter, 1.0)
+
+    def before_epoch(self, epoch: int, done: float) -> None:
+        """See `Regime.before_epoch`."""
+        if self._gradual:
+            learning = {name for group in self._groups[-1 - epoch :] for name in group}
+            _freeze(self._module, {name for name, _ in self._module.named_parameters()} - learning)
+        still_norms(self._module)
+
+
+def still_norms(module: nn.Module) -> None:
+    """Put batch norms into eval mode where nothing learns: in the innermost part around them that has parameters."""
+    for name, part in module.named_modules():
+        if isinstance(part, _BatchNorm):
+            around = (module.get_submodule(each) for each in (*_above(name), ""))
+            own = next((list(each.parameters()) for each in around if any(True for _ in each.parameters())), [])
+            if not any(parameter.requires_grad for parameter in own):
+                part.eval()

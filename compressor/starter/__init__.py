@@ -1,0 +1,1 @@
+"""`edgesmith init`: the user's own model, looked at, and a task and a recipe written for it."""

@@ -1,0 +1,305 @@
+"""The stage: fitted estimators, networks and files as one graph, what it says of them, and what it refuses."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from torch import nn
+
+from edgesmith.compressor import values
+from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.evaluation import evaluate, task_metrics
+from edgesmith.compressor.fusion.fuse import Fuse
+from edgesmith.compressor.fusion.fusing import FUSIONS
+from edgesmith.compressor.model_graph import graph_of
+from edgesmith.compressor.stage import Context, Graph
+from edgesmith.core.errors import ArtifactError, DataError, RecipeError, TaskError
+from edgesmith.core.task import ArraySplit, Task
+from edgesmith.exporters import onnx_file
+from edgesmith.exporters.ort_session import OnnxRuntimeSession
+
+from .conftest import make_context
+
+MEMBERS = ("linear", "forest", "bayes")
+
+
+@pytest.fixture(scope="module")
+def flat(task: Task) -> Task:
+    """Digits as rows of 64 pixels, and three estimators of different kinds, fitted on the training images."""
+
+    def rows(split: Any) -> ArraySplit:
+        return ArraySplit({"pixels": split.inputs["image"].reshape(-1, 64)}, split.labels)
+
+    x, y = rows(task.train).inputs["pixels"][:300], task.train.labels[:300]  # type: ignore[union-attr,index]
+    return Task(
+        name="flat",
+        model=LogisticRegression(C=0.01, max_iter=500).fit(x, y),
+        models={
+            "linear": LogisticRegression(C=0.01, max_iter=500).fit(x, y),
+            "forest": RandomForestClassifier(8, max_depth=6, random_state=0).fit(x, y),
+            "bayes": GaussianNB(var_smoothing=1e-2).fit(x, y),
+        },
+        train=rows(task.train),
+        validation=rows(task.validation),
+        test=rows(task.test),
+        outputs=("probabilities",),
+    )
+
+
+def graphs(task: Task, folder: Path) -> dict[str, Candidate | Graph]:
+    """What the pipeline gives a stage of the task's models."""
+    folder.mkdir(exist_ok=True)
+    found: dict[str, Candidate | Graph] = {}
+    for name, model in task.models.items():
+        path = folder / f"{name}.onnx"
+        onnx_file.save(graph_of(model, task, name), path)
+        found[name] = Graph(path=path, digest="")
+    return found
+
+
+def fused(task: Task, folder: Path, **keys: Any) -> tuple[Graph, Context]:
+    context = make_context(task, folder / "w", graphs(task, folder / "g"))
+    stage = Fuse(id="f", **({"members": MEMBERS, "gives": "probabilities"} | keys))
+    stage.check(task, "w")
+    return stage.run(None, context), context
+
+
+def measured(path: Path, task: Task) -> float:
+    session = OnnxRuntimeSession(path)
+    return evaluate(session, task.split("validation", "t"), task_metrics(task))["accuracy"]
+
+
+@pytest.mark.parametrize("rule", FUSIONS)
+@pytest.mark.parametrize("select", [False, True])
+def test_every_rule_fuses_and_what_is_learnt_is_never_worse_than_the_best_member(
+    rule: str, select: bool, flat: Task, tmp_path: Path
+) -> None:
+    graph, context = fused(flat, tmp_path, rule=rule, select=select)
+    alone = [measured(tmp_path / "g" / f"{name}.onnx", flat) for name in MEMBERS]
+    got = measured(graph.path, flat)
+    if select or FUSIONS[rule].fit is not None:
+        assert got >= max(alone)
+        assert "fused out of fold (5 folds) " in context.notes[0]
+    assert context.notes[0].startswith(
+        f"accuracy on validation: linear {alone[0]:.4f}, forest {alone[1]:.4f}, bayes {alone[2]:.4f}; fused "
+    )
+    assert values.digest_of(graph) == graph.digest
+    assert sum(node.op_type.startswith("TreeEnsemble") for node in onnx.load(graph.path).graph.node) <= 1
+
+
+def test_one_file_with_shared_input_and_the_tasks_output(flat: Task, tmp_path: Path) -> None:
+    """And the mean of probabilities is what it says, as logarithms, which a softmax takes back."""
+    graph, context = fused(flat, tmp_path, calibration="best", smoothing=0.1, returns_logits=False)
+    model = onnx_file.load(graph.path)
+    assert [value.name for value in model.graph.input] == ["pixels"]
+    assert [value.name for value in model.graph.output] == ["probabilities"]
+    inputs, _ = flat.split("validation", "t").batch(np.arange(7))
+    got = OnnxRuntimeSession(graph.path).run(inputs)["probabilities"]
+    np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
+    assert got.min() >= 0.1 / 10 - 1e-6
+    note = next(each for each in context.notes if each.startswith("calibration, "))
+    losses, taken = note.removeprefix("calibration, log loss on validation out of fold: ").split("; taken: ")
+    found = {name: float(loss) for name, loss in (each.split() for each in losses.split(", "))}
+    assert set(found) == {"none", "temperature", "platt", "isotonic"}
+    assert found[taken] == min(found.values()) < found["none"]
+
+
+def test_a_member_that_adds_nothing_is_left_out(flat: Task, tmp_path: Path) -> None:
+    noise = GaussianNB().fit(np.random.default_rng(0).random((200, 64)), np.arange(200) % 10)
+    task = dataclasses.replace(flat, models={**flat.models, "noise": noise})
+    graph, context = fused(task, tmp_path, members=(*MEMBERS, "noise"), rule="weighted")
+    assert "noise" in context.notes[-1].split("; left out, as adding nothing: ")[1].split(", ")
+    assert not any("noise/" in node.name for node in onnx.load(graph.path).graph.node)
+
+
+def test_torch_members_give_logits(original: Candidate, exported: Graph, task: Task, tmp_path: Path) -> None:
+    """A network twice, once as a file: their fusion is that network."""
+    context = make_context(task, tmp_path, {"original": original, "file": exported})
+    graph = Fuse(id="f", members=("original", "file"), gives="logits").run(None, context)
+    inputs, _ = task.split("validation", "t").batch(np.arange(5))
+    got, alone = (OnnxRuntimeSession(path).run(inputs)["logits"] for path in (graph.path, exported.path))
+    shares = np.exp(alone) / np.exp(alone).sum(1, keepdims=True)
+    np.testing.assert_allclose(np.exp(got), np.maximum(shares, 1e-7), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"members": ("linear",)}, "w.members: fusing takes at least two models; got ['linear']"),
+        ({"members": ("linear", "linear")}, "w.members: ['linear', 'linear'] names one twice"),
+        ({"gives": ""}, "w.gives: what 'linear' gives has to be said: logits, probabilities or numbers; got ''"),
+        ({"gives": {"liner": "logits"}}, "w.gives: 'liner' is no member; members: linear, forest, bayes"),
+        ({"gives": "logits"}, "w.gives: 'linear' is a LogisticRegression, which gives probabilities, not logits"),
+        (
+            {"gives": {"linear": "numbers", "forest": "logits", "bayes": "logits"}},
+            "w.gives: numbers are not fused with classes: linear numbers, forest logits, bayes logits",
+        ),
+        ({"gives": "numbers", "rule": "voting"}, "w.rule: 'voting' fuses probabilities; for numbers: mean, stacking, weighted"),
+        ({"gives": "numbers", "calibration": "platt"}, "w.calibration: numbers have none; leave it out"),
+        ({"calibration": "plat"}, "w.calibration: unknown 'plat'; did you mean 'platt'? known: best, isotonic, platt, temperature"),
+        ({"rule": "meen"}, "w.rule: unknown 'meen'; did you mean 'mean'? known: adaptive, gate, log-mean, mean, stacking, voting, weighted"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_fusion_is_refused(keys: dict[str, Any], message: str, flat: Task) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Fuse(id="f", **({"members": MEMBERS, "gives": "probabilities"} | keys)).check(flat, "w")
+    assert str(caught.value) == message
+
+
+def test_classes_in_another_order_are_refused(flat: Task) -> None:
+    x = np.random.default_rng(0).random((20, 64))
+    other = GaussianNB().fit(x, np.array(["b", "a"] * 10))
+    binary = dataclasses.replace(flat, classes=("b", "a"), models={"one": other, "two": other})
+    with pytest.raises(RecipeError) as caught:
+        Fuse(id="f", members=("one", "two"), gives="probabilities").check(binary, "w")
+    assert str(caught.value) == (
+        "w: member 'one' has the classes ['a', 'b'], in this order, those of the task are ['b', 'a']: fit it on the same labels"
+    ).replace("order, those", "order; those")
+
+
+class Odd(nn.Module):
+    """Logits of another width, the same for all samples, or NaN."""
+
+    def __init__(self, width: int, fill: float | None) -> None:
+        super().__init__()
+        self.layer, self.fill = nn.Linear(64, width), fill
+
+    def forward(self, x: Any) -> Any:
+        made = self.layer(x.flatten(1))
+        return made if self.fill is None else made * 0 + self.fill
+
+
+class FiveClasses(Odd):
+    def __init__(self) -> None:
+        super().__init__(5, None)
+
+
+class Constant(Odd):
+    def __init__(self) -> None:
+        super().__init__(10, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("other", "gives", "message"),
+    [
+        (FiveClasses, "logits", "stages[0] 'stage': members differ in their number of classes: original 10, other 5"),
+        (
+            Constant,
+            "logits",
+            "stages[0] 'stage': member 'other' gives the same output for all 360 validation samples; it has learnt nothing, "
+            "or reads another kind of input: leave it out",
+        ),
+    ],
+)
+def test_members_that_do_not_fit_are_refused(
+    other: Any, gives: str, message: str, original: Candidate, exported: Graph, task: Task, tmp_path: Path
+) -> None:
+    odd = Candidate(factory=other, example=original.example, edits=(), weights=state_of(other()))
+    context = make_context(task, tmp_path, {"original": exported, "other": odd})
+    with pytest.raises(DataError) as caught:
+        Fuse(id="f", members=("original", "other"), gives=gives).run(None, context)
+    assert str(caught.value) == message
+
+
+def test_logits_are_no_probabilities(exported: Graph, task: Task, tmp_path: Path) -> None:
+    context = make_context(task, tmp_path, {"a": exported, "b": exported})
+    with pytest.raises(DataError) as caught:
+        Fuse(id="f", members=("a", "b"), gives="probabilities").run(None, context)
+    text = str(caught.value)
+    assert text.startswith(
+        "stages[0] 'stage'.gives: 'a' is said to give probabilities, but its rows are none: they go "
+    )
+    assert text.endswith("say 'logits' if a softmax makes probabilities of them")
+
+
+def nan_file(folder: Path) -> Graph:
+    """A file that divides zero by zero."""
+    node = onnx.helper.make_node("Sub", ["pixels", "pixels"], ["zero"])
+    cut = onnx.helper.make_node("Gather", ["zero", "columns"], ["few"], axis=1)
+    division = onnx.helper.make_node("Div", ["few", "few"], ["probabilities"])
+    columns = onnx.numpy_helper.from_array(np.arange(10), "columns")
+    graph = onnx.helper.make_graph(
+        [node, cut, division],
+        "nan",
+        [onnx.helper.make_tensor_value_info("pixels", 1, ["batch", 64])],
+        [onnx.helper.make_tensor_value_info("probabilities", 1, ["batch", 10])],
+        [columns],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx_file.save(model, folder / "nan.onnx")
+    return Graph(path=folder / "nan.onnx", digest="")
+
+
+def test_a_member_that_gives_nan_and_one_of_another_shape_are_refused(flat: Task, tmp_path: Path) -> None:
+    named = graphs(flat, tmp_path / "g") | {"broken": nan_file(tmp_path)}
+    context = make_context(flat, tmp_path / "w", named)
+    with pytest.raises(DataError) as caught:
+        Fuse(id="f", members=("linear", "broken"), gives="probabilities").run(None, context)
+    assert str(caught.value) == (
+        "stages[0] 'stage': member 'broken' gives NaN or infinity for 360 of 360 validation samples; check its weights and "
+        "how its input is prepared, or leave it out"
+    )
+    narrow = dataclasses.replace(
+        flat, **{part: ArraySplit({"pixels": getattr(flat, part).inputs["pixels"][:, :60]}, getattr(flat, part).labels) for part in ("train", "validation", "test")}
+    )  # fmt: skip
+    context = make_context(narrow, tmp_path / "w", named)
+    with pytest.raises(ArtifactError) as refused:
+        Fuse(id="f", members=("linear", "bayes"), gives="probabilities").run(None, context)
+    assert str(refused.value) == (
+        "member 'linear' takes pixels float32 (batch, 64), but the task feeds pixels float32 (batch, 60); all members of one "
+        "graph read the same inputs, with an open batch axis"
+    )
+
+
+def test_a_fold_without_a_class_is_refused(flat: Task, tmp_path: Path) -> None:
+    split = flat.split("validation", "t")
+    assert isinstance(split, ArraySplit) and split.labels is not None
+    rare = np.flatnonzero(split.labels == 3)[2:]
+    kept = np.setdiff1d(np.arange(len(split)), rare)
+    inputs, labels = split.batch(kept)
+    task = dataclasses.replace(flat, validation=ArraySplit(inputs, labels))
+    with pytest.raises(DataError) as caught:
+        fused(task, tmp_path, rule="stacking")
+    assert str(caught.value) == (
+        "stages[0] 'stage'.folds: validation: class 3 has 2 sample(s) for 5 folds: one would be without it; set folds to 2, or "
+        "give the class more samples"
+    )
+
+
+def test_what_members_were_trained_on_teaches_no_fusion(flat: Task) -> None:
+    train, validation = flat.split("train", "t"), flat.split("validation", "t")
+    parts: Any = [train.batch(np.arange(5)), validation.batch(np.arange(5, 360))]
+    images = np.concatenate([inputs["pixels"] for inputs, _ in parts])
+    task = dataclasses.replace(flat, validation=ArraySplit({"pixels": images}, np.concatenate([y for _, y in parts])))
+    mean: dict[str, Any] = {"id": "f", "members": MEMBERS, "gives": "probabilities"}
+    Fuse(**mean).check(task, "w")  # which learns nothing
+    for keys in ({"rule": "stacking"}, {"select": True}, {"calibration": "platt"}):
+        with pytest.raises(DataError) as caught:
+            Fuse(**mean | keys).check(task, "w")
+        assert str(caught.value) == (
+            "w: 5 of 360 validation samples are in the 'train' split too (first: number 0); a fusion would be learnt on data "
+            "that members were trained on, where they are too good: take them out of one of the two"
+        )
+
+
+def test_a_pickle_is_not_opened(flat: Task) -> None:
+    with pytest.raises(TaskError) as caught:
+        graph_of("forest.pkl", flat, "forest")
+    assert str(caught.value) == (
+        "task 'flat': forest model: 'forest.pkl' is a pickle, which runs whatever code it holds when it is opened, so none is "
+        "opened; give the fitted estimator itself in the task, or an ONNX file"
+    )
+
+
+def test_an_estimator_that_is_not_fitted_is_refused(flat: Task) -> None:
+    with pytest.raises(TaskError) as caught:
+        graph_of(GaussianNB(), flat, "bayes")
+    assert str(caught.value) == (
+        "task 'flat': bayes model: the estimator is not fitted; fit it in the task, on the 'train' split"
+    )

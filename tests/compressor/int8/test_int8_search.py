@@ -1,0 +1,184 @@
+"""The search on a real runtime: which layers it gives back, and that every choice of layers can be written."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgesmith.benches.metrics import resolve_metric
+from edgesmith.compressor.int8 import int8_search
+from edgesmith.compressor.int8.calibrate import calibrate
+from edgesmith.compressor.int8.closeness_judge import Judge, Promise
+from edgesmith.compressor.int8.int8_search import Problem, search
+from edgesmith.compressor.int8.runs import Runs
+from edgesmith.compressor.progress import Progress
+from edgesmith.core.errors import DataError
+from edgesmith.core.values import Artifact, Interval
+from edgesmith.exporters.artifact_file import describe_file
+from edgesmith.exporters.targets import TARGETS
+from tests.exporters import transformer
+
+SIZE = 64
+NOISE = 0.01
+
+
+def chain(spoiled: str = "") -> onnx.ModelProto:
+    """Three layers "a", "b", "c" with a Flatten before the last; the spoiled one reads a column of 10,000 times the size.
+
+    It weighs that column by zero, so that in float nothing is lost, and per tensor in INT8 nothing is left of the rest.
+    """
+    rng, weights = np.random.default_rng(0), {}
+    for name in "abc":
+        weights[name] = (rng.standard_normal((SIZE, SIZE)) * (2 / SIZE) ** 0.5).astype(np.float32)
+    before = {"b": "a", "c": "b"}.get(spoiled)
+    if before is not None:
+        weights[before][:, 0] *= 1e4
+        weights[spoiled][0] = 0
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["ta"], name="a"),
+        helper.make_node("Relu", ["ta"], ["ra"], name="ra"),
+        helper.make_node("Gemm", ["ra", "b"], ["tb"], name="b"),
+        helper.make_node("Relu", ["tb"], ["rb"], name="rb"),
+        helper.make_node("Flatten", ["rb"], ["f"], name="f"),
+        helper.make_node("Gemm", ["f", "c"], ["y"], name="c"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", SIZE]) for name in ("x", "y")]
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "chain", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def problem(model: onnx.ModelProto, folder: Path, target: str, promise: Promise = Promise()) -> Problem:  # noqa: B008
+    onnx.save(model, folder / "float.onnx")
+    rng = np.random.default_rng(1)
+    feeds = [{"x": rng.standard_normal((8, SIZE)).astype(np.float32)} for _ in range(8)]
+    runs = Runs(feeds=feeds, labels=rng.integers(0, SIZE, 64) if promise.metric is not None else None)
+    return Problem(
+        model=model,
+        params=calibrate(model, feeds, "min-max").params,
+        target=TARGETS[target],
+        baseline=describe_file(folder / "float.onnx", target),
+        judge=Judge(folder / "float.onnx", runs, promise, TARGETS[target].stand_in),
+        feeds={8: feeds[:2]},
+        threads=1,
+        seconds=0.1,
+        folder=folder,
+    )
+
+
+@pytest.mark.parametrize("spoiled", ["b", "c"])
+def test_the_spoiled_layer_alone_goes_back(spoiled: str, tmp_path: Path) -> None:
+    found = search(problem(chain(spoiled), tmp_path, "tensorrt"), {}, Progress())
+    assert found.best is not None and found.best.quality is not None
+    assert set(found.best.keep_float) == {spoiled}
+    assert found.best.quality.snr_db >= 21.5  # 20 and what is held back while choosing
+    alone = {decision.node: decision.alone_db for decision in found.decisions}
+    assert all(value is not None and value > 20 for name, value in alone.items() if name != spoiled)
+    assert alone[spoiled] is not None and alone[spoiled] < 10
+    assert [decision.int8 for decision in found.decisions] == [name != spoiled for name in "abc"]
+
+
+def test_an_output_that_the_metric_does_not_read_is_kept_close_too(tmp_path: Path) -> None:
+    model = chain("c")
+    model.graph.output.insert(0, helper.make_tensor_value_info("ta", TensorProto.FLOAT, ["n", SIZE]))
+    found = search(
+        problem(model, tmp_path, "tensorrt", Promise(metric=resolve_metric("accuracy", "m"))), {}, Progress()
+    )
+    assert found.best is not None and found.best.quality is not None
+    assert set(found.best.keep_float) == {"c"}
+    assert found.best.quality.unread_db is not None and found.best.quality.unread_db >= 21.5
+    assert found.refused[0].endswith(" dB, not good enough") and ", other outputs " in found.refused[0]
+
+
+def test_a_file_that_is_close_at_once_needs_no_trials(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "tensorrt"), {}, Progress())
+    assert found.best is not None and not found.best.keep_float
+    assert {decision.alone_db for decision in found.decisions} == {None}
+
+
+def test_nothing_is_good_enough(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "tensorrt", Promise(min_snr_db=150.0)), {}, Progress())
+    assert found.best is None and found.forms == ()
+    assert len(found.refused) == 1 and found.refused[0].endswith(" dB, not good enough")
+
+
+def test_what_cannot_be_int8_stays_in_float_with_its_reason(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "tensorrt"), {"b": "tensor 'ra': holds NaN"}, Progress())
+    assert {decision.node: decision.why for decision in found.decisions}["b"] == "tensor 'ra': holds NaN"
+    assert found.best is not None
+    written = onnx.load(found.best.artifact.path)
+    assert not {"ra", "ra_dequantized"} & {
+        name for node in written.graph.node if node.name == "a" for name in node.input
+    }
+
+
+def test_forms_are_timed_against_the_baseline_the_best_first(tmp_path: Path) -> None:
+    found = search(problem(chain(), tmp_path, "onnxruntime-cpu"), {}, Progress())
+    assert {form.artifact.dialect for form in found.forms} == {"u8", "u8-asymmetric"}
+    assert all(set(form.speedup) == {8} for form in found.forms)
+    assert all(decision.float_ms is not None for decision in found.decisions)
+
+
+def test_answers_that_may_change_need_answers(tmp_path: Path) -> None:
+    model = chain()
+    model.graph.node.append(helper.make_node("ReduceMax", ["y"], ["top"], axes=[1], keepdims=1, name="top"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("top", TensorProto.FLOAT, ["n", 1]))
+    with pytest.raises(DataError, match=r"^--max-drop: the data has no labels, and no output of the model has answers"):
+        problem(model, tmp_path, "tensorrt", Promise(max_drop=0.01))
+
+
+def larger_is_faster(files: Sequence[Artifact], *_: object, **__: object) -> list[SimpleNamespace]:
+    """Instead of a measurement, one in which each byte more saves time."""
+    first, *others = (file.file_bytes for file in files)
+    return [
+        SimpleNamespace(batch=8, noise_floor=NOISE, speedup=[Interval(value=n / first, low=0, high=9) for n in others])
+    ]
+
+
+@pytest.mark.parametrize(("room", "in_float"), [(1.0, 2), (0.6, 1), (0.4, 0), (0.1, 2)])
+def test_layers_that_are_slow_in_int8_stay_there_where_the_file_has_to_be_small(
+    room: float, in_float: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`room`: the limit, as a share of the float file's size; a weight in INT8 is a quarter of one in float."""
+    monkeypatch.setattr(int8_search.latency, "compare", larger_is_faster)
+    monkeypatch.setattr(int8_search, "slower_in_int8", lambda *_: [("a",), ("a", "b")])
+    case = problem(chain(), tmp_path, "onnxruntime-cpu")
+    limit = room * case.baseline.file_bytes
+    found = search(dataclasses.replace(case, max_bytes=limit), {}, Progress())
+    assert found.best is not None and len(found.best.keep_float) == in_float
+    assert (found.best.artifact.file_bytes <= limit) == (room > 0.1)  # a limit that no form keeps chooses none
+
+
+def forms_tried(model: onnx.ModelProto, feed: dict[str, np.ndarray], folder: Path) -> set[str]:
+    onnx.save(model, folder / "float.onnx")
+    case = Problem(
+        model=model,
+        params=calibrate(model, [feed], "min-max").params,
+        target=TARGETS["onnxruntime-cpu"],
+        baseline=describe_file(folder / "float.onnx", "onnxruntime-cpu"),
+        judge=Judge(folder / "float.onnx", Runs(feeds=[feed], labels=None), Promise()),
+        feeds={3: [feed]},
+        threads=1,
+        seconds=0.1,
+        folder=folder,
+    )
+    found = search(case, {}, Progress(), give_back=False)
+    return {form.artifact.dialect for form in found.forms} | {text.split(":")[0] for text in found.refused}
+
+
+def test_ranges_are_found_at_run_time_too_where_products_lead(tmp_path: Path) -> None:
+    assert forms_tried(transformer.block(), transformer.FEED, tmp_path) == {"u8", "u8-asymmetric", "dynamic"}
+    feed = {"x": np.ones((3, SIZE), np.float32)}
+    assert forms_tried(chain(), feed, tmp_path) == {"u8", "u8-asymmetric"}
+
+
+def test_layers_are_given_back_only_where_asked(tmp_path: Path) -> None:
+    found = search(problem(chain("b"), tmp_path, "tensorrt"), {}, Progress(), give_back=False)
+    assert found.best is None
+    assert [decision.alone_db for decision in found.decisions] == [None] * 3

@@ -1,0 +1,107 @@
+"""`edgesmith sensitivity`: one part at a time; the metric is computed, the times come from the target."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from edgesmith.benches.sensitivity_report import Sensitivity, render_html
+from edgesmith.cli import main
+from edgesmith.compressor.candidate import Candidate
+from edgesmith.compressor.pruning import blocks, deployed
+from edgesmith.compressor.pruning.sensitivity import measure_sensitivity, trained
+from edgesmith.compressor.stage import Context
+from edgesmith.core.errors import TaskError
+from edgesmith.core.task import Task
+from edgesmith.core.values import Artifact
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and times without a runtime: a network takes as long as it has parameters."""
+
+    def best_form(candidate: Candidate, context: Context, folder: Path) -> Artifact:
+        return Artifact(
+            path=folder,
+            target="onnxruntime-cpu",
+            dialect="float",
+            precision="float32",
+            inputs=(),
+            outputs=(),
+            digest="",
+        )
+
+    def times(
+        networks: Sequence[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
+    ) -> list[float]:
+        return [network.parameters() / networks[0].parameters() for network in networks[1:]]
+
+    monkeypatch.setattr(deployed, "best_form", best_form)
+    monkeypatch.setattr(deployed, "times", times)
+
+
+def measured(original: Candidate, context: Context) -> Sensitivity:
+    return measure_sensitivity(original, context, 200, context.work)
+
+
+def test_every_group_and_block_is_taken_alone(clock: None, original: Candidate, context: Context) -> None:
+    found = measured(original, context)
+    assert {curve.name for curve in found.curves if curve.kind == "block"} == set(
+        blocks.find(original.module(), original.example)
+    )
+    groups = [curve for curve in found.curves if curve.kind == "group"]
+    assert {curve.name for curve in groups} >= {"stem", "stage1.0.conv1", "stage2.1.conv1"}
+    assert found.not_pruned == {"head": "its channels are the model's output"}
+    assert found.whole > 0.9 and found.samples == 200
+    for curve in groups:
+        assert [point.channels for point in curve.points] == sorted(
+            (point.channels for point in curve.points), reverse=True
+        )
+        ratios = [point.latency_ratio for point in curve.points]
+        assert None not in ratios and ratios == sorted(ratios, reverse=True)  # type: ignore[type-var]
+        assert all(point.share == point.channels / curve.channels for point in curve.points)
+    # Half the channels of the stream that everything reads cost more than half of one inner convolution's.
+    narrow = {curve.name: curve.points[-1] for curve in groups}
+    assert found.loss(narrow["stem"]) > found.loss(narrow["stage1.0.conv1"])
+
+
+def test_without_the_runtime_the_metric_is_still_told(original: Candidate, context: Context) -> None:
+    found = measured(original, dataclasses.replace(context, targets=("tensorrt",)))
+    assert found.unmeasured == "no CUDA device"
+    assert all(point.latency_ratio is None for curve in found.curves for point in curve.points)
+    page = render_html(found)
+    assert "No time was measured: no CUDA device" in page and "not measured" in page
+
+
+def test_the_page_has_a_chart_and_a_table_for_each_and_escapes_names(
+    clock: None, original: Candidate, context: Context
+) -> None:
+    found = measured(original, context)
+    hostile = dataclasses.replace(found, task="<script>alert(1)</script>")
+    page = render_html(hostile)
+    assert "<script>" not in page
+    assert page.count("<svg") == len(found.curves)
+    assert page.count("<tr><td>") == sum(len(curve.points) for curve in found.curves)
+
+
+def test_an_onnx_file_is_refused(task: Task) -> None:
+    with pytest.raises(TaskError) as caught:
+        trained(dataclasses.replace(task, model=Path("model.onnx")))
+    assert str(caught.value) == (
+        "task 'digits': model: an ONNX file has no channels that can be pruned; give a torch model"
+    )
+
+
+def test_the_command_prints_json_and_writes_the_page(
+    clock: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Path(__file__).parents[3] / "examples" / "digits" / "task.py"
+    page = tmp_path / "page.html"
+    assert main(["sensitivity", str(task), "--samples", "50", "--html", str(page), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["task"] == "digits" and found["curves"]
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert main(["sensitivity", str(task), "--target", "tensort"]) == 2
+    assert "--target: unknown 'tensort'; did you mean 'tensorrt'? known: " in capsys.readouterr().err
