@@ -14,6 +14,7 @@ from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult, Status
 from ..core.values import Interval
 from .environment import Description
+from .fresh_process import Start
 from .flips import CalibrationError, Flips
 from .groups import GroupLoss
 from .int8_report import Decision
@@ -54,6 +55,8 @@ class Side:
     file_bytes: int
     macs: int | None
     parameters: int | None
+    held_memory_bytes: int | None = None
+    start: Start | None = None  # in fresh processes, at the first batch size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

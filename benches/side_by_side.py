@@ -1,13 +1,14 @@
 """Time, memory and size of several contenders beside each other: files alone, or one model in several runtimes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ..core.errors import MeasurementError
 from ..core.values import Arrays, Interval
+from . import fresh_process
 from .contender import Contender
+from .fresh_process import REPEATS, FreshProcess, Start
 from .latency import Latency, PairedLatency, Progress, compare
-from .memory import peak_memory_interval
 
 RESTARTS = 5
 
@@ -31,13 +32,15 @@ class Row:
     path: str
     file_bytes: int
     peak_memory: Interval | None  # bytes, above an empty session of ONNX Runtime (a target's own file: of that target)
+    held_memory: Interval | None  # bytes, above the same: what stays while the session is kept
+    start: Start | None
     timings: tuple[Timing, ...]  # one for each batch size
     reason: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SideBySide:
-    """Contenders timed in the same processes, each weighed in processes of its own."""
+    """Contenders timed in the same processes, each started in processes of its own."""
 
     threads: int
     restarts: int
@@ -45,9 +48,9 @@ class SideBySide:
     rows: tuple[Row, ...]
 
 
-def steps(contenders: Sequence[Contender], restarts: int = RESTARTS) -> int:
+def steps(restarts: int = RESTARTS) -> int:
     """How often `measure` reports progress."""
-    return sum(not one.reason for one in contenders) + restarts
+    return REPEATS + restarts
 
 
 def measure(
@@ -60,27 +63,29 @@ def measure(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SideBySide:
-    """Weigh every contender, then time all of them against the first that can be measured.
+    """Start every contender in fresh processes, then time all of them against the first that can be measured.
 
     Args:
         contenders: with the same inputs.
-        feeds: memory is that of the first feed of the first batch size.
+        feeds: memory and start are those of the first feed of the first batch size.
         threads: of every session.
         restarts: fresh timing processes.
         seconds: time to measure for each batch size, over all restarts.
         seed: of every random order.
-        progress: called `steps(contenders, restarts)` times.
+        progress: called `steps(restarts)` times.
 
     Raises:
         MeasurementError: fewer than two can be measured, or one that is not optional fails.
     """
-    weighed_steps, total = steps(contenders, 0), steps(contenders, restarts)
 
     def advance(done: int) -> None:
         if progress is not None:
-            progress(done, total)
+            progress(done, steps(restarts))
 
-    weighed = _weigh_all(contenders, next(iter(feeds.values()))[0], threads, advance)
+    tried = [one for one in contenders if not one.reason]
+    first = next(iter(feeds.values()))[0]
+    outcomes = iter(fresh_process.measure(tried, first, threads, progress=lambda done, _: advance(done)))
+    weighed = [(one, None) if one.reason else _tried(one, next(outcomes)) for one in contenders]
     able = [contender for contender, _ in weighed if not contender.reason]
     if len(able) < 2:
         reasons = "; ".join(f"{one.label}: {one.reason}" for one, _ in weighed if one.reason)
@@ -92,44 +97,26 @@ def measure(
         restarts=restarts,
         seconds=seconds,
         seed=seed,
-        progress=lambda done, _: advance(weighed_steps + done),
+        progress=lambda done, _: advance(REPEATS + done),
     )
     return SideBySide(
         threads=threads,
         restarts=restarts,
         noise_floor={result.batch: result.noise_floor for result in paired},
-        rows=tuple(_row(one, peak, able, paired) for one, peak in weighed),
+        rows=tuple(_row(one, fresh, able, paired) for one, fresh in weighed),
     )
 
 
-def _weigh_all(
-    contenders: Sequence[Contender], feed: Arrays, threads: int, advance: Callable[[int], None]
-) -> list[tuple[Contender, Interval | None]]:
-    weighed: list[tuple[Contender, Interval | None]] = []
-    done = 0
-    for contender in contenders:
-        if contender.reason:
-            weighed.append((contender, None))
-            continue
-        weighed.append(_weigh(contender, feed, threads))
-        done += 1
-        advance(done)
-    return weighed
-
-
-def _weigh(contender: Contender, feed: Arrays, threads: int) -> tuple[Contender, Interval | None]:
-    """Its peak memory; this is also the trial that tells whether an optional contender runs at all."""
-    try:
-        return contender, peak_memory_interval(contender, feed, threads)
-    except MeasurementError as error:
-        if not contender.optional:
-            raise
-        cause = str(error).strip().splitlines()[-1].strip()
-        return dataclasses.replace(contender, reason=f"{contender.label} failed: {cause}"), None
+def _tried(contender: Contender, found: FreshProcess | MeasurementError) -> tuple[Contender, FreshProcess | None]:
+    """Starting it was also the trial that tells whether an optional contender runs at all."""
+    if isinstance(found, FreshProcess):
+        return contender, found
+    cause = str(found).strip().splitlines()[-1].strip()
+    return dataclasses.replace(contender, reason=f"{contender.label} failed: {cause}"), None
 
 
 def _row(
-    contender: Contender, peak: Interval | None, able: Sequence[Contender], paired: Sequence[PairedLatency]
+    contender: Contender, fresh: FreshProcess | None, able: Sequence[Contender], paired: Sequence[PairedLatency]
 ) -> Row:
     place = None if contender.reason else able.index(contender)
     timings = () if place is None else tuple(_timing(result, place) for result in paired)
@@ -137,7 +124,9 @@ def _row(
         label=contender.label,
         path=str(contender.file),
         file_bytes=contender.file.stat().st_size,
-        peak_memory=peak,
+        peak_memory=None if fresh is None else fresh.peak_memory,
+        held_memory=None if fresh is None else fresh.held_memory,
+        start=None if fresh is None else fresh.start,
         timings=timings,
         reason=contender.reason,
     )

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
+from ..core.values import Interval
 from . import words
 from .report import SpeedUp
 from .side_by_side import Row, SideBySide, Timing
@@ -16,7 +17,10 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
     for column in table.columns:
         column.overflow = "fold"  # a name cut short is no name
     add_row(table, "file size", *(words.size(one.file_bytes) for one in measured))
-    add_row(table, "peak memory", *(_memory(one) for one in measured))
+    add_row(table, "peak memory", *(_memory(one.peak_memory) for one in measured))
+    add_row(table, "memory held", *(_memory(one.held_memory) for one in measured))
+    for title, name in (("open the file", "open_ms"), ("first call", "first_ms"), ("later call", "steady_ms")):
+        add_row(table, title, *(_phase(one, name) for one in measured))
     for place, (batch, floor) in enumerate(result.noise_floor.items()):
         timings = [one.timings[place] for one in measured]
         table.add_section()
@@ -31,11 +35,13 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
     console.print(Text(f"The first against itself: up to {floors} apart (noise floor)."), soft_wrap=True)
 
 
-def _memory(one: Row) -> str:
-    if one.peak_memory is None:
-        return words.NOT_MEASURED
-    low, high = (words.size(bound) for bound in (one.peak_memory.low, one.peak_memory.high))
-    return f"{words.size(one.peak_memory.value)} ({low} to {high})"
+def _memory(found: Interval | None) -> str:
+    return words.NOT_MEASURED if found is None else words.spread(found, words.size)
+
+
+def _phase(one: Row, name: str) -> str:
+    """Time of a part of a fresh process's start."""
+    return words.NOT_MEASURED if one.start is None else words.spread(getattr(one.start, name), words.milliseconds)
 
 
 def _speed(timing: Timing, floor: float) -> str:

@@ -1,11 +1,12 @@
 """Numbers as people read them: the same words stand in the terminal and in the HTML report."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..calibration.ranges import TensorRange
 from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult
+from ..core.values import Interval
 from .closeness import ENDS_DB
 from .int8_report import Decision
 from .report import ArtifactResult, EngineResult, MetricValue, Report, SpeedUp
@@ -97,6 +98,14 @@ def size(count: float | None) -> str:
     return NOT_MEASURED if count is None else f"{_scaled(count, ('B', 'kB', 'MB', 'GB', 'TB'))}"
 
 
+def spread(found: Interval, text: Callable[[float], str]) -> str:
+    """`12.0 ms (11.5 to 14.0)`: the unit once where it is the same."""
+    texts = [text(each) for each in (found.value, found.low, found.high)]
+    if len({each.rpartition(" ")[2] for each in texts}) == 1:
+        texts[1:] = [each.rpartition(" ")[0] for each in texts[1:]]
+    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
 def amount(count: int | None) -> str:
     """A count of operations or parameters.
 
@@ -185,8 +194,10 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
     if not report.latency:
         reason = report.unmeasured_reason
         rows.append(("latency", *(2 * (NOT_MEASURED,)), f"not measured: {reason}" if reason else "not measured"))
+    rows += _start_rows(report)
     for name, field, unit, (less, more) in (
         ("peak memory", "peak_memory_bytes", size, ("less", "more")),
+        ("memory held", "held_memory_bytes", size, ("less", "more")),
         ("file size", "file_bytes", size, ("smaller", "larger")),
         ("multiply-adds (MACs)", "macs", amount, ("fewer", "more")),
         ("parameters", "parameters", amount, ("fewer", "more")),
@@ -194,6 +205,27 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
         before, after = getattr(first, field), getattr(last, field)
         rows.append((name, unit(before), unit(after), ratio_change(before, after, less, more)))
     return rows
+
+
+def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """Opening the file and the first call, in fresh processes; nothing where none was measured."""
+    before, after = report.original.start, report.final.start
+    if before is None or after is None:
+        return []
+    return [
+        (title, milliseconds(first.value), milliseconds(last.value), _start_change(first, last))
+        for title, first, last in (
+            ("open the file", before.open_ms, after.open_ms),
+            ("first call", before.first_ms, after.first_ms),
+        )
+    ]
+
+
+def _start_change(first: Interval, last: Interval) -> str:
+    """No factor where the two spreads overlap: a few processes cannot tell them apart."""
+    if first.low <= last.high and last.low <= first.high:
+        return "no difference that could be measured"
+    return ratio_change(first.value, last.value, "faster", "slower")
 
 
 def promise(report: Report, result: LimitResult) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from ..benches import accuracy, groups, intervals, latency, memory, metrics
+from ..benches import accuracy, fresh_process, groups, intervals, latency, metrics
 from ..benches.accuracy import labels_of, predict
 from ..benches.disparity import Kind, disparities
 from ..benches.finished import under
 from ..benches.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
+from ..benches.fresh_process import FreshProcess
 from ..benches.groups import GroupLoss
 from ..benches.judge import Evidence, SideEvidence
 from ..benches.latency import PairedLatency
@@ -40,11 +41,10 @@ _LEDGER: Mapping[str, Any] = {"seconds": 1.0, "restarts": 2, "confidence": 0.75}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Time and memory of original and final; None where the target's runtime is not here."""
+    """Time and memory of original and final; nothing where the target's runtime is not here."""
 
     latency: tuple[PairedLatency, ...] = ()
-    memory_original: Interval | None = None
-    memory_final: Interval | None = None
+    fresh: tuple[FreshProcess, ...] = ()  # original, final
 
 
 def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Measure, threads: int) -> dict[str, Any]:
@@ -128,8 +128,7 @@ def measure_costs(
     feed = latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1], 1)[recipe.measure.batch_sizes[0]][0]
     return Costs(
         latency=_timed([original, final], task, recipe, 0, threads, progress),
-        memory_original=memory.peak_memory_interval(original, feed, threads),
-        memory_final=memory.peak_memory_interval(final, feed, threads),
+        fresh=tuple(map(fresh_process.succeeded, fresh_process.measure([original, final], feed, threads))),
     )
 
 
@@ -219,14 +218,14 @@ def outcome(
     masks = _group_masks(main, labels, under("slices/", arrays), task, limits)
     drop = accuracy.paired_drop(main, *pair, limits.confidence)
     sides = {
-        "original": _side(original, scored["original"], costs, 0, costs.memory_original, limits.confidence),
-        "final": _side(final, scored["final"], costs, 1, costs.memory_final, limits.confidence),
+        "original": _side(original, scored["original"], costs, 0, limits.confidence),
+        "final": _side(final, scored["final"], costs, 1, limits.confidence),
     }
     value = metrics.interval(main, scores["final"], limits.confidence)
     first = costs.latency[0].latency[1] if costs.latency else None
     evidence = Evidence(
-        original=_side_evidence(sides["original"], costs.memory_original),
-        final=_side_evidence(sides["final"], costs.memory_final),
+        original=_side_evidence(sides["original"], costs, 0),
+        final=_side_evidence(sides["final"], costs, 1),
         drop=None if reason else drop,
         metric=None if reason else value,
         samples=len(labels),
@@ -280,7 +279,6 @@ def _side(
     scored: Sequence[tuple[Metric, np.ndarray]],
     costs: Costs,
     index: int,
-    peak: Interval | None,
     confidence: float,
 ) -> Side:
     values = {}
@@ -294,17 +292,21 @@ def _side(
             kind=metric.kind,
         )
     paired = batch_latency(costs.latency[0]) if costs.latency else None
+    fresh = costs.fresh[index] if costs.fresh else None
     macs, parameters = graph_stats.macs_and_parameters(onnx_file.load(artifact.path))
     return Side(
         metrics=values,
         accuracy=values[scored[0][0].name].value,
         latency_ms=None if paired is None else (paired.original, paired.final)[index],
-        peak_memory_bytes=None if peak is None else round(peak.value),
+        peak_memory_bytes=None if fresh is None else round(fresh.peak_memory.value),
+        held_memory_bytes=None if fresh is None else round(fresh.held_memory.value),
+        start=None if fresh is None else fresh.start,
         file_bytes=artifact.file_bytes,
         macs=macs,
         parameters=parameters,
     )
 
 
-def _side_evidence(side: Side, peak: Interval | None) -> SideEvidence:
+def _side_evidence(side: Side, costs: Costs, index: int) -> SideEvidence:
+    peak = costs.fresh[index].peak_memory if costs.fresh else None
     return SideEvidence(file_bytes=side.file_bytes, macs=side.macs, parameters=side.parameters, peak_memory=peak)

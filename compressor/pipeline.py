@@ -43,6 +43,7 @@ from .run_directory import Done, RunDirectory
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
 
+_COSTS = 2  # of what is measured of the final pair; a release that measures more raises it
 _FORMAT = 4  # of stage results; a release that makes other results from the same recipe raises it
 
 
@@ -348,7 +349,7 @@ class _Run:
         job, recipe, task = self._job, self._recipe, self._task
         threads, progress, main = job.machine.threads, self._progress, task_metrics(task)[0]
         pair = {"original": original.digest, "final": final.digest, "task": job.identity, "machine": self._machine_key}
-        how = pair | {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence}
+        how = pair | {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence, "costs": _COSTS}
 
         def predict(folder: Path, work: Path) -> dict[str, Any]:
             measuring.keep_predictions(original, final, task, threads, folder)

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
         return remote_bench.run(options, progress)
     contenders, feeds = _contenders(options)
-    with progress.bar("measuring, in fresh processes", side_by_side.steps(contenders)) as advance:
+    with progress.bar("measuring, in fresh processes", side_by_side.steps()) as advance:
         result = side_by_side.measure(
             contenders,
             feeds,

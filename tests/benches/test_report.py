@@ -44,6 +44,8 @@ def test_the_promised_keys_are_there() -> None:
             "accuracy",
             "latency_ms",
             "peak_memory_bytes",
+            "held_memory_bytes",
+            "start",
             "file_bytes",
             "macs",
             "parameters",

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from edgesmith.benches.contender import Contender
+from edgesmith.benches.fresh_process import Start
 from edgesmith.benches.latency import Latency
 from edgesmith.benches.side_by_side import Row, SideBySide, Timing, measure, steps
 from edgesmith.benches.side_by_side_table import print_side_by_side
@@ -35,13 +36,16 @@ def test_two_that_work_and_two_that_do_not(tmp_path: Path) -> None:
     ]
     done: list[tuple[int, int]] = []
     result = measure(all_, FEEDS, seconds=0.5, progress=lambda *now: done.append(now))
-    assert done == [(number, 8) for number in range(1, steps(all_) + 1)]
+    assert done == [(number, 8) for number in range(1, steps() + 1)]
     assert [row.label for row in result.rows] == ["slow", "absent", "broken", "fast"]
     first, absent, broken, last = result.rows
     assert first.file_bytes == slow.stat().st_size
     assert first.peak_memory is not None and last.peak_memory is not None
     assert first.peak_memory.value > last.peak_memory.value  # 12 more matrices of 64 kB, held at least once
-    assert (absent.reason, absent.peak_memory, absent.timings) == ("no CUDA device", None, ())
+    assert first.held_memory is not None and last.held_memory is not None
+    assert first.held_memory.value > last.held_memory.value
+    assert first.start is not None and 0 < first.start.open_ms.low <= first.start.open_ms.high
+    assert (absent.reason, absent.peak_memory, absent.start, absent.timings) == ("no CUDA device", None, None, ())
     assert broken.reason.startswith("broken failed: edgesmith.core.errors.RecipeError: session: cannot import 'tests.")
     (baseline,), (timing,) = first.timings, last.timings
     assert (baseline.batch, baseline.speedup) == (4, None)
@@ -58,7 +62,7 @@ def test_one_alone_is_no_comparison(tmp_path: Path) -> None:
 
 def test_a_failure_that_is_not_optional_is_an_error(tmp_path: Path) -> None:
     path = chain(tmp_path / "a.onnx", 1)
-    with pytest.raises(MeasurementError, match=r"^memory_probe: the process ended with code 1; files: "):
+    with pytest.raises(MeasurementError, match=r"^fresh_probe: the process ended with code 1; files: "):
         measure([contender(path, "a", session="tests.no_such_module:open"), contender(path, "b")], FEEDS)
 
 
@@ -68,12 +72,32 @@ def sample() -> SideBySide:
         return (Timing(batch=8, latency=times, speedup=speedup),)
 
     memory = Interval(value=177e6, low=176e6, high=178e6)
+    start = Start(
+        import_ms=Interval(value=900, low=800, high=1000),
+        open_ms=Interval(value=12, low=11.5, high=14),
+        first_ms=Interval(value=1.5, low=0.9, high=2),
+        steady_ms=Interval(value=0.45, low=0.42, high=0.5),
+    )
     eager = Row(
-        label="torch eager", path="[b]a", file_bytes=689_000, peak_memory=memory, timings=timing(1, None), reason=""
+        label="torch eager",
+        path="[b]a",
+        file_bytes=689_000,
+        peak_memory=memory,
+        held_memory=memory,
+        start=start,
+        timings=timing(1, None),
+        reason="",
     )
     final = replace(eager, label="final, u8", path="b", timings=timing(0.4, Interval(value=2.5, low=2.4, high=2.6)))
     absent = Row(
-        label="torch.compile", path="a", file_bytes=689_000, peak_memory=None, timings=(), reason="no compiler"
+        label="torch.compile",
+        path="a",
+        file_bytes=689_000,
+        peak_memory=None,
+        held_memory=None,
+        start=None,
+        timings=(),
+        reason="no compiler",
     )
     return SideBySide(threads=2, restarts=5, noise_floor={8: 0.0123}, rows=(eager, absent, final))
 
@@ -90,7 +114,11 @@ def test_the_table() -> None:
     cells = {row[0]: row[1:] for line in lines if "│" in line and (row := [c.strip() for c in line.split("│")[1:-1]])}
     assert cells == {
         "file size": ["689 kB", "689 kB"],
-        "peak memory": ["177 MB (176 MB to 178 MB)"] * 2,
+        "peak memory": ["177 MB (176 to 178)"] * 2,
+        "memory held": ["177 MB (176 to 178)"] * 2,
+        "open the file": ["12.0 ms (11.5 to 14.0)"] * 2,
+        "first call": ["1.50 ms (0.900 to 2.00)"] * 2,
+        "later call": ["0.450 ms (0.420 to 0.500)"] * 2,
         "batch 8": ["baseline", "2.50x faster (2.40 to 2.60)"],
         "median": ["1.00 ms", "0.400 ms"],
         "p90": ["2.00 ms", "0.800 ms"],
