@@ -24,6 +24,9 @@ from .contender import Contender, kinds_of, path_of
 Progress = Callable[[int, int], None]  # (restarts done, restarts in all)
 # For a choice or a figure that guides: nothing is claimed, so that fewer restarts do, and most of the time is theirs.
 GUIDE: Mapping[str, Any] = {"restarts": 3, "confidence": 0.8}
+# Shares of the calls that draw their distribution: both ends, and the tail more closely.
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+_TAIL = 0.999  # the share that takes many calls
 _ROTATE = 4  # inputs that take turns, so that no run finds its own input in the cache
 
 
@@ -36,6 +39,9 @@ class Latency:
     p99: float
     low: float
     high: float
+    p999: float | None = None  # None: too few calls for it, see `intervals.enough_calls`
+    calls: int = 0  # single calls that all of this is of
+    quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,14 +174,21 @@ def _speedup(logs: np.ndarray, floor: float, confidence: float) -> Interval:
 
 
 def _latency(runs: Sequence[Mapping[str, np.ndarray]], key: str, confidence: float) -> Latency:
-    p50, p90, p99 = np.percentile(np.concatenate([run[key] for run in runs]), [50, 90, 99])
+    calls = np.concatenate([run[key] for run in runs])
+    enough = len(calls) >= intervals.enough_calls(_TAIL, confidence)
+    shares = [share for share in SHARES if share != _TAIL or enough]
+    at = dict(zip(shares, np.quantile(calls, shares).tolist()))
+    p50 = at[0.5]
     bounds = intervals.median_over_restarts(_medians(runs, key), confidence)
     return Latency(
-        p50=float(p50),
-        p90=float(p90),
-        p99=float(p99),
-        low=min(bounds.low, float(p50)),
-        high=max(bounds.high, float(p50)),
+        p50=p50,
+        p90=at[0.9],
+        p99=at[0.99],
+        low=min(bounds.low, p50),
+        high=max(bounds.high, p50),
+        p999=at.get(_TAIL),
+        calls=len(calls),
+        quantiles=tuple(at.items()),
     )
 
 

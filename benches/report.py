@@ -14,8 +14,8 @@ from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult, Status
 from ..core.values import Interval
 from .environment import Description
-from .fresh_process import Start
 from .flips import CalibrationError, Flips
+from .fresh_process import Start
 from .groups import GroupLoss
 from .int8_report import Decision
 from .judge import worst_batch
@@ -42,6 +42,9 @@ class Percentiles:
     p50: float
     p90: float
     p99: float
+    p999: float | None = None  # None: too few calls for it
+    calls: int = 0
+    quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,8 +151,8 @@ class Report:
 
 
 def percentiles(latency: Latency) -> Percentiles:
-    """The three that a report shows."""
-    return Percentiles(p50=latency.p50, p90=latency.p90, p99=latency.p99)
+    """What a report keeps of it."""
+    return Percentiles(**{field.name: getattr(latency, field.name) for field in dataclasses.fields(Percentiles)})
 
 
 def batch_latency(paired: PairedLatency, contender: int = 0) -> BatchLatency:

@@ -27,6 +27,7 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
         add_row(table, f"batch {batch}", *(_speed(timing, floor) for timing in timings))
         for title, name in (("median", "p50"), ("p90", "p90"), ("p99", "p99")):
             add_row(table, f"  {title}", *(words.milliseconds(getattr(timing.latency, name)) for timing in timings))
+        add_row(table, "  p99.9", *(words.tail(timing.latency.p999, timing.latency.calls) for timing in timings))
     console.print(table)
     for one in result.rows:
         ending = f" ({words.size(one.file_bytes)}): not measured: {one.reason}" if one.reason else ""

@@ -50,6 +50,11 @@ def milliseconds(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{significant(value)} ms"
 
 
+def tail(value: float | None, calls: int) -> str:
+    """A percentile that needs many calls, or how few there were."""
+    return f"{NOT_MEASURED}: {calls:,} calls" if value is None else milliseconds(value)
+
+
 def microseconds(value_ms: float | None) -> str:
     """As fine as a runtime's profiler counts; empty where nothing was timed."""
     return "" if value_ms is None else f"{1000 * value_ms:,.0f} us"

@@ -28,7 +28,9 @@ def _side(accuracy: float, low: float, high: float, f1: float, p50: float, memor
             "f1-macro": MetricValue(value=f1, low=f1 - 0.01, high=f1 + 0.01, higher_is_better=True, kind="statistic"),
         },
         accuracy=accuracy,
-        latency_ms=Percentiles(p50=p50, p90=1.1 * p50, p99=1.6 * p50),
+        latency_ms=Percentiles(
+            p50=p50, p90=1.1 * p50, p99=1.6 * p50, calls=900, quantiles=((0.0, p50 / 2), (1.0, 2 * p50))
+        ),
         peak_memory_bytes=memory,
         held_memory_bytes=memory // 2,
         start=Start(

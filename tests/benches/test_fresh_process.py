@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgesmith.benches import fresh_probe, timing_loop
-from edgesmith.benches.fresh_process import measure, measure_one, succeeded
 from edgesmith.benches.fresh_probe import maxrss_bytes
+from edgesmith.benches.fresh_process import measure, measure_one, succeeded
 from edgesmith.core.errors import MeasurementError
 from edgesmith.core.values import Artifact, TensorSpec
 from tests.benches.models import WIDTH, chain, write

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgesmith.benches import timing_loop
+from edgesmith.benches import latency, timing_loop
 from edgesmith.benches.latency import compare, rotating_feeds
 from edgesmith.core.errors import DataError, MeasurementError, UsageError
 from edgesmith.core.task import ArraySplit
@@ -53,6 +53,18 @@ def test_identical_files_show_no_speed_up_and_half_the_layers_show_two(tmp_path:
         assert baseline.p50 / faster.p50 == pytest.approx(twice.value, rel=0.3)
     # Milliseconds: a chain of 16 products of 16 x 128 x 128 takes some 0.1 ms, not 100 and not 0.0001.
     assert 0.01 < large.latency[0].p50 < 10
+
+
+@pytest.mark.parametrize(("calls", "tail"), [(2990, None), (3000, pytest.approx(3.0, abs=0.01))])
+def test_percentiles_of_single_calls(calls: int, tail: float | None) -> None:
+    """1 to 3 ms, evenly, in two restarts: each quantile is where it must be, and p99.9 needs enough calls."""
+    times = np.linspace(1.0, 3.0, calls)
+    found = latency._latency([{"k": times[::2]}, {"k": times[1::2]}], "k", 0.95)
+    assert (found.calls, found.p999) == (calls, tail)
+    assert (found.p50, found.p90, found.p99) == pytest.approx((2.0, 2.8, 2.98), abs=1e-3)
+    shares = [share for share, _ in found.quantiles]
+    assert shares == [share for share in latency.SHARES if tail is not None or share != 0.999]
+    assert [value for _, value in found.quantiles] == pytest.approx([1 + 2 * share for share in shares], abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def test_a_failure_that_is_not_optional_is_an_error(tmp_path: Path) -> None:
 
 def sample() -> SideBySide:
     def timing(p50: float, speedup: Interval | None) -> tuple[Timing, ...]:
-        times = Latency(p50=p50, p90=2 * p50, p99=3 * p50, low=p50, high=p50)
+        tail, calls = (4.0, 3000) if p50 == 1 else (None, 1024)
+        times = Latency(p50=p50, p90=2 * p50, p99=3 * p50, low=p50, high=p50, p999=tail, calls=calls)
         return (Timing(batch=8, latency=times, speedup=speedup),)
 
     memory = Interval(value=177e6, low=176e6, high=178e6)
@@ -123,6 +124,7 @@ def test_the_table() -> None:
         "median": ["1.00 ms", "0.400 ms"],
         "p90": ["2.00 ms", "0.800 ms"],
         "p99": ["3.00 ms", "1.20 ms"],
+        "p99.9": ["4.00 ms", "not measured: 1,024 calls"],
     }
     assert lines[-4:] == [
         "torch eager: [b]a",
