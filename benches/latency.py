@@ -93,22 +93,57 @@ def compare(
         DataError: feeds with different inputs.
         MeasurementError: a target that cannot be timed here, a process that crashed or took too long.
     """
+    runs = restarted(
+        "timing_loop",
+        files,
+        feeds,
+        threads,
+        restarts=restarts,
+        seconds=seconds,
+        seed=seed,
+        confidence=confidence,
+        timeout=timeout,
+        progress=progress,
+    )
+    return [_summary(batch, threads, len(files), runs, confidence) for batch in feeds]
+
+
+def restarted(
+    program: str,
+    files: Sequence[Artifact | Path | Contender],
+    feeds: Mapping[int, Arrays | Sequence[Arrays]],
+    threads: int,
+    *,
+    restarts: int,
+    seconds: float,
+    seed: int,
+    confidence: float,
+    timeout: float,
+    progress: Progress | None,
+    **more: Any,
+) -> list[dict[str, np.ndarray]]:
+    """What a measuring program found in each of its restarts; arguments and errors are those of `compare`.
+
+    Args:
+        program: module in this folder that takes the job of `timing_loop.run_job`.
+        more: for its job.
+    """
     kinds = _check(files, restarts, confidence)
     paths = [str(path_of(file)) for file in files]
     rng = np.random.default_rng(seed)
     runs: list[dict[str, np.ndarray]] = []
     with tempfile.TemporaryDirectory(prefix="edgesmith-latency-") as name:
         folder = Path(name)
-        job = {"files": paths, "targets": kinds, "threads": threads, "seconds": seconds / restarts}
+        job = {"files": paths, "targets": kinds, "threads": threads, "seconds": seconds / restarts, **more}
         with storage_errors(folder):
             job.update(_write_feeds(feeds, folder), result=str(folder / "result.npz"))
         for done in range(restarts):
-            child.run("timing_loop", {**job, "seed": int(rng.integers(2**31))}, folder, threads, timeout)
+            child.run(program, {**job, "seed": int(rng.integers(2**31))}, folder, threads, timeout)
             with np.load(folder / "result.npz", allow_pickle=False) as arrays:
                 runs.append(dict(arrays))
             if progress is not None:
                 progress(done + 1, restarts)
-    return [_summary(batch, threads, len(files), runs, confidence) for batch in feeds]
+    return runs
 
 
 def rotating_feeds(split: Split, batch_sizes: Sequence[int], rotate: int = _ROTATE) -> dict[int, list[Arrays]]:

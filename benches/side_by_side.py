@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..core.errors import MeasurementError
 from ..core.values import Arrays, Interval
-from . import fresh_process
+from . import fresh_process, throughput
 from .contender import Contender
 from .fresh_process import REPEATS, FreshProcess, Start
 from .latency import Latency, PairedLatency, Progress, compare
@@ -25,6 +26,16 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Rate:
+    """One contender under one concurrency."""
+
+    batch: int
+    concurrency: int
+    per_second: Interval  # samples
+    ratio: Interval | None  # its own rate / the first one's; None: it is the first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """One contender; what could not be measured is None or empty, and `reason` says why."""
 
@@ -36,6 +47,8 @@ class Row:
     start: Start | None
     timings: tuple[Timing, ...]  # one for each batch size
     reason: str
+    throughput: tuple[Rate, ...] = ()  # one for each batch size and concurrency
+    throughput_reason: str = ""  # why there is none, where it was asked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,13 +57,14 @@ class SideBySide:
 
     threads: int
     restarts: int
+    concurrency: tuple[int, ...]  # threads that called one session; empty: throughput was not asked for
     noise_floor: dict[int, float]  # batch size -> what the first showed against itself; 0.012 is 1.2 %
     rows: tuple[Row, ...]
 
 
-def steps(restarts: int = RESTARTS) -> int:
+def steps(restarts: int = RESTARTS, concurrency: Sequence[int] = ()) -> int:
     """How often `measure` reports progress."""
-    return REPEATS + restarts
+    return REPEATS + restarts * (2 if concurrency else 1)
 
 
 def measure(
@@ -58,6 +72,7 @@ def measure(
     feeds: Feeds,
     threads: int = 1,
     *,
+    concurrency: Sequence[int] = (),
     restarts: int = RESTARTS,
     seconds: float = 10.0,
     seed: int = 0,
@@ -69,10 +84,11 @@ def measure(
         contenders: with the same inputs.
         feeds: memory and start are those of the first feed of the first batch size.
         threads: of every session.
+        concurrency: numbers of threads that call one session at once, for throughput; empty: none is measured.
         restarts: fresh timing processes.
-        seconds: time to measure for each batch size, over all restarts.
+        seconds: time to measure for each batch size (and concurrency), over all restarts.
         seed: of every random order.
-        progress: called `steps(restarts)` times.
+        progress: called `steps(restarts, concurrency)` times.
 
     Raises:
         MeasurementError: fewer than two can be measured, or one that is not optional fails.
@@ -80,7 +96,7 @@ def measure(
 
     def advance(done: int) -> None:
         if progress is not None:
-            progress(done, steps(restarts))
+            progress(done, steps(restarts, concurrency))
 
     tried = [one for one in contenders if not one.reason]
     first = next(iter(feeds.values()))[0]
@@ -90,6 +106,7 @@ def measure(
     if len(able) < 2:
         reasons = "; ".join(f"{one.label}: {one.reason}" for one, _ in weighed if one.reason)
         raise MeasurementError(f"a comparison needs two that can be measured here, found {len(able)}; {reasons}")
+    together = _together(able) if concurrency else []
     paired = compare(
         able,
         feeds,
@@ -99,11 +116,58 @@ def measure(
         seed=seed,
         progress=lambda done, _: advance(REPEATS + done),
     )
+    rows = [_row(one, fresh, able, paired) for one, fresh in weighed]
+    if concurrency:
+        how: dict[str, Any] = {"restarts": restarts, "seconds": seconds, "seed": seed}
+        how["progress"] = lambda done, _: advance(REPEATS + restarts + done)
+        rows = _with_throughput(rows, together, [one for one, _ in weighed], feeds, concurrency, threads, how)
     return SideBySide(
         threads=threads,
         restarts=restarts,
+        concurrency=tuple(dict.fromkeys(concurrency)),
         noise_floor={result.batch: result.noise_floor for result in paired},
-        rows=tuple(_row(one, fresh, able, paired) for one, fresh in weighed),
+        rows=tuple(rows),
+    )
+
+
+def _together(able: Sequence[Contender]) -> list[Contender]:
+    found = [one for one in able if not throughput.cannot(one)]
+    if len(found) < 2:
+        reasons = "; ".join(f"{one.label}: {throughput.cannot(one)}" for one in able if throughput.cannot(one))
+        raise MeasurementError(
+            f"throughput needs two whose sessions several threads can call, found {len(found)}; {reasons}; leave out "
+            "the concurrency"
+        )
+    return found
+
+
+def _with_throughput(
+    rows: Sequence[Row],
+    together: Sequence[Contender],
+    contenders: Sequence[Contender],
+    feeds: Feeds,
+    concurrency: Sequence[int],
+    threads: int,
+    how: Mapping[str, Any],
+) -> list[Row]:
+    """The rows with what each does under concurrency, against the first of those that several threads can call."""
+    paired = throughput.compare(together, feeds, concurrency, threads, **how)
+    found = []
+    for row, one in zip(rows, contenders, strict=True):
+        if one in together:
+            place = together.index(one)
+            found.append(dataclasses.replace(row, throughput=tuple(_rate(each, place) for each in paired)))
+        else:
+            found.append(dataclasses.replace(row, throughput_reason=one.reason or throughput.cannot(one)))
+    return found
+
+
+def _rate(result: throughput.PairedThroughput, place: int) -> Rate:
+    return Rate(
+        batch=result.batch,
+        concurrency=result.concurrency,
+        per_second=result.rates[place],
+        ratio=result.ratios[place - 1] if place else None,
     )
 
 

@@ -28,10 +28,14 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
         for title, name in (("median", "p50"), ("p90", "p90"), ("p99", "p99")):
             add_row(table, f"  {title}", *(words.milliseconds(getattr(timing.latency, name)) for timing in timings))
         add_row(table, "  p99.9", *(words.tail(timing.latency.p999, timing.latency.calls) for timing in timings))
+        for count in result.concurrency:
+            add_row(table, f"  {count} at once", *(_rate(one, batch, count) for one in measured))
     console.print(table)
     for one in result.rows:
         ending = f" ({words.size(one.file_bytes)}): not measured: {one.reason}" if one.reason else ""
         console.print(Text(f"{one.label}: {one.path}{ending}"), soft_wrap=True)
+        if one.throughput_reason and not one.reason:
+            console.print(Text(f"{one.label}: throughput not measured: {one.throughput_reason}"), soft_wrap=True)
     floors = ", ".join(f"{100 * floor:.1f} % at batch {batch}" for batch, floor in result.noise_floor.items())
     console.print(Text(f"The first against itself: up to {floors} apart (noise floor)."), soft_wrap=True)
 
@@ -43,6 +47,17 @@ def _memory(found: Interval | None) -> str:
 def _phase(one: Row, name: str) -> str:
     """Time of a part of a fresh process's start."""
     return words.NOT_MEASURED if one.start is None else words.spread(getattr(one.start, name), words.milliseconds)
+
+
+def _rate(one: Row, batch: int, concurrency: int) -> str:
+    """Samples per second, and how many times those of the first."""
+    found = next((each for each in one.throughput if (each.batch, each.concurrency) == (batch, concurrency)), None)
+    if found is None:
+        return words.NOT_MEASURED
+    text = f"{words.significant(found.per_second.value)}/s"
+    if found.ratio is None:
+        return text
+    return f"{text}, {found.ratio.value:.2f}x ({found.ratio.low:.2f} to {found.ratio.high:.2f})"
 
 
 def _speed(timing: Timing, floor: float) -> str:

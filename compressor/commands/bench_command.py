@@ -34,6 +34,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--seconds", type=float, metavar="S", help="time per batch size (default: 10; with --on as in the run)"
     )
+    parser.add_argument(
+        "--concurrency",
+        type=sizes,
+        default=(),
+        metavar="N,N",
+        help="samples per second too, with so many threads calling one session at once",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of inputs and orders (default: 0)")
     parser.add_argument(
         "--shape",
@@ -79,11 +86,12 @@ def run(options: argparse.Namespace) -> int:
 
         return remote_bench.run(options, progress)
     contenders, feeds = _contenders(options)
-    with progress.bar("measuring, in fresh processes", side_by_side.steps()) as advance:
+    with progress.bar("measuring, in fresh processes", side_by_side.steps(concurrency=options.concurrency)) as advance:
         result = side_by_side.measure(
             contenders,
             feeds,
             options.threads or 1,
+            concurrency=options.concurrency,
             seconds=10.0 if options.seconds is None else options.seconds,
             seed=options.seed,
             progress=lambda done, total: advance(done, f"{done} of {total}"),

@@ -54,7 +54,7 @@ def test_the_report(finished: Path) -> None:
     assert final["macs"] <= 0.6 * original["macs"]
     assert final["file_bytes"] < 0.9 * original["file_bytes"]
     assert final["peak_memory_bytes"] > 0
-    assert 0 < final["held_memory_bytes"] <= final["peak_memory_bytes"]
+    assert 0 <= final["held_memory_bytes"] < 5_000_000
     assert 0 < final["start"]["open_ms"]["low"] <= final["start"]["open_ms"]["value"] < 10_000
     assert final["latency_ms"]["p50"] <= final["latency_ms"]["p90"] <= final["latency_ms"]["p99"]
     assert report["speedup"]["low"] <= report["speedup"]["median"] <= report["speedup"]["high"]
