@@ -60,6 +60,7 @@ class Side:
     parameters: int | None
     held_memory_bytes: int | None = None
     start: Start | None = None  # in fresh processes, at the first batch size
+    joules: Interval | None = None  # of one sample, at the first batch size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,8 @@ class Report:
     against: str = "original"  # or the id of the stage that the final model is judged against
     test_digest: str = ""  # of the test split, as far as it is held in memory; empty: by a version that kept none
     calibration_digest: str = ""  # of the split that the task calibrates with, likewise; empty: nothing is quantized
+    energy_saving: Interval | None = None  # joules of the original / of the final model, paired; None: not measured
+    energy_reason: str = ""  # why not
     predictions: str = "predictions.npz"  # of both sides, beside this report
     schema: Literal["edgesmith.report/1"] = SCHEMA
 

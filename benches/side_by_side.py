@@ -6,8 +6,8 @@ from typing import Any
 
 from ..core.errors import MeasurementError
 from ..core.values import Arrays, Interval
-from . import fresh_process, throughput
-from .contender import Contender
+from . import energy, fresh_process, throughput
+from .contender import Contender, kinds_of
 from .fresh_process import REPEATS, FreshProcess, Start
 from .latency import Latency, PairedLatency, Progress, compare
 
@@ -33,6 +33,8 @@ class Rate:
     concurrency: int
     per_second: Interval  # samples
     ratio: Interval | None  # its own rate / the first one's; None: it is the first
+    joules: Interval | None = None  # of one sample; None: see `energy_reason`
+    saving: Interval | None = None  # the first one's joules / its own; None: it is the first, or not measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,17 @@ class SideBySide:
     concurrency: tuple[int, ...]  # threads that called one session; empty: throughput was not asked for
     noise_floor: dict[int, float]  # batch size -> what the first showed against itself; 0.012 is 1.2 %
     rows: tuple[Row, ...]
+    energy_reason: str  # why energy was not measured; empty: it was
 
 
 def steps(restarts: int = RESTARTS, concurrency: Sequence[int] = ()) -> int:
     """How often `measure` reports progress."""
     return REPEATS + restarts * (2 if concurrency else 1)
+
+
+def for_energy(contenders: Sequence[Contender]) -> tuple[int, ...]:
+    """The concurrency that energy is counted with where no throughput is asked for; none without a counter."""
+    return () if energy.why_not(kinds_of([one for one in contenders if not one.reason])) else (1,)
 
 
 def measure(
@@ -106,7 +114,7 @@ def measure(
     if len(able) < 2:
         reasons = "; ".join(f"{one.label}: {one.reason}" for one, _ in weighed if one.reason)
         raise MeasurementError(f"a comparison needs two that can be measured here, found {len(able)}; {reasons}")
-    together = _together(able) if concurrency else []
+    together = _together(able, concurrency) if concurrency else []
     paired = compare(
         able,
         feeds,
@@ -117,25 +125,30 @@ def measure(
         progress=lambda done, _: advance(REPEATS + done),
     )
     rows = [_row(one, fresh, able, paired) for one, fresh in weighed]
+    energy_reason = energy.why_not(kinds_of(able))
     if concurrency:
         how: dict[str, Any] = {"restarts": restarts, "seconds": seconds, "seed": seed}
         how["progress"] = lambda done, _: advance(REPEATS + restarts + done)
-        rows = _with_throughput(rows, together, [one for one, _ in weighed], feeds, concurrency, threads, how)
+        counted = throughput.compare(together, feeds, concurrency, threads, **how)
+        energy_reason = counted[0].energy_reason
+        rows = _with_throughput(rows, together, [one for one, _ in weighed], counted, concurrency)
     return SideBySide(
         threads=threads,
         restarts=restarts,
         concurrency=tuple(dict.fromkeys(concurrency)),
         noise_floor={result.batch: result.noise_floor for result in paired},
         rows=tuple(rows),
+        energy_reason=energy_reason,
     )
 
 
-def _together(able: Sequence[Contender]) -> list[Contender]:
-    found = [one for one in able if not throughput.cannot(one)]
+def _together(able: Sequence[Contender], concurrency: Sequence[int]) -> list[Contender]:
+    reasons = {one.label: throughput.cannot(one, concurrency) for one in able}
+    found = [one for one in able if not reasons[one.label]]
     if len(found) < 2:
-        reasons = "; ".join(f"{one.label}: {throughput.cannot(one)}" for one in able if throughput.cannot(one))
+        said = "; ".join(f"{label}: {reason}" for label, reason in reasons.items() if reason)
         raise MeasurementError(
-            f"throughput needs two whose sessions several threads can call, found {len(found)}; {reasons}; leave out "
+            f"throughput needs two whose sessions several threads can call, found {len(found)}; {said}; leave out "
             "the concurrency"
         )
     return found
@@ -145,20 +158,17 @@ def _with_throughput(
     rows: Sequence[Row],
     together: Sequence[Contender],
     contenders: Sequence[Contender],
-    feeds: Feeds,
+    paired: Sequence[throughput.PairedThroughput],
     concurrency: Sequence[int],
-    threads: int,
-    how: Mapping[str, Any],
 ) -> list[Row]:
     """The rows with what each does under concurrency, against the first of those that several threads can call."""
-    paired = throughput.compare(together, feeds, concurrency, threads, **how)
     found = []
     for row, one in zip(rows, contenders, strict=True):
         if one in together:
             place = together.index(one)
             found.append(dataclasses.replace(row, throughput=tuple(_rate(each, place) for each in paired)))
         else:
-            found.append(dataclasses.replace(row, throughput_reason=one.reason or throughput.cannot(one)))
+            found.append(dataclasses.replace(row, throughput_reason=one.reason or throughput.cannot(one, concurrency)))
     return found
 
 
@@ -168,6 +178,8 @@ def _rate(result: throughput.PairedThroughput, place: int) -> Rate:
         concurrency=result.concurrency,
         per_second=result.rates[place],
         ratio=result.ratios[place - 1] if place else None,
+        joules=result.joules[place] if result.joules else None,
+        saving=result.savings[place - 1] if result.savings and place else None,
     )
 
 

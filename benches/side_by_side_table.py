@@ -30,12 +30,16 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
         add_row(table, "  p99.9", *(words.tail(timing.latency.p999, timing.latency.calls) for timing in timings))
         for count in result.concurrency:
             add_row(table, f"  {count} at once", *(_rate(one, batch, count) for one in measured))
+        if not result.energy_reason:
+            add_row(table, "  energy", *(_energy(one, batch, result.concurrency[0]) for one in measured))
     console.print(table)
     for one in result.rows:
         ending = f" ({words.size(one.file_bytes)}): not measured: {one.reason}" if one.reason else ""
         console.print(Text(f"{one.label}: {one.path}{ending}"), soft_wrap=True)
         if one.throughput_reason and not one.reason:
             console.print(Text(f"{one.label}: throughput not measured: {one.throughput_reason}"), soft_wrap=True)
+    if result.energy_reason:
+        console.print(Text(f"Energy: not measured: {result.energy_reason}"), soft_wrap=True)
     floors = ", ".join(f"{100 * floor:.1f} % at batch {batch}" for batch, floor in result.noise_floor.items())
     console.print(Text(f"The first against itself: up to {floors} apart (noise floor)."), soft_wrap=True)
 
@@ -58,6 +62,15 @@ def _rate(one: Row, batch: int, concurrency: int) -> str:
     if found.ratio is None:
         return text
     return f"{text}, {found.ratio.value:.2f}x ({found.ratio.low:.2f} to {found.ratio.high:.2f})"
+
+
+def _energy(one: Row, batch: int, concurrency: int) -> str:
+    """Of one sample, and how much less than the first's."""
+    found = next((each for each in one.throughput if (each.batch, each.concurrency) == (batch, concurrency)), None)
+    if found is None or found.joules is None:
+        return words.NOT_MEASURED
+    text = words.joules(found.joules.value)
+    return text if found.saving is None else f"{text}, {words.saving(found.saving)}"
 
 
 def _speed(timing: Timing, floor: float) -> str:

@@ -50,6 +50,28 @@ def milliseconds(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{significant(value)} ms"
 
 
+def joules(value: float) -> str:
+    """Energy of a sample.
+
+    >>> joules(0.0123), joules(4.5e-7)
+    ('12.3 mJ', '0.450 uJ')
+    """
+    for unit, factor in (("J", 1.0), ("mJ", 1e-3)):
+        if value >= factor:
+            return f"{significant(value / factor)} {unit}"
+    return f"{significant(value / 1e-6)} uJ"
+
+
+def saving(found: Interval) -> str:
+    """`2.10x less (2.00 to 2.20)`; says so where the interval holds both directions."""
+    low, high = found.low, found.high
+    if low <= 1 <= high:
+        return f"no difference that could be measured ({low:.2f}x to {high:.2f}x)"
+    if found.value >= 1:
+        return f"{_times(found.value)} less ({_factor(low)} to {_factor(high)})"
+    return f"{_times(1 / found.value)} more ({_factor(1 / high)} to {_factor(1 / low)})"
+
+
 def tail(value: float | None, calls: int) -> str:
     """A percentile that needs many calls, or how few there were."""
     return f"{NOT_MEASURED}: {calls:,} calls" if value is None else milliseconds(value)
@@ -199,7 +221,7 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
     if not report.latency:
         reason = report.unmeasured_reason
         rows.append(("latency", *(2 * (NOT_MEASURED,)), f"not measured: {reason}" if reason else "not measured"))
-    rows += _start_rows(report)
+    rows += _start_rows(report) + _energy_rows(report)
     for name, field, unit, (less, more) in (
         ("peak memory", "peak_memory_bytes", size, ("less", "more")),
         ("memory held", "held_memory_bytes", size, ("less", "more")),
@@ -224,6 +246,18 @@ def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
             ("first call", before.first_ms, after.first_ms),
         )
     ]
+
+
+def _energy_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    before, after, less = report.original.joules, report.final.joules, report.energy_saving
+    if before is None or after is None or less is None:
+        return []
+    return [("energy per sample", joules(before.value), joules(after.value), saving(less))]
+
+
+def energy_sentence(report: Report) -> str:
+    """Why energy was not measured; empty where it was."""
+    return f"energy: {NOT_MEASURED}: {report.energy_reason}" if report.energy_reason else ""
 
 
 def _start_change(first: Interval, last: Interval) -> str:

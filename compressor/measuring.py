@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from ..benches import accuracy, fresh_process, groups, intervals, latency, metrics
+from ..benches import accuracy, energy, fresh_process, groups, intervals, latency, metrics, throughput
 from ..benches.accuracy import labels_of, predict
 from ..benches.disparity import Kind, disparities
 from ..benches.finished import under
@@ -45,6 +45,9 @@ class Costs:
 
     latency: tuple[PairedLatency, ...] = ()
     fresh: tuple[FreshProcess, ...] = ()  # original, final
+    joules: tuple[Interval, ...] = ()  # of one sample; original, final
+    energy_saving: Interval | None = None  # original / final, paired
+    energy_reason: str = ""  # why there are none
 
 
 def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Measure, threads: int) -> dict[str, Any]:
@@ -123,13 +126,34 @@ def measure_costs(
     original: Artifact, final: Artifact, task: Task, recipe: Recipe, threads: int, progress: Progress
 ) -> Costs:
     """Time and memory of both, where the target's runtime is here; the time for a first look (`intervals.looks`)."""
-    if TARGETS[final.target].unmeasurable() is not None:
-        return Costs()
+    reason = TARGETS[final.target].unmeasurable()
+    if reason is not None:
+        return Costs(energy_reason=reason)
     feed = latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1], 1)[recipe.measure.batch_sizes[0]][0]
     return Costs(
         latency=_timed([original, final], task, recipe, 0, threads, progress),
         fresh=tuple(map(fresh_process.succeeded, fresh_process.measure([original, final], feed, threads))),
+        **_energy([original, final], task, recipe, threads),
     )
+
+
+def _energy(pair: Sequence[Artifact], task: Task, recipe: Recipe, threads: int) -> dict[str, Any]:
+    """Fields of `Costs`: what a sample takes of both at the first batch size, where a counter is here."""
+    reason = energy.why_not([each.target for each in pair])
+    if reason:
+        return {"energy_reason": reason}
+    restarts, confidence = _looks(recipe)[0]
+    (found,) = throughput.compare(
+        pair,
+        latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1]),
+        (1,),
+        threads,
+        restarts=restarts,
+        seconds=restarts * recipe.measure.seconds,
+        confidence=confidence,
+    )
+    saving = found.savings[0] if found.savings else None
+    return {"joules": found.joules, "energy_saving": saving, "energy_reason": found.energy_reason}
 
 
 def look_again(
@@ -191,6 +215,8 @@ class Outcome:
     test_samples: int
     flips: Flips | None
     calibration_error: CalibrationError | None
+    energy_saving: Interval | None
+    energy_reason: str
 
 
 def outcome(
@@ -253,6 +279,8 @@ def outcome(
         test_samples=len(labels),
         flips=flips(scores["original"], scores["final"], main.higher_is_better) if main.kind == "proportion" else None,
         calibration_error=_calibration_error(outputs, labels, main),
+        energy_saving=costs.energy_saving,
+        energy_reason=costs.energy_reason,
     )
 
 
@@ -301,6 +329,7 @@ def _side(
         peak_memory_bytes=None if fresh is None else round(fresh.peak_memory.value),
         held_memory_bytes=None if fresh is None else round(fresh.held_memory.value),
         start=None if fresh is None else fresh.start,
+        joules=costs.joules[index] if costs.joules else None,
         file_bytes=artifact.file_bytes,
         macs=macs,
         parameters=parameters,

@@ -86,12 +86,13 @@ def run(options: argparse.Namespace) -> int:
 
         return remote_bench.run(options, progress)
     contenders, feeds = _contenders(options)
-    with progress.bar("measuring, in fresh processes", side_by_side.steps(concurrency=options.concurrency)) as advance:
+    concurrency = options.concurrency or side_by_side.for_energy(contenders)
+    with progress.bar("measuring, in fresh processes", side_by_side.steps(concurrency=concurrency)) as advance:
         result = side_by_side.measure(
             contenders,
             feeds,
             options.threads or 1,
-            concurrency=options.concurrency,
+            concurrency=concurrency,
             seconds=10.0 if options.seconds is None else options.seconds,
             seed=options.seed,
             progress=lambda done, total: advance(done, f"{done} of {total}"),

@@ -46,6 +46,7 @@ def test_the_promised_keys_are_there() -> None:
             "peak_memory_bytes",
             "held_memory_bytes",
             "start",
+            "joules",
             "file_bytes",
             "macs",
             "parameters",

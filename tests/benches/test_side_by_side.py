@@ -136,7 +136,12 @@ def sample() -> SideBySide:
         reason="no compiler",
     )
     return SideBySide(
-        threads=2, restarts=5, concurrency=(4,), noise_floor={8: 0.0123}, rows=(eager, absent, final, engine)
+        energy_reason="no energy counter: none",
+        threads=2,
+        restarts=5,
+        concurrency=(4,),
+        noise_floor={8: 0.0123},
+        rows=(eager, absent, final, engine),
     )
 
 
@@ -164,12 +169,13 @@ def test_the_table() -> None:
         "p99.9": ["4.00 ms", "not measured: 1,024 calls", "4.00 ms"],
         "4 at once": ["8,000/s", "24,240/s, 3.03x (2.90 to 3.10)", "not measured"],
     }
-    assert lines[-6:] == [
+    assert lines[-7:] == [
         "torch eager: [b]a",
         "torch.compile: a (689 kB): not measured: no compiler",
         "final, u8: b",
         "engine: c",
         "engine: throughput not measured: an engine's session runs one call at a time",
+        "Energy: not measured: no energy counter: none",
         "The first against itself: up to 1.2 % at batch 8 apart (noise floor).",
     ]
 

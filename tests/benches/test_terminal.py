@@ -49,6 +49,33 @@ def test_tables_come_in_order_and_the_verdict_last() -> None:
     assert f"  on the device: {command} {note}" in printed(make_report(), width=40).splitlines(), "copied in one piece"
 
 
+def test_energy_is_a_row_or_a_reason() -> None:
+    report = dataclasses.replace(make_report(), energy_reason="no energy counter: /sys/class/powercap is not there")
+    text = printed(report).splitlines()
+    assert "energy: not measured: no energy counter: /sys/class/powercap is not there" in text
+    sides = {}
+    for name, value in (("original", 0.0123), ("final", 0.0041)):
+        joules = Interval(value=value, low=value, high=value)
+        sides[name] = dataclasses.replace(getattr(report, name), joules=joules)
+    measured = dataclasses.replace(
+        report, **sides, energy_saving=Interval(value=3.0, low=2.8, high=3.2), energy_reason=""
+    )
+    assert line_with(printed(measured), "energy per sample", "12.3 mJ", "4.10 mJ", "3.00x less (2.80 to 3.20)")
+    assert "energy: " not in printed(measured)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ((2.0, 1.9, 2.1), "2.00x less (1.90 to 2.10)"),
+        ((0.5, 0.4, 0.625), "2.00x more (1.60 to 2.50)"),
+        ((1.1, 0.9, 1.3), "no difference that could be measured (0.90x to 1.30x)"),
+    ],
+)
+def test_a_saving_in_words(found: tuple[float, float, float], text: str) -> None:
+    assert words.saving(Interval(value=found[0], low=found[1], high=found[2])) == text
+
+
 def test_pass_and_fail_sentences() -> None:
     passed = printed(make_report(drop_limit=0.03)).splitlines()[-1]
     assert passed == "VERDICT: pass - every limit is kept, proven at 95 % confidence"

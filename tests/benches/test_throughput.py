@@ -34,9 +34,9 @@ def sleeper(seconds: float, lock: Any = None) -> Callable[[], None]:
 def test_threads_add_up_where_calls_run_beside_each_other_and_not_where_they_wait() -> None:
     """Four callers of 4 ms: up to 1,000 calls a second, or 250 where a lock lets one through at a time."""
     with ThreadPoolExecutor(4) as pool:
-        one = throughput_loop.window([sleeper(0.004)], pool, 200)
-        four = throughput_loop.window([sleeper(0.004)] * 4, pool, 200)
-        locked = throughput_loop.window([sleeper(0.004, threading.Lock())] * 4, pool, 200)
+        one = throughput_loop.window([sleeper(0.004)], pool, 200).rate
+        four = throughput_loop.window([sleeper(0.004)] * 4, pool, 200).rate
+        locked = throughput_loop.window([sleeper(0.004, threading.Lock())] * 4, pool, 200).rate
     assert one < 250 and locked < 260
     assert 2 * one < four < 1000
     assert locked < 1.5 * one
@@ -51,9 +51,9 @@ def test_a_window_waits_for_a_slow_model() -> None:
         time.sleep(0.03)
 
     with ThreadPoolExecutor(2) as pool:
-        rate = throughput_loop.window([run, run], pool, 50)
-    assert 10 <= next(calls) <= 12
-    assert 20 < rate < 2 / 0.03
+        done = throughput_loop.window([run, run], pool, 50)
+    assert 10 <= done.calls == next(calls) <= 12
+    assert 20 < done.rate < 2 / 0.03
 
 
 def test_one_thread_that_fails_stops_all() -> None:
@@ -96,5 +96,6 @@ def test_which_sessions_take_calls_at_once(tmp_path: Path) -> None:
     def contender(session: str) -> Contender:
         return Contender(label="a", session=session, path=tmp_path, file=tmp_path)
 
-    assert throughput.cannot(contender("tensorrt")) == "an engine's session runs one call at a time"
-    assert throughput.cannot(contender("onnxruntime-x86")) == throughput.cannot(tmp_path) == ""
+    assert throughput.cannot(contender("tensorrt"), [1, 2]) == "an engine's session runs one call at a time"
+    assert throughput.cannot(contender("onnxruntime-x86"), [2]) == throughput.cannot(tmp_path, [2]) == ""
+    assert throughput.cannot(contender("tensorrt"), [1]) == ""
