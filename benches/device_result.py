@@ -64,6 +64,7 @@ class BatchTimes:
     original: Times
     final: Times
     speedup: PairedSpeed
+    clocks: str = ""  # of a GPU: "watched", or why not; empty: there was none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

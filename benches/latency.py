@@ -14,12 +14,13 @@ from typing import Any, Callable
 
 import numpy as np
 
-from ..core.errors import DataError, UsageError
+from ..core.errors import DataError, MeasurementError, UsageError
 from ..core.files import storage_errors
 from ..core.task import Split
 from ..core.values import Arrays, Artifact, Interval
 from . import child, intervals
 from .contender import Contender, kinds_of, path_of
+from .nvml import named
 
 Progress = Callable[[int, int], None]  # (restarts done, restarts in all)
 # For a choice or a figure that guides: nothing is claimed, so that fewer restarts do, and most of the time is theirs.
@@ -53,6 +54,7 @@ class PairedLatency:
     restarts: int
     latency: tuple[Latency, ...]  # one per file; the first is the baseline
     speedup: tuple[Interval, ...]  # baseline time / file time, one per file after the first
+    clocks: str = ""  # of a GPU: "watched", or why not; empty: there was none
     noise_floor: float  # relative: the largest "speed-up" that the baseline showed against its own twin, 0.012 is 1.2 %
 
 
@@ -137,12 +139,18 @@ def restarted(
         job = {"files": paths, "targets": kinds, "threads": threads, "seconds": seconds / restarts, **more}
         with storage_errors(folder):
             job.update(_write_feeds(feeds, folder), result=str(folder / "result.npz"))
-        for done in range(restarts):
+        voided = 0
+        while len(runs) < restarts:
             child.run(program, {**job, "seed": int(rng.integers(2**31))}, folder, threads, timeout)
             with np.load(folder / "result.npz", allow_pickle=False) as arrays:
-                runs.append(dict(arrays))
+                run = dict(arrays)
+            if run["slowdowns"]:
+                voided += 1
+                _check_void(int(run["slowdowns"]), voided, len(runs), restarts)
+                continue
+            runs.append(run)
             if progress is not None:
-                progress(done + 1, restarts)
+                progress(len(runs), restarts)
     return runs
 
 
@@ -166,6 +174,15 @@ def _check(files: Sequence[Artifact | Path | Contender], restarts: int, confiden
             f"restarts: {restarts} cannot give an interval at {confidence:.0%} confidence; use at least {fewest}"
         )
     return kinds_of(files)
+
+
+def _check_void(slowdowns: int, voided: int, good: int, restarts: int) -> None:
+    """A run while the GPU was slowed down is void and done again; as many void ones as were wanted are enough."""
+    if voided >= restarts:
+        raise MeasurementError(
+            f"the GPU was slowed down ({named(slowdowns)}) in {voided} of {voided + good} runs, which says nothing of "
+            "the models; cool it, or lock clocks that it can keep: nvidia-smi --lock-gpu-clocks=MIN,MAX"
+        )
 
 
 def _write_feeds(feeds: Mapping[int, Arrays | Sequence[Arrays]], folder: Path) -> dict[str, object]:
@@ -200,6 +217,7 @@ def _summary(
         latency=tuple(_latency(runs, f"latency.{batch}.{index}", confidence) for index in range(files)),
         speedup=tuple(_speedup(logs, floor, confidence) for logs in medians),
         noise_floor=math.expm1(floor),
+        clocks=str(runs[0]["clocks"]),
     )
 
 

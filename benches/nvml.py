@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from ..core.errors import MeasurementError
 
@@ -71,6 +74,40 @@ class Gpu:
             return int(ask(self._handle)) & sum(_SLOWDOWNS)
         except self._nvml.NVMLError as error:
             raise MeasurementError(f"the GPU does not say whether it is slowed down: {error}") from error
+
+
+class Watch:
+    """What slowed the GPU down while sessions of some kinds were measured.
+
+    Args:
+        kinds: of sessions; without one on a GPU nothing is watched, and nothing is missing.
+        nvml: stands for the module `pynvml`.
+    """
+
+    def __init__(self, kinds: Sequence[str], nvml: Any = None) -> None:
+        self.seen = 0  # bits of `Gpu.slowdowns`
+        self.problem = ""  # why a GPU is not watched
+        self._gpu: Gpu | None = None
+        if any(kind in GPU_SESSIONS for kind in kinds):
+            try:
+                self._gpu = Gpu(nvml)
+                self._gpu.slowdowns()
+            except MeasurementError as error:
+                self._gpu, self.problem = None, str(error)
+
+    def look(self) -> None:
+        """To be called between blocks: it takes some microseconds.
+
+        Raises:
+            MeasurementError: the GPU does not say any more.
+        """
+        if self._gpu is not None:
+            self.seen |= self._gpu.slowdowns()
+
+    def results(self) -> dict[str, Any]:
+        """For a program's results: `slowdowns` (bits) and `clocks` ("", "watched", or why not)."""
+        watched = "watched" if self._gpu is not None else f"not watched: {self.problem}" if self.problem else ""
+        return {"slowdowns": np.array(self.seen), "clocks": np.array(watched)}
 
 
 def named(slowdowns: int) -> str:

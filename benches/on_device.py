@@ -247,6 +247,7 @@ class _Run:
                 "threads": one.threads,
                 "original": vars(one.latency[0]),
                 "final": vars(one.latency[1]),
+                "clocks": one.clocks,
                 "speedup": {**vars(one.speedup[0]), "noise_floor": one.noise_floor},
             }
             for one in paired

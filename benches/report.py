@@ -83,6 +83,7 @@ class BatchLatency:
     original: Percentiles
     final: Percentiles
     speedup: SpeedUp
+    clocks: str = ""  # of a GPU: "watched", or "not watched" and why; empty: there was none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,7 @@ def batch_latency(paired: PairedLatency, contender: int = 0) -> BatchLatency:
             high=speedup.high,
             noise_floor=paired.noise_floor,
         ),
+        clocks=paired.clocks,
     )
 
 

@@ -62,6 +62,7 @@ class SideBySide:
     concurrency: tuple[int, ...]  # threads that called one session; empty: throughput was not asked for
     noise_floor: dict[int, float]  # batch size -> what the first showed against itself; 0.012 is 1.2 %
     rows: tuple[Row, ...]
+    clocks: str  # of a GPU: "watched", or "not watched" and why; empty: there was none
     energy_reason: str  # why energy was not measured; empty: it was
 
 
@@ -138,6 +139,7 @@ def measure(
         concurrency=tuple(dict.fromkeys(concurrency)),
         noise_floor={result.batch: result.noise_floor for result in paired},
         rows=tuple(rows),
+        clocks=paired[0].clocks,
         energy_reason=energy_reason,
     )
 

@@ -40,6 +40,8 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
             console.print(Text(f"{one.label}: throughput not measured: {one.throughput_reason}"), soft_wrap=True)
     if result.energy_reason:
         console.print(Text(f"Energy: not measured: {result.energy_reason}"), soft_wrap=True)
+    if result.clocks:
+        console.print(Text(f"GPU clocks: {result.clocks}"), soft_wrap=True)
     floors = ", ".join(f"{100 * floor:.1f} % at batch {batch}" for batch, floor in result.noise_floor.items())
     console.print(Text(f"The first against itself: up to {floors} apart (noise floor)."), soft_wrap=True)
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import energy
+from .nvml import Watch
 from .timing_loop import Runner, feeds_of, open_all, stop_with
 
 SHORTEST_MS, LONGEST_MS = 10.0, 50.0  # of a window, as the time that is given allows
@@ -58,7 +59,7 @@ def run_job(job: dict[str, Any]) -> dict[str, np.ndarray]:
         With a counter `joules...` of one sample `(windows,)`, and `savings...`: log of the baseline's over its own.
     """
     rng = np.random.default_rng(job["seed"])
-    sessions = open_all(job, rng)
+    sessions, watch = open_all(job, rng), Watch(job["targets"])
     shortest = SHORTEST_MS if job["energy"] is None else energy.SHORTEST_MS[job["energy"]]
     counter = None if job["energy"] is None else energy.opened(job["energy"])
     results: dict[str, np.ndarray] = {}
@@ -68,7 +69,7 @@ def run_job(job: dict[str, Any]) -> dict[str, np.ndarray]:
             entry, count = cases[position]
             feeds = feeds_of(arrays, entry, job["inputs"])
             runners = [[session.bind(feeds[place % len(feeds)]) for place in range(count)] for session in sessions]
-            found = _measure(runners, _milliseconds(job, shortest), job, rng, counter)
+            found = _measure(runners, _milliseconds(job, shortest), job, rng, counter, watch)
             for index in range(len(sessions)):
                 key = f"{entry['batch']}.{count}.{index}"
                 results[f"rate.{key}"] = entry["batch"] * np.array(found.rates[index])
@@ -77,7 +78,7 @@ def run_job(job: dict[str, Any]) -> dict[str, np.ndarray]:
                 results[f"savings.{key}"] = np.array(found.savings[index])
     for session in sessions:
         session.close()
-    return results
+    return {**results, **watch.results()}
 
 
 def _milliseconds(job: dict[str, Any], shortest: float) -> float:
@@ -92,6 +93,7 @@ def _measure(
     job: dict[str, Any],
     rng: np.random.Generator,
     counter: energy.Counter | None,
+    watch: Watch,
 ) -> Found:
     lists: list[list[list[float]]] = [[[] for _ in runners] for _ in Found._fields]
     found = Found(*lists)
@@ -101,9 +103,11 @@ def _measure(
         deadline, rounds = time.perf_counter() + job["seconds"], 0
         while rounds < MIN_ROUNDS or time.perf_counter() < deadline:
             stop_with(job["parent"])
+            watch.look()
             for contender in rng.permutation(np.arange(1, len(runners))).tolist():
                 _quad(runners, contender, pool, milliseconds, rng, counter, found)
             rounds += 1
+    watch.look()
     return found
 
 

@@ -23,6 +23,8 @@ from typing import Any, Callable
 
 import numpy as np
 
+from .nvml import Watch
+
 BLOCK_MS = 3.0
 MIN_ROUNDS = 5  # a slow model gets at least this many quads, however short the time it was given
 _WARM_UP_MS = 30.0
@@ -86,23 +88,23 @@ def run_job(job: dict[str, Any]) -> dict[str, np.ndarray]:
 
     Returns:
         `latency.BATCH.FILE`: milliseconds of single runs `(runs,)`; `quads.BATCH.FILE`: log of baseline time over
-        that file's time `(quads,)`, for files 1, 2, ... and last for the baseline's own twin.
+        that file's time `(quads,)`, for files 1, 2, ... and last for the baseline's own twin; and `Watch.results`.
     """
     rng = np.random.default_rng(job["seed"])
-    sessions = open_all(job, rng)
+    sessions, watch = open_all(job, rng), Watch(job["targets"])
     results: dict[str, np.ndarray] = {}
     with np.load(job["feeds"], allow_pickle=False) as arrays:
         for position in rng.permutation(len(job["batches"])):
             entry = job["batches"][position]
             feeds = feeds_of(arrays, entry, job["inputs"])
             runners = [[session.bind(feed) for feed in feeds] for session in sessions]
-            singles, quads = _measure(runners, job["seconds"], rng, job["parent"])
+            singles, quads = _measure(runners, job["seconds"], rng, job["parent"], watch.look)
             for index in range(len(sessions)):
                 results[f"latency.{entry['batch']}.{index}"] = np.array(singles[index]) / 1e6
                 results[f"quads.{entry['batch']}.{index}"] = np.array(quads[index])
     for session in sessions:
         session.close()
-    return results
+    return {**results, **watch.results()}
 
 
 def open_all(job: dict[str, Any], rng: np.random.Generator) -> list[Any]:
@@ -123,7 +125,11 @@ def feeds_of(arrays: Any, entry: dict[str, int], names: Sequence[str]) -> list[d
 
 
 def _measure(
-    runners: list[list[Runner]], seconds: float, rng: np.random.Generator, parent: int
+    runners: list[list[Runner]],
+    seconds: float,
+    rng: np.random.Generator,
+    parent: int,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Single runs in nanoseconds and log-ratios per quad, a list for each session."""
     counts = [_runs_per_block(run) for run in runners]
@@ -132,6 +138,7 @@ def _measure(
     deadline, rounds = time.perf_counter() + seconds, 0
     while rounds < MIN_ROUNDS or time.perf_counter() < deadline:
         stop_with(parent)
+        look()
         for contender in rng.permutation(np.arange(1, len(runners))).tolist():
             totals = {0: 0.0, contender: 0.0}
             for index in (0, contender, contender, 0) if rng.integers(2) else (contender, 0, 0, contender):
@@ -140,6 +147,7 @@ def _measure(
                 singles[index] += times
             quads[contender].append(math.log(totals[0] / totals[contender]))
         rounds += 1
+    look()
     return singles, quads
 
 

@@ -260,6 +260,11 @@ def energy_sentence(report: Report) -> str:
     return f"energy: {NOT_MEASURED}: {report.energy_reason}" if report.energy_reason else ""
 
 
+def clocks_sentence(report: Report) -> str:
+    """Whether a GPU's clocks were watched; empty where there was no GPU."""
+    return next((f"GPU clocks: {each.clocks}" for each in report.latency if each.clocks), "")
+
+
 def _start_change(first: Interval, last: Interval) -> str:
     """No factor where the two spreads overlap: a few processes cannot tell them apart."""
     if first.low <= last.high and last.low <= first.high:

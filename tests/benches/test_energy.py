@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesmith.benches import energy, nvml, throughput, throughput_loop, timing_loop
+from edgesmith.benches import energy, latency, nvml, throughput, throughput_loop, timing_loop
 from edgesmith.core.errors import MeasurementError
 
 RANGE = 262_143_328_850
@@ -161,3 +161,55 @@ def test_without_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
     assert energy.why_not(["tensorrt"]) == (
         "no energy counter: nvidia-ml-py is not installed: pip install nvidia-ml-py"
     )
+
+
+def test_what_is_seen_while_it_measures_stays_seen() -> None:
+    said = iter([0, 0, 0x40, 0])  # asked once when it begins
+    watch = nvml.Watch(["tensorrt"], fake_nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda handle: next(said)))
+    seen = []
+    for _ in range(3):
+        watch.look()
+        seen.append(watch.seen)
+    assert seen == [0, 0x40, 0x40]
+    assert {name: value.item() for name, value in watch.results().items()} == {"slowdowns": 0x40, "clocks": "watched"}
+
+
+def test_a_cpu_needs_no_watch_and_a_gpu_without_one_says_so() -> None:
+    assert nvml.Watch(["onnxruntime-cpu"]).results()["clocks"].item() == ""
+    unwatched = nvml.Watch(["onnxruntime-cuda"], fake_nvml(nvmlInit="refused"))
+    unwatched.look()
+    assert unwatched.results()["clocks"].item() == "not watched: NVML does not start: Not Supported"
+
+
+@pytest.mark.parametrize("warm", [2, 5])
+def test_a_run_of_a_slowed_gpu_is_void_and_done_again(warm: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five restarts are wanted: with two void ones seven are done, and five void ones are a refusal."""
+    started = 0
+
+    def run(program: str, job: dict[str, Any], folder: Path, threads: int, timeout: float) -> str:
+        nonlocal started
+        started += 1
+        times = np.full(4, 9.0 if started <= warm else 1.0)  # what a slowed GPU would have said
+        results: dict[str, Any] = {f"latency.1.{index}": times for index in range(3)}
+        results |= {"quads.1.1": np.zeros(4), "quads.1.2": np.zeros(4)}
+        np.savez(job["result"], slowdowns=0x60 * (started <= warm), clocks="watched", **results)
+        return ""
+
+    monkeypatch.setattr(latency.child, "run", run)
+
+    def compare() -> latency.PairedLatency:
+        (found,) = latency.compare([Path("a.onnx")] * 2, {1: {"x": np.zeros((1, 1))}})
+        return found
+
+    if warm == 5:
+        with pytest.raises(MeasurementError) as caught:
+            compare()
+        assert str(caught.value) == (
+            "the GPU was slowed down (software thermal slowdown, hardware thermal slowdown) in 5 of 5 runs, which says "
+            "nothing of the models; cool it, or lock clocks that it can keep: nvidia-smi --lock-gpu-clocks=MIN,MAX"
+        )
+        assert started == 5
+        return
+    found = compare()
+    assert (started, found.restarts, found.latency[0].calls, found.clocks) == (7, 5, 20, "watched")
+    assert found.latency[0].quantiles[-1] == (1.0, 1.0)  # nothing of the void runs is in it

@@ -136,6 +136,7 @@ def sample() -> SideBySide:
         reason="no compiler",
     )
     return SideBySide(
+        clocks="watched",
         energy_reason="no energy counter: none",
         threads=2,
         restarts=5,
@@ -169,13 +170,14 @@ def test_the_table() -> None:
         "p99.9": ["4.00 ms", "not measured: 1,024 calls", "4.00 ms"],
         "4 at once": ["8,000/s", "24,240/s, 3.03x (2.90 to 3.10)", "not measured"],
     }
-    assert lines[-7:] == [
+    assert lines[-8:] == [
         "torch eager: [b]a",
         "torch.compile: a (689 kB): not measured: no compiler",
         "final, u8: b",
         "engine: c",
         "engine: throughput not measured: an engine's session runs one call at a time",
         "Energy: not measured: no energy counter: none",
+        "GPU clocks: watched",
         "The first against itself: up to 1.2 % at batch 8 apart (noise floor).",
     ]
 
