@@ -20,6 +20,7 @@ VENDORS = (
     "captum",
     "neural_compressor",
     "openvino",
+    "pynvml",
     "optuna",
     "peft",
     "ray",
