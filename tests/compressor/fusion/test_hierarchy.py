@@ -16,9 +16,9 @@ from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.compose import Nodes
 from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from tests.contracts.test_fusions import in_onnx
 
-from ..contracts.test_fusions import in_onnx
-from .conftest import make_context
+from ..conftest import make_context
 from .test_fuse import graphs
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
