@@ -242,7 +242,7 @@ def _misfit(name: str, layer: nn.Module, module: nn.Module, called: set[str], he
 
 
 def _called(module: nn.Module, example: Example, outputs: Sequence[str]) -> tuple[set[str], set[str]]:
-    """The layers that a pass calls; and those whose weights its outputs hang on, as an encoder's unread pooler does not."""
+    """The layers that a pass calls; and those its outputs hang on: an encoder's unread pooler is none."""
     called: set[str] = set()
     parts = dict(module.named_modules())
     handles = [part.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, part in parts.items()]
