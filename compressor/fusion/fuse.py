@@ -32,6 +32,7 @@ from .fusing import (
     folds,
     needs_sklearn,
     selected,
+    write_stack,
 )
 from .hierarchy import Hierarchy
 from .member_graphs import member_graphs
@@ -306,12 +307,8 @@ class Fuse(Stage):
         task, nodes = context.task, compose.Nodes()
         kinds, output = self._kinds(context.where), task.outputs[0]
         chosen = [self.members[member] for member in fused.members]
-        columns = []
-        for name in chosen:
-            made = f"{name}/{output}"
-            made = nodes.add("Softmax", made, axis=-1) if kinds[name] == "logits" else made
-            columns.append(nodes.add("Reshape", made, nodes.constant([-1, 1, width], np.int64)))
-        stack = nodes.add("Concat", *columns, axis=1)
+        outputs = {f"{name}/{output}": kinds[name] for name in chosen}
+        stack = write_stack(nodes, outputs, width)
         made = fused.combination.write(nodes, stack)
         for step in fused.after:
             made = step.write(nodes, made)
