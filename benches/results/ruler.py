@@ -2,8 +2,8 @@
 
 A file against a copy of itself, again and again: every verdict other than "no difference" is a false one. Then against
 a file with 2 % more work: how often it is found, how often the interval holds the truth, and how far the estimate is
-off, beside sequential means and `torch.utils.benchmark` with the same wall time. A trial that is done is kept in OUT; the
-table stands in OUT/table.md.
+off, beside sequential means and `torch.utils.benchmark` with the same wall time. A trial that is done is kept in OUT,
+where the table stands in table.md.
 """
 
 import argparse
@@ -139,8 +139,8 @@ def table(out: Path, seconds: float, longer: float) -> str:
             [100 * each["floor"] for each in same],
         )
         lines += [
-            f"- {len(same)} comparisons of a file with itself, {seconds:g} s each: {false} false verdicts; estimate off "
-            f"by {rms(same, 'value', 0):.3%} (root mean square), noise floor {spread(floors)} %"
+            f"- {len(same)} comparisons of a file with itself, {seconds:g} s each: {false} false verdicts; estimate "
+            f"off by {rms(same, 'value', 0):.3%} (root mean square), noise floor {spread(floors)} %"
         ]
     if other:
         found, middle = sum(each["low"] > 0 for each in other), float(np.median([each["value"] for each in other]))
