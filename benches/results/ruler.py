@@ -101,7 +101,7 @@ def paired(first: Path, second: Path, seconds: float, seed: int) -> dict[str, An
 
 def changed(files: list[Path], seconds: float, seed: int) -> dict[str, Any]:
     """The paired measurement, then the other two ways, for as long."""
-    found = paired(*files, seconds, seed)
+    found = paired(files[0], files[1], seconds, seed)
     sessions = [OnnxRuntimeSession(path, threads=1) for path in files]
     try:
         runs = [session.bind(feed()) for session in sessions]
