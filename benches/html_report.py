@@ -56,6 +56,7 @@ def render_html(report: Report, audit: Audit | None = None) -> str:
         report=report,
         sentence=words.verdict_sentence(report),
         comparison=words.comparison_rows(report),
+        energy=words.energy_sentence(report),
         latency=[_latency_bars(report, index) for index in range(len(report.latency))],
         stages=stage_rows(report),
         accuracy_axis=_accuracy_axis_text(report),

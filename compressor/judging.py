@@ -17,6 +17,8 @@ from .progress import Progress
 from .recipe import Recipe
 from .schema import plain
 
+_COSTS = 2  # of what is measured of the pair; a release that measures more raises it
+
 
 def judged(pair: Pair, recipe: Recipe, out: Path, once: Once, progress: Progress) -> tuple[Outcome, Verdict]:
     """Predictions, time and memory of both, and the verdict; where the time decides nothing, it is measured for longer.
@@ -25,7 +27,7 @@ def judged(pair: Pair, recipe: Recipe, out: Path, once: Once, progress: Progress
         out: the run directory, where the predictions are left for `edgesmith gate` and `audit`.
         once: `RunDirectory.once`.
     """
-    how = pair.key | {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence}
+    how = pair.key | {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence, "costs": _COSTS}
     measured = (pair.original, pair.final, pair.task)
     kept, higher_is_better = out / measuring.PREDICTIONS, task_metrics(pair.task)[0].higher_is_better
 

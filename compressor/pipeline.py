@@ -334,6 +334,8 @@ class _Run:
             groups=found.evidence.groups,
             flips=found.flips,
             calibration_error=found.calibration_error,
+            energy_saving=found.energy_saving,
+            energy_reason=found.energy_reason,
             test_digest=task_file.split_identity(self._task.test),
             calibration_digest=task_file.calibration_identity(self._task) if self._quantizes() else "",
         )
