@@ -23,7 +23,6 @@ from edgesmith.core.values import Artifact
 from edgesmith.exporters.ort_session import OnnxRuntimeSession
 from tests.benches.models import WIDTH, chain
 
-pytestmark = pytest.mark.alone
 RNG = np.random.default_rng(0)
 
 
@@ -31,6 +30,7 @@ def feed(batch: int) -> dict[str, np.ndarray]:
     return {"x": RNG.standard_normal((batch, WIDTH)).astype(np.float32)}
 
 
+@pytest.mark.alone
 def test_identical_files_show_no_speed_up_and_half_the_layers_show_two(tmp_path: Path) -> None:
     whole, half = chain(tmp_path / "whole.onnx", 16), chain(tmp_path / "half.onnx", 8)
     done: list[tuple[int, int]] = []
@@ -113,6 +113,7 @@ def test_a_crash_brings_the_end_of_its_stderr(tmp_path: Path) -> None:
     assert "broken.onnx" in rest[-1] or any("broken.onnx" in line for line in rest)
 
 
+@pytest.mark.alone
 def test_a_process_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     whole = chain(tmp_path / "whole.onnx", 1)
     start = time.monotonic()
