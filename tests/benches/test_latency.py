@@ -261,6 +261,7 @@ def test_the_baseline_is_loaded_twice_and_everything_closed(tmp_path: Path, monk
     assert len(results["quads.1.0"]) == 0
 
 
+@pytest.mark.alone
 def test_our_own_part_of_a_call_of_one_millisecond_is_below_one_percent(tmp_path: Path) -> None:
     """A runtime that takes no time at all: what is left of a call is ours, and has to stay below 10 us."""
 

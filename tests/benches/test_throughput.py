@@ -17,8 +17,6 @@ from edgesmith.benches.contender import Contender
 from edgesmith.core.errors import MeasurementError, UsageError
 from tests.benches.models import WIDTH, chain
 
-pytestmark = pytest.mark.alone
-
 
 def sleeper(seconds: float, lock: Any = None) -> Callable[[], None]:
     def run() -> None:
@@ -31,6 +29,7 @@ def sleeper(seconds: float, lock: Any = None) -> Callable[[], None]:
     return run
 
 
+@pytest.mark.alone
 def test_threads_add_up_where_calls_run_beside_each_other_and_not_where_they_wait() -> None:
     """Four callers of 4 ms: up to 1,000 calls a second, or 250 where a lock lets one through at a time."""
     with ThreadPoolExecutor(4) as pool:
@@ -64,6 +63,7 @@ def test_one_thread_that_fails_stops_all() -> None:
         throughput_loop.window([sleeper(0.001), broken], pool, 50)
 
 
+@pytest.mark.alone
 def test_half_the_layers_are_twice_the_samples_at_any_concurrency(tmp_path: Path) -> None:
     whole, half = chain(tmp_path / "whole.onnx", 16), chain(tmp_path / "half.onnx", 8)
     done: list[tuple[int, int]] = []
