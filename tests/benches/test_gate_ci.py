@@ -62,7 +62,9 @@ HOSTILE = "\x00\x1b[31m\r]]><!--&amp;<a b='c\">\ud800\ufffe\t\n\U0001f600 %s {} 
 
 
 def hostile() -> Gate:
-    checks = tuple(check(group, HOSTILE, "fail", note=HOSTILE, found=HOSTILE) for group in ("file", "limit", "baseline"))
+    checks = tuple(
+        check(group, HOSTILE, "fail", note=HOSTILE, found=HOSTILE) for group in ("file", "limit", "baseline")
+    )
     return dataclasses.replace(RED, task=HOSTILE, target=HOSTILE, baseline=HOSTILE, checks=checks, ratchet=HOSTILE)
 
 
