@@ -96,7 +96,6 @@ def render_html(report: Report, audit: Audit | None = None, devices: Devices | N
         untimed=_untimed(report),
         metric_value=lambda value: words.metric_value(main, value),
         milliseconds=words.milliseconds,
-        devices=found,
         device_rows=device_page.rows(report, found.results),
         device_models=device_page.models(found.results),
         not_measured=not_measured(report, audit, found),

@@ -122,7 +122,11 @@ def chart(points: Sequence[Tried], report: Report) -> Chart:
         numbers=tuple(_numbers(points, marks)),
         front=tuple(_steps(front)),
         across=tuple(Text(x(tick), _BOTTOM + 20, f"{tick:g} ms", "middle") for tick in ticks(0.0, right)),
-        down=tuple(Text(0.0, y(tick), words.metric_value(metric, tick)) for tick in ticks(low, high)),
+        down=tuple(
+            Text(0.0, y(tick), words.metric_value(metric, tick))
+            for tick in ticks(low, high)
+            if metric.kind != "proportion" or 0 <= tick <= 1  # the air around the points may be more than all
+        ),
     )
 
 

@@ -85,6 +85,16 @@ def test_ticks_are_round(low: float, high: float, found: list[float]) -> None:
     assert pareto.ticks(low, high) == pytest.approx(found)
 
 
+def test_no_share_is_more_than_all() -> None:
+    report = make_report()
+    report = dataclasses.replace(
+        report,
+        stages=tuple(dataclasses.replace(e, accuracy=a) for e, a in zip(report.stages, (1, 0, 0.9, 1), strict=True)),
+    )
+    ticks = [text.words for text in pareto.chart(pareto.tried(report), report).down]
+    assert ticks == ["0.00 %", "50.00 %", "100.00 %"]
+
+
 def test_one_point_and_equal_points_have_a_chart() -> None:
     report = make_report()
     same = tuple(dataclasses.replace(each, accuracy=0.0) for each in report.stages)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def on_one_screen(capsys: pytest.CaptureFixture[str], code: int, check: str, *sa
             else:  # a cell that goes on
                 rows[-1] = [" ".join((a, b)).strip() for a, b in zip(rows[-1], cells, strict=True)]
     red = [" ".join(row) for row in rows if row[0] != "pass"]
-    assert rows[0][0] != "pass", "what is red comes first"
+    for table in "\n".join(lines).split("┡")[1:]:
+        statuses = re.findall(r"^│ (\w+)", table, re.MULTILINE)
+        assert statuses == sorted(statuses, key=["fail", "unproven", "pass"].index), "what is red comes first"
     for words in said:
         assert any(words in row for row in red), f"{words!r} is not in {red}"
     verdict = " ".join(" ".join(lines).split("GATE: ")[1].split())
