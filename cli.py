@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import edgesmith
 from edgesmith.compressor.commands import (
     audit_command,
+    bench_command,
     bundle_command,
     gate_command,
     lint_command,
@@ -19,8 +20,8 @@ from edgesmith.compressor.commands import (
     sensitivity_command,
     verify_command,
 )
-from edgesmith.compressor.commands.argument_types import positive, shape, shapes, sizes
-from edgesmith.core.errors import EdgesmithError, ExitCode, UsageError
+from edgesmith.compressor.commands.argument_types import positive, shapes, sizes
+from edgesmith.core.errors import EdgesmithError, ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     quantize_command.add(commands)
     gate_command.add(commands)
     audit_command.add(commands)
-    _add_bench(commands)
+    bench_command.add(commands)
     bundle_command.add(commands)
     _add_build(commands)
     _add_inspect(commands)
@@ -130,55 +131,6 @@ def _add_compress(commands: Any) -> None:
         "--dry-run", action="store_true", help="check everything, print the plan with a time estimate, do nothing"
     )
     parser.set_defaults(command=_compress)
-
-
-def _add_bench(commands: Any) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="latency, memory and size side by side",
-        description="Compare a finished run (its original in torch, compiled and as ONNX, and its files), or ONNX "
-        "files, with the first: timed in fresh processes and interleaved blocks, with an interval.",
-    )
-    parser.add_argument(
-        "paths",
-        type=Path,
-        nargs="+",
-        metavar="RUN_DIR | FILE.onnx",
-        help="the directory of a finished run; or ONNX files, the baseline and one or more others",
-    )
-    parser.add_argument(
-        "--batch", type=sizes, metavar="N,N", help="batch sizes (default: those of the run's recipe; files: 1,32)"
-    )
-    parser.add_argument(
-        "--threads", type=positive, metavar="N", help="threads of every session (default: 1; with --on as in the run)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, metavar="S", help="time per batch size (default: 10; with --on as in the run)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of inputs and orders (default: 0)")
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        type=shape,
-        metavar="NAME=1,48",
-        help="shape of an input with dynamic axes; repeatable",
-    )
-    parser.add_argument(
-        "--on",
-        action="append",
-        default=[],
-        metavar="ssh://USER@HOST",
-        help="measure a run on this device instead: its bundle is copied there, run and removed; repeatable",
-    )
-    parser.add_argument("--samples", type=positive, default=256, metavar="N", help="test samples that go to a device")
-    parser.add_argument("--keep", action="store_true", help="leave the bundle's folder on the device")
-    parser.add_argument(
-        "--device-python", default="python3", metavar="FILE", help="the device's interpreter (default: python3)"
-    )
-    parser.add_argument("--ssh-config", type=Path, metavar="FILE", help="for ssh, in place of your own (its -F)")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.set_defaults(command=_bench)
 
 
 def _add_build(commands: Any) -> None:
@@ -316,48 +268,6 @@ def _print_plan(job: Any, planned: Sequence[Any], as_json: bool) -> None:
         print(f"  {number}. {step.id:<{width}}  about {_duration(step.seconds)}")
     whole = _duration(sum(step.seconds for step in planned))
     print(f"in all about {whole}, less what an earlier run has finished; nothing was done")
-
-
-def _bench(options: argparse.Namespace) -> int:
-    from edgesmith.benches import side_by_side
-    from edgesmith.benches.side_by_side_table import print_side_by_side
-    from edgesmith.compressor.progress import Progress
-
-    progress = Progress(None if options.json else _console(stderr=True))
-    if options.on:
-        from edgesmith.compressor.device import remote_bench
-
-        return remote_bench.run(options, progress)
-    contenders, feeds = _contenders(options)
-    with progress.bar("measuring, in fresh processes", side_by_side.steps(contenders)) as advance:
-        result = side_by_side.measure(
-            contenders,
-            feeds,
-            options.threads or 1,
-            seconds=10.0 if options.seconds is None else options.seconds,
-            seed=options.seed,
-            progress=lambda done, total: advance(done, f"{done} of {total}"),
-        )
-    if options.json:
-        import dataclasses
-        import json
-
-        print(json.dumps(dataclasses.asdict(result), allow_nan=False))
-    else:
-        print_side_by_side(result, _console())
-    return ExitCode.PASS
-
-
-def _contenders(options: argparse.Namespace) -> tuple[Any, Any]:
-    if any(path.is_dir() for path in options.paths):
-        if len(options.paths) > 1 or options.shape:
-            raise UsageError("bench takes one run directory alone, without --shape, or two or more ONNX files")
-        from edgesmith.compressor import run_contenders
-
-        return run_contenders.contenders(options.paths[0], options.batch)
-    from edgesmith.benches import compare_files
-
-    return compare_files.contenders(options.paths, options.batch or (1, 32), options.seed, dict(options.shape))
 
 
 def _build(options: argparse.Namespace) -> int:

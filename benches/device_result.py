@@ -43,6 +43,9 @@ class Times:
     p99: float
     low: float
     high: float
+    p999: float | None = None  # None: too few calls for it, or a bundle of a version that did not say
+    calls: int = 0
+    quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ class BatchTimes:
     original: Times
     final: Times
     speedup: PairedSpeed
+    clocks: str = ""  # of a GPU: "watched", or why not; empty: there was none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

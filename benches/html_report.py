@@ -15,6 +15,7 @@ from .pages import page
 from .report import Percentiles, Report, from_json
 
 PAGE = "report.html"  # in the run directory
+_DRAWN = ("p50", "p90", "p99", "p99.9")
 _QUANTILE = re.compile(r"p(\d\d)_?(\d*)")  # fields of `Percentiles`: p50, p99, p99_9
 
 
@@ -89,6 +90,7 @@ def render_html(report: Report, audit: Audit | None = None, devices: Devices | N
         report=report,
         sentence=words.verdict_sentence(report),
         comparison=words.comparison_rows(report),
+        energy=words.energy_sentence(report),
         latency=[distribution(report, index) for index in range(len(report.latency))],
         tried=tried,
         tried_chart=pareto.chart(tried, report) if tried else None,
@@ -135,7 +137,7 @@ def distribution(report: Report, index: int) -> Distribution:
     """Every quantile that the report holds of both sides, on one scale."""
     entry = report.latency[index]
     original, final = _quantiles(entry.original), _quantiles(entry.final)
-    longest = max(*original.values(), *final.values())
+    longest = max(side[name] for side in (original, final) for name in _DRAWN if name in side)
     return Distribution(
         batch=entry.batch,
         change=words.speed_change(entry.speedup),
@@ -150,8 +152,10 @@ def distribution(report: Report, index: int) -> Distribution:
 
 
 def _quantiles(side: Percentiles) -> dict[str, float]:
-    """`p50` ... -> milliseconds, rising; those that were measured."""
-    found = {}
+    """`p50` ... -> milliseconds, rising: the distribution of single calls, or the percentiles where there is none."""
+    found = {_share_name(share): milliseconds for share, milliseconds in side.quantiles}
+    if found:
+        return found
     for field in dataclasses.fields(side):
         match, value = _QUANTILE.fullmatch(field.name), getattr(side, field.name)
         if match and value is not None:
@@ -159,11 +163,17 @@ def _quantiles(side: Percentiles) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: float(item[0][1:])))
 
 
+def _share_name(share: float) -> str:
+    """Of the calls: `p99.9`, and words for both ends."""
+    return {0.0: "fastest", 1.0: "slowest"}.get(share, f"p{100 * share:.10g}")
+
+
 def _pieces(quantiles: Mapping[str, float], longest: float) -> tuple[Bar, ...]:
-    ends = [100 * value / longest for value in quantiles.values()]
-    starts = [0.0, *ends]
+    """From the median on, which the first piece ends at."""
+    drawn = {name: 100 * value / longest for name, value in quantiles.items() if name in _DRAWN}
+    starts = [0.0, *drawn.values()]
     return tuple(
-        Bar(name, start, max(0.0, end - start)) for name, start, end in zip(quantiles, starts, ends, strict=False)
+        Bar(name, start, max(0.0, end - start)) for (name, end), start in zip(drawn.items(), starts, strict=False)
     )
 
 

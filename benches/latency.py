@@ -14,16 +14,20 @@ from typing import Any, Callable
 
 import numpy as np
 
-from ..core.errors import DataError, UsageError
+from ..core.errors import DataError, MeasurementError, UsageError
 from ..core.files import storage_errors
 from ..core.task import Split
 from ..core.values import Arrays, Artifact, Interval
 from . import child, intervals
 from .contender import Contender, kinds_of, path_of
+from .nvml import named
 
 Progress = Callable[[int, int], None]  # (restarts done, restarts in all)
 # For a choice or a figure that guides: nothing is claimed, so that fewer restarts do, and most of the time is theirs.
 GUIDE: Mapping[str, Any] = {"restarts": 3, "confidence": 0.8}
+# Shares of the calls that draw their distribution: both ends, and the tail more closely.
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+_TAIL = 0.999  # the share that takes many calls
 _ROTATE = 4  # inputs that take turns, so that no run finds its own input in the cache
 
 
@@ -36,6 +40,9 @@ class Latency:
     p99: float
     low: float
     high: float
+    p999: float | None = None  # None: too few calls for it, see `intervals.enough_calls`
+    calls: int = 0  # single calls that all of this is of
+    quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,7 @@ class PairedLatency:
     restarts: int
     latency: tuple[Latency, ...]  # one per file; the first is the baseline
     speedup: tuple[Interval, ...]  # baseline time / file time, one per file after the first
+    clocks: str = ""  # of a GPU: "watched", or why not; empty: there was none
     noise_floor: float  # relative: the largest "speed-up" that the baseline showed against its own twin, 0.012 is 1.2 %
 
 
@@ -87,22 +95,63 @@ def compare(
         DataError: feeds with different inputs.
         MeasurementError: a target that cannot be timed here, a process that crashed or took too long.
     """
+    runs = restarted(
+        "timing_loop",
+        files,
+        feeds,
+        threads,
+        restarts=restarts,
+        seconds=seconds,
+        seed=seed,
+        confidence=confidence,
+        timeout=timeout,
+        progress=progress,
+    )
+    return [_summary(batch, threads, len(files), runs, confidence) for batch in feeds]
+
+
+def restarted(
+    program: str,
+    files: Sequence[Artifact | Path | Contender],
+    feeds: Mapping[int, Arrays | Sequence[Arrays]],
+    threads: int,
+    *,
+    restarts: int,
+    seconds: float,
+    seed: int,
+    confidence: float,
+    timeout: float,
+    progress: Progress | None,
+    **more: Any,
+) -> list[dict[str, np.ndarray]]:
+    """What a measuring program found in each of its restarts; arguments and errors are those of `compare`.
+
+    Args:
+        program: module in this folder that takes the job of `timing_loop.run_job`.
+        more: for its job.
+    """
     kinds = _check(files, restarts, confidence)
     paths = [str(path_of(file)) for file in files]
     rng = np.random.default_rng(seed)
     runs: list[dict[str, np.ndarray]] = []
     with tempfile.TemporaryDirectory(prefix="edgesmith-latency-") as name:
         folder = Path(name)
-        job = {"files": paths, "targets": kinds, "threads": threads, "seconds": seconds / restarts}
+        job = {"files": paths, "targets": kinds, "threads": threads, "seconds": seconds / restarts, **more}
         with storage_errors(folder):
             job.update(_write_feeds(feeds, folder), result=str(folder / "result.npz"))
-        for done in range(restarts):
-            child.run("timing_loop", {**job, "seed": int(rng.integers(2**31))}, folder, threads, timeout)
+        voided = 0
+        while len(runs) < restarts:
+            child.run(program, {**job, "seed": int(rng.integers(2**31))}, folder, threads, timeout)
             with np.load(folder / "result.npz", allow_pickle=False) as arrays:
-                runs.append(dict(arrays))
+                run = dict(arrays)
+            if run["slowdowns"]:
+                voided += 1
+                _check_void(int(run["slowdowns"]), voided, len(runs), restarts)
+                continue
+            runs.append(run)
             if progress is not None:
-                progress(done + 1, restarts)
-    return [_summary(batch, threads, len(files), runs, confidence) for batch in feeds]
+                progress(len(runs), restarts)
+    return runs
 
 
 def rotating_feeds(split: Split, batch_sizes: Sequence[int], rotate: int = _ROTATE) -> dict[int, list[Arrays]]:
@@ -125,6 +174,15 @@ def _check(files: Sequence[Artifact | Path | Contender], restarts: int, confiden
             f"restarts: {restarts} cannot give an interval at {confidence:.0%} confidence; use at least {fewest}"
         )
     return kinds_of(files)
+
+
+def _check_void(slowdowns: int, voided: int, good: int, restarts: int) -> None:
+    """A run while the GPU was slowed down is void and done again; as many void ones as were wanted are enough."""
+    if voided >= restarts:
+        raise MeasurementError(
+            f"the GPU was slowed down ({named(slowdowns)}) in {voided} of {voided + good} runs, which says nothing of "
+            "the models; cool it, or lock clocks that it can keep: nvidia-smi --lock-gpu-clocks=MIN,MAX"
+        )
 
 
 def _write_feeds(feeds: Mapping[int, Arrays | Sequence[Arrays]], folder: Path) -> dict[str, object]:
@@ -159,6 +217,7 @@ def _summary(
         latency=tuple(_latency(runs, f"latency.{batch}.{index}", confidence) for index in range(files)),
         speedup=tuple(_speedup(logs, floor, confidence) for logs in medians),
         noise_floor=math.expm1(floor),
+        clocks=str(runs[0]["clocks"]),
     )
 
 
@@ -168,14 +227,21 @@ def _speedup(logs: np.ndarray, floor: float, confidence: float) -> Interval:
 
 
 def _latency(runs: Sequence[Mapping[str, np.ndarray]], key: str, confidence: float) -> Latency:
-    p50, p90, p99 = np.percentile(np.concatenate([run[key] for run in runs]), [50, 90, 99])
+    calls = np.concatenate([run[key] for run in runs])
+    enough = len(calls) >= intervals.enough_calls(_TAIL, confidence)
+    shares = [share for share in SHARES if share != _TAIL or enough]
+    at = dict(zip(shares, np.quantile(calls, shares).tolist()))
+    p50 = at[0.5]
     bounds = intervals.median_over_restarts(_medians(runs, key), confidence)
     return Latency(
-        p50=float(p50),
-        p90=float(p90),
-        p99=float(p99),
-        low=min(bounds.low, float(p50)),
-        high=max(bounds.high, float(p50)),
+        p50=p50,
+        p90=at[0.9],
+        p99=at[0.99],
+        low=min(bounds.low, p50),
+        high=max(bounds.high, p50),
+        p999=at.get(_TAIL),
+        calls=len(calls),
+        quantiles=tuple(at.items()),
     )
 
 

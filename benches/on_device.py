@@ -246,8 +246,9 @@ class _Run:
             {
                 "batch": one.batch,
                 "threads": one.threads,
-                "original": _percentiles(one.latency[0]),
-                "final": _percentiles(one.latency[1]),
+                "original": vars(one.latency[0]),
+                "final": vars(one.latency[1]),
+                "clocks": one.clocks,
                 "speedup": {**vars(one.speedup[0]), "noise_floor": one.noise_floor},
             }
             for one in paired
@@ -315,7 +316,3 @@ def _runtimes(names: Sequence[str] = _RUNTIMES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _percentiles(one: latency.Latency) -> dict[str, float]:
-    return {"p50": one.p50, "p90": one.p90, "p99": one.p99, "low": one.low, "high": one.high}

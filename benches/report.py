@@ -15,6 +15,7 @@ from ..core.limits import LimitResult, Status
 from ..core.values import Interval
 from .environment import Description
 from .flips import CalibrationError, Flips
+from .fresh_process import Start
 from .groups import GroupLoss
 from .int8_report import Decision, Trial
 from .judge import worst_batch
@@ -41,6 +42,9 @@ class Percentiles:
     p50: float
     p90: float
     p99: float
+    p999: float | None = None  # None: too few calls for it
+    calls: int = 0
+    quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,9 @@ class Side:
     file_bytes: int
     macs: int | None
     parameters: int | None
+    held_memory_bytes: int | None = None
+    start: Start | None = None  # in fresh processes, at the first batch size
+    joules: Interval | None = None  # of one sample, at the first batch size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +83,7 @@ class BatchLatency:
     original: Percentiles
     final: Percentiles
     speedup: SpeedUp
+    clocks: str = ""  # of a GPU: "watched", or "not watched" and why; empty: there was none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,13 +149,15 @@ class Report:
     against: str = "original"  # or the id of the stage that the final model is judged against
     test_digest: str = ""  # of the test split, as far as it is held in memory; empty: by a version that kept none
     calibration_digest: str = ""  # of the split that the task calibrates with, likewise; empty: nothing is quantized
+    energy_saving: Interval | None = None  # joules of the original / of the final model, paired; None: not measured
+    energy_reason: str = ""  # why not
     predictions: str = "predictions.npz"  # of both sides, beside this report
     schema: Literal["edgesmith.report/1"] = SCHEMA
 
 
 def percentiles(latency: Latency) -> Percentiles:
-    """The three that a report shows."""
-    return Percentiles(p50=latency.p50, p90=latency.p90, p99=latency.p99)
+    """What a report keeps of it."""
+    return Percentiles(**{field.name: getattr(latency, field.name) for field in dataclasses.fields(Percentiles)})
 
 
 def batch_latency(paired: PairedLatency, contender: int = 0) -> BatchLatency:
@@ -165,6 +175,7 @@ def batch_latency(paired: PairedLatency, contender: int = 0) -> BatchLatency:
             high=speedup.high,
             noise_floor=paired.noise_floor,
         ),
+        clocks=paired.clocks,
     )
 
 

@@ -21,7 +21,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(f"Most of the loss of {report.main_metric} came from: {report.guilty_stage}"))
     console.print()
     console.print(_limits(report))
-    for line in (_worst_groups(report), words.flips_sentence(report), words.calibration_sentence(report)):
+    sentences = (words.flips_sentence, words.calibration_sentence, words.energy_sentence, words.clocks_sentence)
+    for line in (_worst_groups(report), *(sentence(report) for sentence in sentences)):
         if line:
             console.print(Text(line))
     for artifact in report.artifacts:

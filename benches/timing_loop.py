@@ -23,6 +23,8 @@ from typing import Any, Callable
 
 import numpy as np
 
+from .nvml import Watch
+
 BLOCK_MS = 3.0
 MIN_ROUNDS = 5  # a slow model gets at least this many quads, however short the time it was given
 _WARM_UP_MS = 30.0
@@ -86,29 +88,36 @@ def run_job(job: dict[str, Any]) -> dict[str, np.ndarray]:
 
     Returns:
         `latency.BATCH.FILE`: milliseconds of single runs `(runs,)`; `quads.BATCH.FILE`: log of baseline time over
-        that file's time `(quads,)`, for files 1, 2, ... and last for the baseline's own twin.
+        that file's time `(quads,)`, for files 1, 2, ... and last for the baseline's own twin; and `Watch.results`.
     """
     rng = np.random.default_rng(job["seed"])
-    paths, kinds = [*job["files"], job["files"][0]], [*job["targets"], job["targets"][0]]
-    sessions: list[Any] = [None] * len(paths)
-    for index in rng.permutation(len(paths)):  # whoever loads first gets other memory
-        sessions[index] = opener(kinds[index])(paths[index], job["threads"])
+    sessions, watch = open_all(job, rng), Watch(job["targets"])
     results: dict[str, np.ndarray] = {}
     with np.load(job["feeds"], allow_pickle=False) as arrays:
         for position in rng.permutation(len(job["batches"])):
             entry = job["batches"][position]
-            feeds = _feeds(arrays, entry, job["inputs"])
+            feeds = feeds_of(arrays, entry, job["inputs"])
             runners = [[session.bind(feed) for feed in feeds] for session in sessions]
-            singles, quads = _measure(runners, job["seconds"], rng, job["parent"])
-            for index in range(len(paths)):
+            singles, quads = _measure(runners, job["seconds"], rng, job["parent"], watch.look)
+            for index in range(len(sessions)):
                 results[f"latency.{entry['batch']}.{index}"] = np.array(singles[index]) / 1e6
                 results[f"quads.{entry['batch']}.{index}"] = np.array(quads[index])
     for session in sessions:
         session.close()
-    return results
+    return {**results, **watch.results()}
 
 
-def _feeds(arrays: Any, entry: dict[str, int], names: Sequence[str]) -> list[dict[str, np.ndarray]]:
+def open_all(job: dict[str, Any], rng: np.random.Generator) -> list[Any]:
+    """A session of every file of the job, and last the baseline's twin."""
+    paths, kinds = [*job["files"], job["files"][0]], [*job["targets"], job["targets"][0]]
+    sessions: list[Any] = [None] * len(paths)
+    for index in rng.permutation(len(paths)):  # whoever loads first gets other memory
+        sessions[index] = opener(kinds[index])(paths[index], job["threads"])
+    return sessions
+
+
+def feeds_of(arrays: Any, entry: dict[str, int], names: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """The feeds of one batch size, `entry`, from the stored arrays."""
     return [
         {name: arrays[f"{entry['batch']}.{feed}.{index}"] for index, name in enumerate(names)}
         for feed in range(entry["feeds"])
@@ -116,7 +125,11 @@ def _feeds(arrays: Any, entry: dict[str, int], names: Sequence[str]) -> list[dic
 
 
 def _measure(
-    runners: list[list[Runner]], seconds: float, rng: np.random.Generator, parent: int
+    runners: list[list[Runner]],
+    seconds: float,
+    rng: np.random.Generator,
+    parent: int,
+    look: Callable[[], None] = lambda: None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Single runs in nanoseconds and log-ratios per quad, a list for each session."""
     counts = [_runs_per_block(run) for run in runners]
@@ -124,7 +137,8 @@ def _measure(
     quads: list[list[float]] = [[] for _ in runners]
     deadline, rounds = time.perf_counter() + seconds, 0
     while rounds < MIN_ROUNDS or time.perf_counter() < deadline:
-        _stop_with(parent)
+        stop_with(parent)
+        look()
         for contender in rng.permutation(np.arange(1, len(runners))).tolist():
             totals = {0: 0.0, contender: 0.0}
             for index in (0, contender, contender, 0) if rng.integers(2) else (contender, 0, 0, contender):
@@ -133,6 +147,7 @@ def _measure(
                 singles[index] += times
             quads[contender].append(math.log(totals[0] / totals[contender]))
         rounds += 1
+    look()
     return singles, quads
 
 
@@ -157,7 +172,7 @@ def _runs_per_block(runners: list[Runner]) -> int:
     return max(1, round(BLOCK_MS * 1e6 / float(np.median(times))))
 
 
-def _stop_with(parent: int) -> None:
+def stop_with(parent: int) -> None:
     """A killed parent takes its measurement with it: it would only disturb the next one."""
     if os.getppid() != parent:
         raise SystemExit("the process that asked for this measurement is gone")

@@ -1,11 +1,12 @@
 """Numbers as people read them: the same words stand in the terminal and in the HTML report."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..calibration.ranges import TensorRange
 from ..core.ledger import LedgerEntry
 from ..core.limits import LimitResult
+from ..core.values import Interval
 from .closeness import ENDS_DB
 from .int8_report import Decision
 from .report import ArtifactResult, EngineResult, MetricValue, Report, SpeedUp
@@ -47,6 +48,33 @@ def significant(value: float, digits: int = 3) -> str:
 
 def milliseconds(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{significant(value)} ms"
+
+
+def joules(value: float) -> str:
+    """Energy of a sample.
+
+    >>> joules(0.0123), joules(4.5e-7)
+    ('12.3 mJ', '0.450 uJ')
+    """
+    for unit, factor in (("J", 1.0), ("mJ", 1e-3)):
+        if value >= factor:
+            return f"{significant(value / factor)} {unit}"
+    return f"{significant(value / 1e-6)} uJ"
+
+
+def saving(found: Interval) -> str:
+    """`2.10x less (2.00 to 2.20)`; says so where the interval holds both directions."""
+    low, high = found.low, found.high
+    if low <= 1 <= high:
+        return f"no difference that could be measured ({low:.2f}x to {high:.2f}x)"
+    if found.value >= 1:
+        return f"{_times(found.value)} less ({_factor(low)} to {_factor(high)})"
+    return f"{_times(1 / found.value)} more ({_factor(1 / high)} to {_factor(1 / low)})"
+
+
+def tail(value: float | None, calls: int) -> str:
+    """A percentile that needs many calls, or how few there were."""
+    return f"{NOT_MEASURED}: {calls:,} calls" if value is None else milliseconds(value)
 
 
 def microseconds(value_ms: float | None) -> str:
@@ -95,6 +123,14 @@ def size(count: float | None) -> str:
     ('950 B', '1.09 MB')
     """
     return NOT_MEASURED if count is None else f"{_scaled(count, ('B', 'kB', 'MB', 'GB', 'TB'))}"
+
+
+def spread(found: Interval, text: Callable[[float], str]) -> str:
+    """`12.0 ms (11.5 to 14.0)`: the unit once where it is the same."""
+    texts = [text(each) for each in (found.value, found.low, found.high)]
+    if len({each.rpartition(" ")[2] for each in texts}) == 1:
+        texts[1:] = [each.rpartition(" ")[0] for each in texts[1:]]
+    return f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
 def amount(count: int | None) -> str:
@@ -185,8 +221,10 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
     if not report.latency:
         reason = report.unmeasured_reason
         rows.append(("latency", *(2 * (NOT_MEASURED,)), f"not measured: {reason}" if reason else "not measured"))
+    rows += _start_rows(report) + _energy_rows(report)
     for name, field, unit, (less, more) in (
         ("peak memory", "peak_memory_bytes", size, ("less", "more")),
+        ("memory held", "held_memory_bytes", size, ("less", "more")),
         ("file size", "file_bytes", size, ("smaller", "larger")),
         ("multiply-adds (MACs)", "macs", amount, ("fewer", "more")),
         ("parameters", "parameters", amount, ("fewer", "more")),
@@ -194,6 +232,44 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
         before, after = getattr(first, field), getattr(last, field)
         rows.append((name, unit(before), unit(after), ratio_change(before, after, less, more)))
     return rows
+
+
+def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """Opening the file and the first call, in fresh processes; nothing where none was measured."""
+    before, after = report.original.start, report.final.start
+    if before is None or after is None:
+        return []
+    return [
+        (title, milliseconds(first.value), milliseconds(last.value), _start_change(first, last))
+        for title, first, last in (
+            ("open the file", before.open_ms, after.open_ms),
+            ("first call", before.first_ms, after.first_ms),
+        )
+    ]
+
+
+def _energy_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    before, after, less = report.original.joules, report.final.joules, report.energy_saving
+    if before is None or after is None or less is None:
+        return []
+    return [("energy per sample", joules(before.value), joules(after.value), saving(less))]
+
+
+def energy_sentence(report: Report) -> str:
+    """Why energy was not measured; empty where it was."""
+    return f"energy: {NOT_MEASURED}: {report.energy_reason}" if report.energy_reason else ""
+
+
+def clocks_sentence(report: Report) -> str:
+    """Whether a GPU's clocks were watched; empty where there was no GPU."""
+    return next((f"GPU clocks: {each.clocks}" for each in report.latency if each.clocks), "")
+
+
+def _start_change(first: Interval, last: Interval) -> str:
+    """No factor where the two spreads overlap: a few processes cannot tell them apart."""
+    if first.low <= last.high and last.low <= first.high:
+        return "no difference that could be measured"
+    return ratio_change(first.value, last.value, "faster", "slower")
 
 
 def promise(report: Report, result: LimitResult) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from ..benches import accuracy, groups, intervals, latency, memory, metrics
+from ..benches import accuracy, energy, fresh_process, groups, intervals, latency, metrics, throughput
 from ..benches.accuracy import labels_of, predict
 from ..benches.disparity import Kind, disparities
 from ..benches.finished import under
 from ..benches.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
+from ..benches.fresh_process import FreshProcess
 from ..benches.groups import GroupLoss
 from ..benches.judge import Evidence, SideEvidence
 from ..benches.latency import PairedLatency
@@ -40,11 +41,13 @@ _LEDGER: Mapping[str, Any] = {"seconds": 1.0, "restarts": 2, "confidence": 0.75}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Time and memory of original and final; None where the target's runtime is not here."""
+    """Time and memory of original and final; nothing where the target's runtime is not here."""
 
     latency: tuple[PairedLatency, ...] = ()
-    memory_original: Interval | None = None
-    memory_final: Interval | None = None
+    fresh: tuple[FreshProcess, ...] = ()  # original, final
+    joules: tuple[Interval, ...] = ()  # of one sample; original, final
+    energy_saving: Interval | None = None  # original / final, paired
+    energy_reason: str = ""  # why there are none
 
 
 def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Measure, threads: int) -> dict[str, Any]:
@@ -123,14 +126,34 @@ def measure_costs(
     original: Artifact, final: Artifact, task: Task, recipe: Recipe, threads: int, progress: Progress
 ) -> Costs:
     """Time and memory of both, where the target's runtime is here; the time for a first look (`intervals.looks`)."""
-    if TARGETS[final.target].unmeasurable() is not None:
-        return Costs()
+    reason = TARGETS[final.target].unmeasurable()
+    if reason is not None:
+        return Costs(energy_reason=reason)
     feed = latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1], 1)[recipe.measure.batch_sizes[0]][0]
     return Costs(
         latency=_timed([original, final], task, recipe, 0, threads, progress),
-        memory_original=memory.peak_memory_interval(original, feed, threads),
-        memory_final=memory.peak_memory_interval(final, feed, threads),
+        fresh=tuple(map(fresh_process.succeeded, fresh_process.measure([original, final], feed, threads))),
+        **_energy([original, final], task, recipe, threads),
     )
+
+
+def _energy(pair: Sequence[Artifact], task: Task, recipe: Recipe, threads: int) -> dict[str, Any]:
+    """Fields of `Costs`: what a sample takes of both at the first batch size, where a counter is here."""
+    reason = energy.why_not([each.target for each in pair])
+    if reason:
+        return {"energy_reason": reason}
+    restarts, confidence = _looks(recipe)[0]
+    (found,) = throughput.compare(
+        pair,
+        latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1]),
+        (1,),
+        threads,
+        restarts=restarts,
+        seconds=restarts * recipe.measure.seconds,
+        confidence=confidence,
+    )
+    saving = found.savings[0] if found.savings else None
+    return {"joules": found.joules, "energy_saving": saving, "energy_reason": found.energy_reason}
 
 
 def look_again(
@@ -192,6 +215,8 @@ class Outcome:
     test_samples: int
     flips: Flips | None
     calibration_error: CalibrationError | None
+    energy_saving: Interval | None
+    energy_reason: str
 
 
 def outcome(
@@ -219,14 +244,14 @@ def outcome(
     masks = _group_masks(main, labels, under("slices/", arrays), task, limits)
     drop = accuracy.paired_drop(main, *pair, limits.confidence)
     sides = {
-        "original": _side(original, scored["original"], costs, 0, costs.memory_original, limits.confidence),
-        "final": _side(final, scored["final"], costs, 1, costs.memory_final, limits.confidence),
+        "original": _side(original, scored["original"], costs, 0, limits.confidence),
+        "final": _side(final, scored["final"], costs, 1, limits.confidence),
     }
     value = metrics.interval(main, scores["final"], limits.confidence)
     first = costs.latency[0].latency[1] if costs.latency else None
     evidence = Evidence(
-        original=_side_evidence(sides["original"], costs.memory_original),
-        final=_side_evidence(sides["final"], costs.memory_final),
+        original=_side_evidence(sides["original"], costs, 0),
+        final=_side_evidence(sides["final"], costs, 1),
         drop=None if reason else drop,
         metric=None if reason else value,
         samples=len(labels),
@@ -254,6 +279,8 @@ def outcome(
         test_samples=len(labels),
         flips=flips(scores["original"], scores["final"], main.higher_is_better) if main.kind == "proportion" else None,
         calibration_error=_calibration_error(outputs, labels, main),
+        energy_saving=costs.energy_saving,
+        energy_reason=costs.energy_reason,
     )
 
 
@@ -280,7 +307,6 @@ def _side(
     scored: Sequence[tuple[Metric, np.ndarray]],
     costs: Costs,
     index: int,
-    peak: Interval | None,
     confidence: float,
 ) -> Side:
     values = {}
@@ -294,17 +320,22 @@ def _side(
             kind=metric.kind,
         )
     paired = batch_latency(costs.latency[0]) if costs.latency else None
+    fresh = costs.fresh[index] if costs.fresh else None
     macs, parameters = graph_stats.macs_and_parameters(onnx_file.load(artifact.path))
     return Side(
         metrics=values,
         accuracy=values[scored[0][0].name].value,
         latency_ms=None if paired is None else (paired.original, paired.final)[index],
-        peak_memory_bytes=None if peak is None else round(peak.value),
+        peak_memory_bytes=None if fresh is None else round(fresh.peak_memory.value),
+        held_memory_bytes=None if fresh is None else round(fresh.held_memory.value),
+        start=None if fresh is None else fresh.start,
+        joules=costs.joules[index] if costs.joules else None,
         file_bytes=artifact.file_bytes,
         macs=macs,
         parameters=parameters,
     )
 
 
-def _side_evidence(side: Side, peak: Interval | None) -> SideEvidence:
+def _side_evidence(side: Side, costs: Costs, index: int) -> SideEvidence:
+    peak = costs.fresh[index].peak_memory if costs.fresh else None
     return SideEvidence(file_bytes=side.file_bytes, macs=side.macs, parameters=side.parameters, peak_memory=peak)

@@ -11,14 +11,11 @@ from accelerate.utils import set_seed
 
 from ..benches import environment, html_report
 from ..benches.audit import Audit
-from ..benches.groups import GroupLoss
-from ..benches.judge import judge
 from ..benches.report import ArtifactResult, Report, to_json, worst_speedup
 from ..core import digest
 from ..core.errors import ContractError
 from ..core.files import as_file_name, storage_errors, write_atomic
 from ..core.ledger import Ledger, LedgerEntry
-from ..core.limits import Verdict
 from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters import onnx_file
@@ -26,14 +23,15 @@ from ..exporters.targets import TARGETS
 from . import artifacts, engines, measuring, task_file, values
 from .artifacts import Written
 from .audit_run import after_run
-from .auditing import Pair, corruption_losses
+from .auditing import Pair
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
 from .evaluation import old_metric, task_metrics
 from .int8.quantize import Quantize
 from .job import Job, prepare
+from .judging import judged
 from .lock import LOCK, lock_of, lock_text
-from .measuring import Costs, Outcome
+from .measuring import Outcome
 from .model_checks import check_loaded
 from .model_graph import graph_of
 from .progress import Progress
@@ -304,7 +302,7 @@ class _Run:
         written = {target: self._write(f"artifacts/{target}", last, target) for target in recipe.targets}
         final = written[self._target].artifact
         self._progress.say(f"measuring {recipe.against} and final on the test split")
-        found, verdict = self._outcome(original, final)
+        found, verdict = judged(self._pair(original, final), recipe, self._job.out, self._once, self._progress)
         self._found = found
         main = task_metrics(self._task)[0]
         tested = ledger.tested(recipe.against, found.drop, main.higher_is_better)
@@ -335,59 +333,25 @@ class _Run:
             groups=found.evidence.groups,
             flips=found.flips,
             calibration_error=found.calibration_error,
+            energy_saving=found.energy_saving,
+            energy_reason=found.energy_reason,
             test_digest=task_file.split_identity(self._task.test),
             calibration_digest=task_file.calibration_identity(self._task) if self._quantizes() else "",
         )
 
-    def _quantizes(self) -> bool:
-        return any(stage.quantizes for stage in self._recipe.stages)
-
-    def _outcome(self, original: Artifact, final: Artifact) -> tuple[Outcome, Verdict]:
-        """Predictions, time and memory of both, judged; where the time decides nothing, it is measured for longer."""
-        job, recipe, task = self._job, self._recipe, self._task
-        threads, progress, main = job.machine.threads, self._progress, task_metrics(task)[0]
-        pair = {"original": original.digest, "final": final.digest, "task": job.identity, "machine": self._machine_key}
-        how = pair | {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence}
-
-        def predict(folder: Path, work: Path) -> dict[str, Any]:
-            measuring.keep_predictions(original, final, task, threads, folder)
-            return {}
-
-        def once(place: str, measure: Callable[[], Costs]) -> Costs:
-            done = self._once(place, how, lambda folder, work: measuring.costs_to_json(measure()))
-            return measuring.costs_from_json(done.facts)
-
-        def judged(costs: Costs) -> tuple[Outcome, Verdict]:
-            kept = job.out / measuring.PREDICTIONS
-            found = measuring.outcome(original, final, costs, task, recipe.limits, kept, corruptions)
-            return found, judge(recipe.limits, found.evidence, main.higher_is_better)
-
-        done = self._once("measurements/predictions", pair, predict)
-        shutil.copyfile(done.path / measuring.PREDICTIONS, job.out / measuring.PREDICTIONS)
-        corruptions = self._corruptions(original, final)
-        first = (original, final, task, recipe, threads, progress)
-        costs = once("measurements/costs", lambda: measuring.measure_costs(*first))
-        found, verdict = judged(costs)
-        if measuring.wants_another_look(verdict, recipe):
-            progress.say("  the time decides no limit yet: measuring for longer")
-            found, verdict = judged(once("measurements/costs-longer", lambda: measuring.look_again(costs, *first)))
-        return found, verdict
-
-    def _corruptions(self, original: Artifact, final: Artifact) -> tuple[GroupLoss, ...]:
-        """What was lost under each corruption; measured where a limit asks for it and the target is here."""
-        job, limits = self._job, self._recipe.limits
-        if limits.corruption_drop is None or TARGETS[final.target].unmeasurable() is not None:
-            return ()
-        pair = Pair(
+    def _pair(self, original: Artifact, final: Artifact) -> Pair:
+        job = self._job
+        return Pair(
             original=original,
             final=final,
-            task=self._task,
+            task=job.task,
             identity=job.identity,
             threads=job.machine.threads,
             machine=self._machine_key,
         )
-        self._progress.say("measuring both on corrupted test data")
-        return corruption_losses(pair, self._once, limits.confidence, self._progress)
+
+    def _quantizes(self) -> bool:
+        return any(stage.quantizes for stage in self._recipe.stages)
 
     def _artifact_result(self, written: Written) -> ArtifactResult:
         artifact, reason = written.artifact, written.reason

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..benches import artifact_check, intervals, last_release, latency, memory
+from ..benches import artifact_check, fresh_process, intervals, last_release, latency
 from ..benches.finished import Finished
 from ..benches.last_release import TIMED, Change
 from ..benches.latency import PairedLatency
@@ -117,7 +117,8 @@ def _settled(change: Change, margin: float) -> bool:
 def _memory(theirs: Artifact, ours: Artifact, opened: Opened) -> Change:
     batch = opened.recipe.measure.batch_sizes[0]
     feed = latency.rotating_feeds(opened.pair.task.test, (batch,), 1)[batch][0]
-    before, now = (memory.peak_memory_interval(each, feed, opened.pair.threads) for each in (theirs, ours))
+    found = fresh_process.measure([theirs, ours], feed, opened.pair.threads)
+    before, now = (fresh_process.succeeded(each).peak_memory for each in found)
     if before.low <= 0:
         return None, "not compared: the last release's file adds too little memory to be told from none"
     change = Interval(value=now.value / before.value - 1, low=now.low / before.high - 1, high=now.high / before.low - 1)

@@ -5,13 +5,14 @@ as the file. The module is built by the task's own code and gets the weights the
 """
 
 import functools
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from ..benches import memory_probe
+from ..benches import fresh_probe
 from ..exporters.torch_session import TorchSession
 
 if TYPE_CHECKING:
@@ -22,12 +23,16 @@ ORIGINAL = "stages/00-original/model.safetensors"
 _SHAPES = 64  # torch.compile's own limit is 8 input shapes, after which it runs eagerly and says nothing
 
 
+# The task's data and imports, and the code that finds them: bytes, and seconds (none where they were there before).
+Foreign = tuple[int, float]
+
+
 class OriginalSession(TorchSession):
     """The original, and what had to be loaded for it that is not its own."""
 
-    def __init__(self, module: nn.Module, task: "Task", foreign_bytes: int) -> None:
+    def __init__(self, module: nn.Module, task: "Task", foreign: Foreign) -> None:
         super().__init__(module, task.input_specs(), task.outputs)
-        self.foreign_bytes = foreign_bytes  # the task's data and imports, and the code that finds them
+        self.foreign_bytes, self.foreign_seconds = foreign
 
 
 def open_eager(run: str, threads: int) -> OriginalSession:
@@ -72,17 +77,17 @@ def cannot_compile() -> str:
 
 
 @functools.cache
-def _task(run: str) -> tuple["Task", int]:
-    """The run's task, and the bytes it took to load it."""
-    before = memory_probe.resident_bytes()
+def _task(run: str) -> tuple["Task", Foreign]:
+    """The run's task, and what it took to load it."""
+    begun, before = time.perf_counter(), fresh_probe.resident_bytes()
     # Loaded here so that what they take can be told from what torch and the model take.
     from . import recipe as recipes, task_file
 
     recipe = recipes.load(Path(run) / "recipe.toml")
     task = task_file.load_task(recipe.task, recipe.folder)
-    foreign = memory_probe.resident_bytes() - before
-    memory_probe.forget_peak()
-    return task, foreign
+    foreign = fresh_probe.resident_bytes() - before
+    fresh_probe.forget_peak()
+    return task, (foreign, time.perf_counter() - begun)
 
 
 def _module(task: "Task", run: Path) -> nn.Module:

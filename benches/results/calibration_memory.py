@@ -38,7 +38,7 @@ def write_network(path: Path) -> None:
 
 def measure(path: Path, count: int) -> tuple[int, int]:
     """Bytes resident with the session loaded, before the first batch, and the peak during the whole pass."""
-    from edgesmith.benches.memory_probe import forget_peak, peak_bytes, resident_bytes
+    from edgesmith.benches.fresh_probe import forget_peak, peak_bytes, resident_bytes
     from edgesmith.exporters import onnx_file, placement, taps
     from edgesmith.exporters.canonical import canonicalise
 

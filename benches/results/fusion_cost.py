@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 from edgesmith.benches import latency
-from edgesmith.compressor.fusion.fusing import FUSIONS
+from edgesmith.compressor.fusion.fusing import FUSIONS, write_stack
 from edgesmith.core.values import Artifact, TensorSpec
 from edgesmith.exporters import compose, from_torch, onnx_file
 from edgesmith.exporters.canonical import canonicalise
@@ -58,9 +58,7 @@ def joined(graphs: dict[str, onnx.ModelProto], rule: str) -> onnx.ModelProto:
     """All of them, fused as the stage does it."""
     nodes, make = compose.Nodes(), FUSIONS[rule].make
     assert make is not None
-    shape = nodes.constant([-1, 1, CLASSES], np.int64)
-    shares = [nodes.add("Softmax", f"{member}/logits", axis=-1) for member in graphs]
-    stack = nodes.add("Concat", *(nodes.add("Reshape", each, shape) for each in shares), axis=1)
+    stack = write_stack(nodes, {f"{member}/logits": "logits" for member in graphs}, CLASSES)
     made = make(np.full(len(graphs), 1 / len(graphs))).write(nodes, stack)
     output = TensorSpec(name="probabilities", dtype="float32", shape=("batch", CLASSES))
     return compose.joined(graphs, (INPUT,), nodes, {made: output})

@@ -32,6 +32,7 @@ BENCHES = (
     "latency",
     "metrics",
     "number_metrics",
+    "nvml",
     "on_device",
     "timing_loop",
 )

@@ -135,6 +135,8 @@ def keep(result: DeviceResult, path: Path, address: Address) -> None:
 def _checked(options: argparse.Namespace) -> tuple[Path, list[Address]]:
     if len(options.paths) != 1 or not options.paths[0].is_dir() or options.shape:
         raise UsageError("bench --on takes one run directory alone, without --shape")
+    if options.concurrency:
+        raise UsageError("bench --on measures no throughput: leave out --concurrency")
     addresses = [ssh.parse(text) for text in options.on]
     for number, address in enumerate(addresses):
         if address.name in [other.name for other in addresses[:number]]:

@@ -21,6 +21,7 @@ from ...exporters.ort_session import OnnxRuntimeSession
 from ..compare import CONFIDENCE, Comparison
 from ..evaluation import BATCH, task_metrics
 from ..stage import Context, Graph, Probe, Stage
+from .exclusion import Exclusion
 from .fuse_checks import check_apart, check_estimator, check_same_width, listed, member_rows
 from .fusing import (
     FUSIONS,
@@ -32,6 +33,7 @@ from .fusing import (
     folds,
     needs_sklearn,
     selected,
+    write_stack,
 )
 from .hierarchy import Hierarchy
 from .member_graphs import member_graphs
@@ -71,6 +73,7 @@ class Fuse(Stage):
     select: bool = False  # greedy selection with replacement: who adds nothing is left out
     folds: Annotated[int, Field(ge=2)] = 5  # of the validation data, for what is learnt on it
     calibration: str | None = None  # in `recalibrate.CALIBRATIONS`, or "best": makes them as sure as they are right
+    exclusive: tuple[tuple[str, ...], ...] = ()  # groups of labels of which at most one is true
     implies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # label -> what it implies
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a prediction that is spread evenly
     returns_logits: bool = True  # classes: logarithms of the probabilities; False: the probabilities
@@ -92,8 +95,7 @@ class Fuse(Stage):
             self._check_numbers(where)
         if self.rule == "stacking":
             needs_sklearn(where)
-        if self.implies:
-            self._hierarchy(task, where)
+        self._known(task, where)
         if self.select or self.calibration is not None or FUSIONS[self.rule].fit is not None:
             check_apart(task, where)
         for name in self.members:
@@ -152,16 +154,25 @@ class Fuse(Stage):
             if getattr(self, key):
                 raise RecipeError(f"{where}.{key}: numbers have none; leave it out")
 
-    def _hierarchy(self, task: Task, where: str) -> Hierarchy:
-        where = f"{where}.implies"
-        if self._shares(where):
-            raise RecipeError(
-                f'{where}: a sample of one class is of no other that it could imply; this is for gives = "numbers", '
-                "such as one for each of several labels"
-            )
-        if not task.classes:
-            raise RecipeError(f"{where}: the task does not say what the columns are called; set classes= in the task")
-        return Hierarchy.of(self.implies, task.classes, where)
+    def _known(self, task: Task, where: str) -> list[Exclusion | Hierarchy]:
+        """What is known of the labels, in the order in which none undoes another."""
+        for key in ("exclusive", "implies"):
+            if getattr(self, key) and self._shares(where):
+                raise RecipeError(
+                    f"{where}.{key}: a sample of one class is of no other that it could imply or exclude; this is for "
+                    'gives = "numbers", such as one for each of several labels'
+                )
+            if getattr(self, key) and not task.classes:
+                raise RecipeError(
+                    f"{where}.{key}: the task does not say what the columns are called; set classes= in the task"
+                )
+        known: list[Exclusion | Hierarchy] = []
+        if self.exclusive:
+            implied = {name for names in self.implies.values() for name in names}
+            known.append(Exclusion.of(self.exclusive, task.classes, implied, f"{where}.exclusive"))
+        if self.implies:
+            known.append(Hierarchy.of(self.implies, task.classes, f"{where}.implies"))
+        return known
 
     def _form(self, where: str) -> Callable[[np.ndarray], np.ndarray]:
         """What the graph gives of what was fused."""
@@ -288,16 +299,10 @@ class Fuse(Stage):
             context.notes.append(f"calibration, log loss on validation out of fold: {each}; taken: {best}")
             if found is not None:
                 fused = dataclasses.replace(fused, after=(*fused.after, found))
-        if self.implies:
-            hierarchy, before = self._hierarchy(context.task, context.where), held_out
-            after = hierarchy(before)
-            metric, scores = judge.metric.name, [judge.sign * judge.score(each, labels) for each in (before, after)]
-            context.notes.append(
-                f"{hierarchy.rules} rules on {len(before):,} validation samples: {hierarchy.broken(before):,} of "
-                f"{hierarchy.rules * len(before):,} broken before, {hierarchy.broken(after):,} after; {metric} "
-                f"{scores[0]:.4f} before, {scores[1]:.4f} after"
-            )
-            fused = dataclasses.replace(fused, after=(*fused.after, hierarchy))
+        known = self._known(context.task, context.where)
+        if known:
+            fused = dataclasses.replace(fused, after=(*fused.after, *known))
+            context.notes.append(_kept(known, held_out, labels, judge))
         if self.smoothing:
             fused = dataclasses.replace(fused, after=(*fused.after, Smoothing(self.smoothing)))
         return fused
@@ -306,12 +311,8 @@ class Fuse(Stage):
         task, nodes = context.task, compose.Nodes()
         kinds, output = self._kinds(context.where), task.outputs[0]
         chosen = [self.members[member] for member in fused.members]
-        columns = []
-        for name in chosen:
-            made = f"{name}/{output}"
-            made = nodes.add("Softmax", made, axis=-1) if kinds[name] == "logits" else made
-            columns.append(nodes.add("Reshape", made, nodes.constant([-1, 1, width], np.int64)))
-        stack = nodes.add("Concat", *columns, axis=1)
+        outputs = {f"{name}/{output}": kinds[name] for name in chosen}
+        stack = write_stack(nodes, outputs, width)
         made = fused.combination.write(nodes, stack)
         for step in fused.after:
             made = step.write(nodes, made)
@@ -323,6 +324,19 @@ class Fuse(Stage):
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         return path
+
+
+def _kept(known: Sequence[Exclusion | Hierarchy], before: np.ndarray, labels: np.ndarray, judge: "_Judge") -> str:
+    """How many rules were broken before they were kept and after, and what that does to the metric."""
+    after = before
+    for each in known:
+        after = each(after)
+    rules, counts = sum(each.rules for each in known), [sum(e.broken(rows) for e in known) for rows in (before, after)]
+    scores = [judge.sign * judge.score(rows, labels) for rows in (before, after)]
+    return (
+        f"{rules} rules on {len(before):,} validation samples: {counts[0]:,} of {rules * len(before):,} broken before, "
+        f"{counts[1]:,} after; {judge.metric.name} {scores[0]:.4f} before, {scores[1]:.4f} after"
+    )
 
 
 class _Judge:

@@ -65,9 +65,9 @@ class AdapterKeys:
         Raises:
             RecipeError: a glob that matches no layer, a layer that cannot have one, none at all.
         """
-        called = _called(module, example, outputs)
+        called, heard = _called(module, example, outputs)
         layers = {name: part for name, part in module.named_modules() if _matrix(part) is not None and name}
-        refused = {name: why for name, part in layers.items() if (why := _misfit(name, part, module, called))}
+        refused = {name: why for name, part in layers.items() if (why := _misfit(name, part, module, called, heard))}
         head = _modules_of(layer_groups(module, example, outputs)[-1])
         chosen = [name for name in layers if name not in head and self._is_smaller(layers[name])]
         if self.adapter_targets:
@@ -224,7 +224,7 @@ def _matrix(module: nn.Module) -> torch.Tensor | None:
     return weight if isinstance(weight, nn.Parameter) and weight.ndim > 1 else None
 
 
-def _misfit(name: str, layer: nn.Module, module: nn.Module, called: set[str]) -> str:
+def _misfit(name: str, layer: nn.Module, module: nn.Module, called: set[str], heard: set[str]) -> str:
     """Why a layer can have no adapter, as far as it can be seen, or an empty text."""
     if not isinstance(layer, _LAYERS) or (isinstance(layer, nn.Conv2d) and layer.groups != 1):
         grouped = "grouped " if isinstance(layer, _LAYERS) else ""
@@ -236,20 +236,30 @@ def _misfit(name: str, layer: nn.Module, module: nn.Module, called: set[str]) ->
     ]
     if others:
         return f"shares its weight with '{others[0]}', which folding an adapter in would change too"
-    return "" if name in called else "is not called in a pass, so that an adapter on it would learn nothing"
+    if name not in called:
+        return "is not called in a pass, so that an adapter on it would learn nothing"
+    return "" if name in heard else "has no say in the outputs, so that an adapter on it would learn nothing"
 
 
-def _called(module: nn.Module, example: Example, outputs: Sequence[str]) -> set[str]:
+def _called(module: nn.Module, example: Example, outputs: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The layers that a pass calls; and those its outputs hang on: an encoder's unread pooler is none."""
     called: set[str] = set()
     parts = dict(module.named_modules())
     handles = [part.register_forward_pre_hook(lambda *_, name=name: called.add(name)) for name, part in parts.items()]
+    weights = {name: matrix for name, part in parts.items() if (matrix := _matrix(part)) is not None}
+    learns = {name: matrix.requires_grad for name, matrix in weights.items()}
     try:
-        with torch.no_grad():
-            forward(module.eval(), example, outputs)
+        for matrix in weights.values():
+            matrix.requires_grad_(True)
+        answers = forward(module.eval(), example, outputs)
+        total = torch.stack([answers[name].float().sum() for name in outputs]).sum()
+        slopes = torch.autograd.grad(total, list(weights.values()), allow_unused=True) if weights else ()
     finally:
+        for name, matrix in weights.items():
+            matrix.requires_grad_(learns[name])
         for handle in handles:
             handle.remove()
-    return called
+    return called, {name for name, slope in zip(weights, slopes, strict=True) if slope is not None}
 
 
 def _modules_of(parameters: Sequence[str]) -> set[str]:

@@ -1,5 +1,6 @@
 """A report with the numbers of a plausible run, for the tests of its three forms."""
 
+from edgesmith.benches.fresh_process import Start
 from edgesmith.benches.int8_report import Decision
 from edgesmith.benches.judge import Evidence, SideEvidence, judge
 from edgesmith.benches.report import (
@@ -27,8 +28,17 @@ def _side(accuracy: float, low: float, high: float, f1: float, p50: float, memor
             "f1-macro": MetricValue(value=f1, low=f1 - 0.01, high=f1 + 0.01, higher_is_better=True, kind="statistic"),
         },
         accuracy=accuracy,
-        latency_ms=Percentiles(p50=p50, p90=1.1 * p50, p99=1.6 * p50),
+        latency_ms=Percentiles(
+            p50=p50, p90=1.1 * p50, p99=1.6 * p50, calls=900, quantiles=((0.0, p50 / 2), (1.0, 2 * p50))
+        ),
         peak_memory_bytes=memory,
+        held_memory_bytes=memory // 2,
+        start=Start(
+            import_ms=Interval(value=310.0, low=300.0, high=325.0),
+            open_ms=Interval(value=memory / 4e5, low=memory / 4.2e5, high=memory / 3.8e5),
+            first_ms=Interval(value=3 * p50, low=p50, high=9 * p50),
+            steady_ms=Interval(value=1.1 * p50, low=p50, high=1.2 * p50),
+        ),
         file_bytes=size,
         macs=macs,
         parameters=size // 4,

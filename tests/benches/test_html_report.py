@@ -175,13 +175,18 @@ def test_every_quantile_that_the_report_holds_is_drawn_and_said() -> None:
     assert [piece.width for piece in one.original] == pytest.approx([100 / 1.5, 10 / 1.5, 40 / 1.5])
     assert sum(piece.width for piece in thirtytwo.final) == pytest.approx(100 / 3.6)
 
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Finer(Percentiles):
-        p99_9: float | None
+    few = Percentiles(p50=1.0, p90=2.0, p99=3.0, p999=4.0)
+    pair = dataclasses.replace(report.latency[0], original=few, final=few)
+    assert distribution(dataclasses.replace(report, latency=(pair,)), 0).rows[-1] == ("p99.9", "4.00 ms", "4.00 ms")
 
-    pair = {side: Finer(p50=1.0, p90=2.0, p99=3.0, p99_9=4.0) for side in ("original", "final")}
-    finer = dataclasses.replace(report, latency=(dataclasses.replace(report.latency[0], **pair),))
-    assert distribution(finer, 0).rows[-1] == ("p99.9", "4.00 ms", "4.00 ms")
+    shares = ((0.0, 0.8), (0.05, 0.9), (0.5, 1.0), (0.9, 2.0), (0.99, 3.0), (0.999, 4.0), (1.0, 50.0))
+    many = dataclasses.replace(few, calls=9000, quantiles=shares)
+    pair = dataclasses.replace(report.latency[0], original=many, final=many)
+    found = distribution(dataclasses.replace(report, latency=(pair,)), 0)
+    assert [name for name, _, _ in found.rows] == ["fastest", "p5", "p50", "p90", "p99", "p99.9", "slowest"]
+    assert [(piece.label, piece.start, piece.width) for piece in found.original] == [
+        ("p50", 0.0, 25.0), ("p90", 25.0, 25.0), ("p99", 50.0, 25.0), ("p99.9", 75.0, 25.0),
+    ], "one call that took long does not squeeze the rest"  # fmt: skip
 
 
 def test_devices_stand_in_a_table_of_device_and_model() -> None:

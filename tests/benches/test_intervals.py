@@ -125,3 +125,10 @@ def test_rule_of_three() -> None:
 def test_influence_of_a_mean_is_the_range_of_its_samples() -> None:
     values = np.array([3.0, -1.0, 4.0, 1.5])
     assert intervals.influence_range(lambda indices: float(values[indices].mean()), 4) == pytest.approx(5.0)
+
+
+def test_calls_that_a_tail_needs() -> None:
+    """By simulation: of so many calls the slowest is above the quantile in the promised share of trials."""
+    assert (intervals.enough_calls(0.999, 0.95), intervals.enough_calls(0.99, 0.95)) == (2995, 299)
+    slowest = np.random.default_rng(0).random((4000, intervals.enough_calls(0.99, 0.9))).max(axis=1)
+    assert np.mean(slowest > 0.99) == pytest.approx(0.9, abs=0.015)

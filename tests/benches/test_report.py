@@ -44,11 +44,14 @@ def test_the_promised_keys_are_there() -> None:
             "accuracy",
             "latency_ms",
             "peak_memory_bytes",
+            "held_memory_bytes",
+            "start",
+            "joules",
             "file_bytes",
             "macs",
             "parameters",
         }
-        assert set(tree[side]["latency_ms"]) == {"p50", "p90", "p99"}
+        assert set(tree[side]["latency_ms"]) == {"p50", "p90", "p99", "p999", "calls", "quantiles"}
         assert set(tree[side]["metrics"]["accuracy"]) >= {"value", "higher_is_better", "low", "high"}
     assert set(tree["speedup"]) >= {"median", "low", "high", "noise_floor"}
     assert set(tree["stages"][0]) >= {"id", "name", "seconds", "accuracy", "latency_ms", "macs", "file_bytes", "digest"}

@@ -32,6 +32,9 @@ def test_tables_come_in_order_and_the_verdict_last() -> None:
     )
     assert line_with(text, "accuracy", "98.33 %", "98.06 %", "-0.28 points (at most 1.08 lost at 95 %)")
     assert line_with(text, "latency, batch 32", "9.70 ms", "2.69 ms", "3.60x faster (3.35 to 3.82)")
+    assert line_with(text, "open the file", "8.53 ms", "3.27 ms", "2.60x faster")
+    assert line_with(text, "first call", "1.24 ms", "0.393 ms", "no difference that could be measured")
+    assert line_with(text, "memory held", "1.71 MB", "655 kB", "2.60x less")
     assert line_with(text, "file size", "1.12 MB", "137 kB", "8.20x smaller")
     assert line_with(text, "unproven", "loss of accuracy at most 1 point", "0.28 points (-0.53 to 1.08)")
     assert line_with(text, "pass", "speed-up at least 2x", "3.10x (2.88 to 3.29)", "batch 1, the worst of 1, 32")
@@ -44,6 +47,33 @@ def test_tables_come_in_order_and_the_verdict_last() -> None:
     command = "trtexec --onnx=tensorrt.onnx --saveEngine=tensorrt.engine --stronglyTyped"
     note = "(TensorRT 10.0 to 10.11 needs --int8 in place of --stronglyTyped)"
     assert f"  on the device: {command} {note}" in printed(make_report(), width=40).splitlines(), "copied in one piece"
+
+
+def test_energy_is_a_row_or_a_reason() -> None:
+    report = dataclasses.replace(make_report(), energy_reason="no energy counter: /sys/class/powercap is not there")
+    text = printed(report).splitlines()
+    assert "energy: not measured: no energy counter: /sys/class/powercap is not there" in text
+    sides = {}
+    for name, value in (("original", 0.0123), ("final", 0.0041)):
+        joules = Interval(value=value, low=value, high=value)
+        sides[name] = dataclasses.replace(getattr(report, name), joules=joules)
+    measured = dataclasses.replace(
+        report, **sides, energy_saving=Interval(value=3.0, low=2.8, high=3.2), energy_reason=""
+    )
+    assert line_with(printed(measured), "energy per sample", "12.3 mJ", "4.10 mJ", "3.00x less (2.80 to 3.20)")
+    assert "energy: " not in printed(measured)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ((2.0, 1.9, 2.1), "2.00x less (1.90 to 2.10)"),
+        ((0.5, 0.4, 0.625), "2.00x more (1.60 to 2.50)"),
+        ((1.1, 0.9, 1.3), "no difference that could be measured (0.90x to 1.30x)"),
+    ],
+)
+def test_a_saving_in_words(found: tuple[float, float, float], text: str) -> None:
+    assert words.saving(Interval(value=found[0], low=found[1], high=found[2])) == text
 
 
 def test_pass_and_fail_sentences() -> None:

@@ -15,10 +15,18 @@ FINAL = "runs/small/artifacts/onnxruntime-cpu/model.onnx"
 
 
 def test_two_files(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", ORIGINAL, FINAL, "--batch", "8", "--seconds", "1"]) == ExitCode.PASS
+    assert main(["bench", ORIGINAL, FINAL, "--batch", "8", "--seconds", "0.5", "--concurrency", "2"]) == ExitCode.PASS
     out = capsys.readouterr().out
     assert out.startswith("Side by side, 1 thread(s)")
-    for text in (f"\n1: {ORIGINAL}\n2: {FINAL}\n", "batch 8", "baseline", "peak memory", "noise floor"):
+    for text in (
+        f"\n1: {ORIGINAL}\n2: {FINAL}\n",
+        "batch 8",
+        "baseline",
+        "peak memory",
+        "first call",
+        "2 at once",
+        "noise floor",
+    ):
         assert text in out
 
 

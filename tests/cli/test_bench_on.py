@@ -214,6 +214,7 @@ ADDRESS = "write it as ssh://user@host, ssh://user@host:port or ssh://user@host:
         ),
         (("--on", "ssh://pi", "--on", "ssh://pi/elsewhere"), "--on ssh://pi/elsewhere: given twice"),
         (("--on", "ssh://pi", "--ssh-config", "none"), "--ssh-config none: no such file"),
+        (("--on", "ssh://pi", "--concurrency", "2"), "bench --on measures no throughput: leave out --concurrency"),
         (("--on", "ssh://pi", "--shape", "x=1"), "bench --on takes one run directory alone, without --shape"),
     ],
 )

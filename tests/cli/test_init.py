@@ -43,7 +43,7 @@ def test_a_huggingface_folder(folder: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig(
-        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=16, num_labels=2,
     )  # fmt: skip
     BertForSequenceClassification(config).save_pretrained("bert")

@@ -19,7 +19,6 @@ from edgesmith.compressor.int8 import int8_search
 from edgesmith.exporters import taps
 from tests.exporters import transformer
 
-pytestmark = pytest.mark.alone
 WIDTH = 768
 Model = Callable[..., Path]
 
@@ -78,6 +77,7 @@ def quantize(capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[
     return code, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.alone
 def test_wide_layers_become_a_file_that_is_close_and_faster(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(WIDTH, WIDTH, WIDTH, 10)
     code, found = quantize(capsys)
@@ -98,6 +98,7 @@ def test_wide_layers_become_a_file_that_is_close_and_faster(project: Path, capsy
     assert (ranges["runs"], ranges["calibrator"], len(ranges["data"])) == (40, "mse", 64)
 
 
+@pytest.mark.alone
 def test_only_the_layer_that_spoils_it_stays_in_float(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(WIDTH, WIDTH, WIDTH, WIDTH, 10, outliers=True)
     code, found = quantize(capsys, "--calibrator", "min-max")
@@ -123,6 +124,7 @@ def test_a_transformer_with_outliers_is_smoothed_and_no_layer_goes_back(
     assert any(text.startswith("dynamic: ") for text in found["tried"])
 
 
+@pytest.mark.alone
 def test_with_labels_the_metric_decides(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(WIDTH, WIDTH, WIDTH, 10, labels=True, count=400)
     code, found = quantize(capsys, "--max-drop", "0.06")  # at some 35 dB about one answer in a hundred changes
@@ -158,6 +160,7 @@ def _only_layer_with_outliers() -> onnx.ModelProto:
     return model
 
 
+@pytest.mark.alone
 def test_a_limit_that_few_runs_cannot_prove(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(WIDTH, WIDTH, WIDTH, 10)
     code, found = quantize(capsys, "--max-drop", "0.02")

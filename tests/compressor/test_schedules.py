@@ -20,7 +20,7 @@ from edgesmith.compressor.structure import measure
 from edgesmith.core.task import Task
 from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
 
-from .int8 import accuracy_of, file_of
+from .int8.results import accuracy_of, file_of
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
 SCHEDULES = GUIDE.split("### Schedules\n")[1].split("\n### ")[0]

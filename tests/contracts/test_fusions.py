@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax
+from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax, write_stack
 from edgesmith.compressor.fusion.recalibrate import CALIBRATIONS, Calibration, Isotonic, Temperature, best_calibration
 from edgesmith.exporters.compose import Nodes
 
@@ -30,21 +30,46 @@ def made(name: str, values: np.ndarray) -> Combination:
     return rule.fit(values, LABELS, True)
 
 
-def in_onnx(combination: Combination | Calibration, values: np.ndarray) -> np.ndarray:
-    nodes = Nodes()
-    output = combination.write(nodes, "x")
-    shape = ["batch", *values.shape[1:]]
-    graph = onnx.helper.make_graph(
-        nodes.nodes,
-        "fusion",
-        [onnx.helper.make_tensor_value_info("x", 1, shape)],
-        [onnx.helper.make_tensor_value_info(output, 1, None)],
-        nodes.constants,
-    )
+def run(nodes: Nodes, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    inputs = [onnx.helper.make_tensor_value_info(n, 1, ["batch", *array.shape[1:]]) for n, array in feeds.items()]
+    outputs = [onnx.helper.make_tensor_value_info(output, 1, None)]
+    graph = onnx.helper.make_graph(nodes.nodes, "fusion", inputs, outputs, nodes.constants)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found: np.ndarray = session.run(None, {"x": values.astype(np.float32)})[0]
+    found: np.ndarray = session.run(None, {name: array.astype(np.float32) for name, array in feeds.items()})[0]
     return found
+
+
+def in_onnx(combination: Combination | Calibration, values: np.ndarray) -> np.ndarray:
+    nodes = Nodes()
+    return run(nodes, combination.write(nodes, "x"), {"x": values})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "nodes"),
+    [
+        (
+            ("logits", "logits", "logits"),
+            3,
+        ),  # one softmax for all: small nodes are what a fused graph adds to its members
+        (("logits", "probabilities", "logits"), 4),
+        (("probabilities", "probabilities"), 2),
+    ],
+)
+def test_members_become_one_stack(kinds: tuple[str, ...], nodes: int) -> None:
+    logits = {f"m{index}": np.random.default_rng(index).normal(size=(5, 4)) for index in range(len(kinds))}
+    shares = [softmax(each) for each in logits.values()]
+    given = {n: s if k == "probabilities" else logits[n] for n, s, k in zip(logits, shares, kinds, strict=True)}
+    made = Nodes()
+    found = run(made, write_stack(made, dict(zip(logits, kinds, strict=True)), 4), given)
+    assert len(made.nodes) == nodes
+    np.testing.assert_allclose(found, np.stack(shares, axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_may_come_without_a_column() -> None:
+    made, given = Nodes(), {"a": np.arange(5.0), "b": np.arange(5.0)[:, None] + 10}
+    found = run(made, write_stack(made, dict.fromkeys(given, "numbers"), 1), given)
+    np.testing.assert_array_equal(found[:, :, 0], np.stack([np.arange(5), np.arange(5) + 10], axis=1))
 
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))

@@ -1,10 +1,13 @@
 """Recipes on a few hundred real images: how they are run, and what they report."""
 
+import contextlib
+import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+
+from edgesmith.cli import main
 
 # Real recipes; only the time they take is cut down. The limits are for the whole data and are not judged here, so that
 # no second look at the time is asked for, and two restarts, the fewest that 75 % allow, are enough.
@@ -15,14 +18,22 @@ QUICK = [
 ]  # fmt: skip
 
 
-def run(recipe: Path, dataset: Path, cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def run(recipe: Path, dataset: Path, cwd: Path, *overrides: str) -> tuple[int, str]:
+    """Exit code, and what was printed."""
     options = [part for override in overrides for part in ("--set", override)]
-    command = [sys.executable, "-m", "edgesmith", "compress", str(recipe), "--out", str(cwd / "run"), *options]
-    environment = {**os.environ, "FASHION_MNIST": str(dataset)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    printed = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        patch.chdir(cwd)
+        patch.setenv("FASHION_MNIST", str(dataset))
+        code = main(["compress", str(recipe), "--out", str(cwd / "run"), *options])
+    return code, printed.getvalue()
 
 
-def report_of(folder: Path, done: subprocess.CompletedProcess[str]) -> dict[str, object]:
-    assert done.returncode in (0, 3, 4), done.stdout + done.stderr
+def report_of(folder: Path, done: tuple[int, str]) -> dict[str, object]:
+    assert done[0] in (0, 3, 4), done[1]
     found: dict[str, object] = json.loads((folder / "run" / "report.json").read_text())
     return found

@@ -24,7 +24,7 @@ from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters import onnx_file
 from edgesmith.exporters.ort_session import OnnxRuntimeSession
 
-from .conftest import make_context
+from ..conftest import make_context
 
 MEMBERS = ("linear", "forest", "bayes")
 

@@ -20,9 +20,9 @@ from edgesmith.compressor.stage import Graph
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
 
-from .conftest import make_context
+from ..conftest import make_context
+from ..test_schedules import run
 from .test_align import LeNet
-from .test_schedules import run
 
 Models = dict[str, Candidate | Graph]
 

@@ -20,8 +20,7 @@ from edgesmith.compressor.values import params_to_json
 from edgesmith.core import digest
 from edgesmith.exporters import taps
 from edgesmith.exporters.targets import TARGETS
-
-from ..exporters.graphs import graph, node, random
+from tests.exporters.graphs import graph, node, random
 
 X = random(24, 4, seed=1)
 

@@ -21,8 +21,8 @@ from edgesmith.core.errors import QuantizationError, RecipeError
 from edgesmith.core.task import Task
 from edgesmith.exporters.targets import TARGETS
 
-from .conftest import make_context
-from .int8 import accuracy_of, file_of
+from ..conftest import make_context
+from .results import accuracy_of, file_of
 
 BACKEND = "neural-compressor"
 

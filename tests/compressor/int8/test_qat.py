@@ -32,10 +32,10 @@ from edgesmith.exporters.qdq_read import Read, read_qdq
 from edgesmith.exporters.targets import TARGETS
 from edgesmith.exporters.tensorrt import TensorRT
 from edgesmith.exporters.torch_session import TorchSession
+from tests.exporters.graphs import Separable, Vgg, random
 
-from ..exporters.graphs import Separable, Vgg, random
-from .conftest import Killed, kill_training, make_context
-from .int8 import accuracy_of, file_of
+from ..conftest import Killed, kill_training, make_context
+from .results import accuracy_of, file_of
 
 FAST: dict[str, Any] = {"id": "q", "epochs": 2}
 

@@ -14,7 +14,7 @@ from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
 
-from .conftest import Killed, kill_training
+from ..conftest import Killed, kill_training
 
 FAST: dict[str, Any] = {"id": "t", "epochs": 2, "learning_rate": 2e-3, "batch_size": 64}
 EXAMPLE = {"x": torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))}
@@ -33,11 +33,13 @@ class Attention(nn.Module):
         self.twin = nn.Linear(16, 16)
         self.twin.weight = self.tied.weight
         self.idle = nn.Linear(16, 16)
+        self.unread = nn.Linear(16, 64)  # called, and nothing is done with what it says: a pooler
         self.grouped = nn.Conv2d(16, 16, 1, groups=4)
         self.head = nn.Linear(16, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.read(x, x, x, need_weights=False)[0]
+        self.unread(y)
         y = self.twin(self.tied(self.down(torch.relu(self.up(y)))))
         y = self.grouped(y.transpose(1, 2).unsqueeze(-1)).mean((2, 3))
         return self.head(y)
@@ -146,6 +148,7 @@ def test_what_an_adapter_goes_on_is_found_by_shape(original: Candidate) -> None:
         (("tied",), "w.adapter_targets: 'tied' shares its weight with 'twin', which folding an adapter in would change too; leave it out"),
         (("up", "grouped"), "w.adapter_targets: 'grouped' is a grouped Conv2d; an adapter is for Linear and ungrouped Conv2d; leave it out"),
         (("idle",), "w.adapter_targets: 'idle' is not called in a pass, so that an adapter on it would learn nothing; leave it out"),
+        (("unread",), "w.adapter_targets: 'unread' has no say in the outputs, so that an adapter on it would learn nothing; leave it out"),
         (("dwn",), "w.adapter_targets: 'dwn' matches no layer with weights; did you mean 'down'?"),
     ],
 )  # fmt: skip
@@ -153,6 +156,16 @@ def test_a_layer_that_can_have_none_is_named(targets: tuple[str, ...], message: 
     with pytest.raises(RecipeError) as caught:
         AdapterKeys(adapter="lora", adapter_targets=targets).targets(Attention(), EXAMPLE, ("y",), "w")
     assert str(caught.value) == message
+
+
+def test_ranks_are_shared_out_where_a_layer_is_unread() -> None:
+    """Its weights get no gradient, by which AdaLoRA would weigh them."""
+    module = Attention()
+    learns = [parameter.requires_grad for parameter in module.parameters()]
+    adapter = AdapterKeys(adapter="adalora", adapter_rank=2).adapted(module, EXAMPLE, ("y",), 100, 0, "w")
+    module(EXAMPLE["x"]).square().sum().backward()
+    adapter.after_step(20)
+    assert [parameter.requires_grad for parameter in adapter.fold().parameters()] == learns
 
 
 def test_a_weight_that_is_read_past_its_layer_is_found_by_trying() -> None:

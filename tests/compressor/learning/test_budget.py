@@ -20,7 +20,7 @@ from edgesmith.compressor.stage import Context, Probe
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
 
-from .conftest import Killed
+from ..conftest import Killed
 
 STEPS = 16  # per epoch of 1,077 images in batches of 64
 

@@ -22,7 +22,7 @@ from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
 
-from .conftest import Killed, kill_training, make_context
+from ..conftest import Killed, kill_training, make_context
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from edgesmith.core.errors import DataError, ExitCode, RecipeError, TaskError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.torch_session import TorchSession, forward
 
-from .conftest import Killed, kill_training, make_context
+from ..conftest import Killed, kill_training, make_context
 
 TASK = """
 import numpy as np

@@ -18,7 +18,7 @@ from edgesmith.core.errors import DataError, TaskError
 from edgesmith.core.task import NO_LABEL, ArraySplit, Task
 from edgesmith.exporters.torch_session import TorchSession
 
-from .conftest import make_context
+from ..conftest import make_context
 
 KEYS: dict[str, Any] = {"id": "t", "batch_size": 32, "learning_rate": 1e-2}
 

@@ -12,7 +12,7 @@ from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import RecipeError, TrainingError
 from edgesmith.core.task import Task
 
-from .conftest import Killed, kill_training
+from ..conftest import Killed, kill_training
 
 FAST: dict[str, Any] = {"id": "t", "epochs": 2, "batch_size": 32}
 

@@ -24,7 +24,7 @@ from edgesmith.compressor.task_file import check_data
 from edgesmith.core.errors import DataError, RecipeError, TaskError
 from edgesmith.core.task import NO_LABEL, ArraySplit, Task, has_label
 
-from .conftest import make_context
+from ..conftest import make_context
 
 
 class Linear(nn.Module):

@@ -20,7 +20,7 @@ from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import DataError, RecipeError, TaskError, TrainingError
 from edgesmith.core.task import ArraySplit, Task
 
-from .conftest import Killed, kill_training
+from ..conftest import Killed, kill_training
 
 FAST: dict[str, Any] = {"id": "t", "epochs": 3, "learning_rate": 2e-3}
 

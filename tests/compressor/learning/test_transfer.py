@@ -17,7 +17,7 @@ from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
 
-from .conftest import Killed, kill_training
+from ..conftest import Killed, kill_training
 
 FAST: dict[str, Any] = {"id": "t", "epochs": 2, "learning_rate": 2e-3, "batch_size": 256}
 GROUPS = ["stem", "stage1.0", "stage1.1", "stage2.0", "stage2.1", "head"]  # of the digits network
