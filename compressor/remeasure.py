@@ -23,6 +23,8 @@ from .evaluation import task_metrics
 from .measuring import Costs
 from .progress import Progress
 
+_STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Again:
@@ -59,7 +61,8 @@ def measure_again(run: Path, progress: Progress) -> tuple[Again, ...]:
         return (*found, _not_timed(f"measured on another machine ({other})"))
     progress.say("timing original and final again")
     first = (pair.original, pair.final, pair.task, recipe, pair.threads, progress)
-    costs = measuring.measure_costs(*first)
+    weighed = any(each.name.startswith("peak_memory") for each in report.limits)
+    costs = (measuring.measure_costs if weighed else measuring.time_alone)(*first)
     times = compare_times(report, _latency(costs))
     if any(each.status == "differs" for each in times):
         progress.say("  the times differ: measuring for longer")
@@ -119,12 +122,13 @@ def _latency(costs: Costs) -> list[BatchLatency]:
 def _limits(opened: Opened, costs: Costs) -> Iterator[Again]:
     """Limits on times and memory, which have their interval in the report."""
     pair, report, limits = opened.pair, opened.run.report, opened.recipe.limits
+    stored = [each for each in report.limits if each.name in _STORED]
+    if not stored:
+        return
     kept = opened.run.path.with_name(report.predictions)
     evidence = measuring.outcome(pair.original, pair.final, costs, pair.task, limits, kept).evidence
     now = {each.name: each for each in judge(limits, evidence, opened.metric.higher_is_better).results}
-    for before in report.limits:
-        if before.name not in ("latency_ms", "peak_memory_ratio", "peak_memory_bytes"):
-            continue
+    for before in stored:
         after = now[before.name]
         said = words.measured(report, before), words.measured(report, after)
         ends = [_interval(each.measured, each.low, each.high) for each in (before, after)]

@@ -26,7 +26,7 @@ targets = ["onnxruntime-cpu"]
 
 [[stages]]
 use = "prune"
-macs_ratio = 0.5
+macs_ratio = 0.6
 
 [[stages]]
 use = "distill"
@@ -40,12 +40,12 @@ use = "quantize"
 samples = 128
 
 [measure]
-batch_sizes = [1, 8]
+batch_sizes = [8, 32]
 seconds = 0.5
 
 [limits]
-drop = 0.06
-speedup = 1.0
+drop = 0.05
+speedup = 0.9
 file_ratio = 0.9
 """
 FIRST = "round-000"
