@@ -3,12 +3,15 @@
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 
 from ..core.errors import ArtifactError
 from ..core.values import Interval
+
+DEVICES = "devices"  # in the run directory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,7 @@ class DeviceModel:
     parity: tuple[Parity, ...] = ()
     latency: tuple[BatchTimes, ...] = ()
     engines: Mapping[str, BuiltEngine] = dataclasses.field(default_factory=dict)
+    digest: str = ""  # SHA-256 of the file; empty: by a bundle of a version that did not say
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,30 @@ def from_json(text: str, source: str) -> DeviceResult:
     if sum(model.judged for model in found.models) != 1:
         raise ArtifactError(f"{source}: names no judged model, or several")
     return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Devices:
+    """What is kept under `devices/` of a run directory."""
+
+    results: Mapping[str, DeviceResult] = dataclasses.field(default_factory=dict)  # address -> result
+    unreadable: tuple[str, ...] = ()  # one sentence for each file that is none
+
+
+def kept(run: Path) -> Devices:
+    """The results in a run directory by the devices' addresses; a file that cannot be read is named."""
+    results: dict[str, DeviceResult] = {}
+    unreadable = []
+    for path in sorted((run / DEVICES).glob("*.json")):
+        try:
+            text = path.read_text(encoding="utf-8")
+            result = from_json(text, f"{DEVICES}/{path.name}")
+            results[str(json.loads(text).get("url") or path.stem)] = result
+        except ArtifactError as error:
+            unreadable.append(str(error))
+        except (OSError, UnicodeDecodeError) as error:
+            unreadable.append(f"{DEVICES}/{path.name}: cannot be read: {getattr(error, 'strerror', error)}")
+    return Devices(results=results, unreadable=tuple(unreadable))
 
 
 _READER: pydantic.TypeAdapter[DeviceResult] = pydantic.TypeAdapter(DeviceResult)

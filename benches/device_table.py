@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import words
-from .device_result import DeviceModel, DeviceResult
+from .device_result import BatchTimes, DeviceModel, DeviceResult
 from .report import SpeedUp
 from .terminal import add_row, new_table
 
@@ -22,27 +22,28 @@ def print_devices(found: Mapping[str, DeviceResult], console: Console) -> None:
     for name, result in found.items():
         for model in result.models:
             if model.measured:
-                add_row(table, name, _model(model), _accuracy(result, model), *_speeds(model, batches))
+                add_row(table, name, model_text(model), accuracy_text(result, model), *_speeds(model, batches))
         table.add_section()
     if table.row_count:
         console.print(table)
     for name, result in found.items():
-        console.print(Text(f"{name}: {_device(result)}"), soft_wrap=True)
+        console.print(Text(f"{name}: {device_text(result)}"), soft_wrap=True)
         for model in result.models:
             if not model.measured:
-                console.print(Text(f"{name}: {_model(model)}: not measured: {_plain(model.reason)}"), soft_wrap=True)
+                console.print(Text(f"{name}: {model_text(model)}: not measured: {plain(model.reason)}"), soft_wrap=True)
 
 
-def _model(model: DeviceModel) -> str:
-    return f"{_plain(model.target)}, {_plain(model.dialect)}"
+def model_text(model: DeviceModel) -> str:
+    """Target and dialect."""
+    return f"{plain(model.target)}, {plain(model.dialect)}"
 
 
-def _accuracy(result: DeviceResult, model: DeviceModel) -> str:
+def accuracy_text(result: DeviceResult, model: DeviceModel) -> str:
     """The metric there and what is lost against the original there; else how often both answer the same."""
     lines = []
     if model.accuracy is not None:
         lost = model.accuracy.drop
-        lines.append(f"{_plain(result.metric)} {words.significant(model.accuracy.final.value, 4)}")
+        lines.append(f"{plain(result.metric)} {words.significant(model.accuracy.final.value, 4)}")
         lines.append(f"lost {lost.value:.4f} ({lost.low:.4f} to {lost.high:.4f})")
     if model.agreement.get("final") is not None:
         lines.append(f"{words.share(model.agreement['final'])} answer as in the run")
@@ -53,27 +54,27 @@ def _accuracy(result: DeviceResult, model: DeviceModel) -> str:
 
 
 def _speeds(model: DeviceModel, batches: list[int]) -> list[str]:
-    cells = []
-    for batch in batches:
-        one = next((each for each in model.latency if each.batch == batch), None)
-        if one is None:
-            cells.append(words.NOT_MEASURED)
-            continue
-        up = one.speedup
-        speed = SpeedUp(batch=batch, median=up.value, low=up.low, high=up.high, noise_floor=up.noise_floor)
-        times = f"{words.milliseconds(one.final.p50)}, original {words.milliseconds(one.original.p50)}"
-        cells.append(f"{times}\n{words.speed_change(speed)}")
-    return cells
+    found = {each.batch: speed_text(each) for each in model.latency}
+    return [found.get(batch, words.NOT_MEASURED) for batch in batches]
 
 
-def _device(result: DeviceResult) -> str:
+def speed_text(one: BatchTimes) -> str:
+    """Both medians, and the paired speed-up on a line of its own."""
+    up = one.speedup
+    speed = SpeedUp(batch=one.batch, median=up.value, low=up.low, high=up.high, noise_floor=up.noise_floor)
+    times = f"{words.milliseconds(one.final.p50)}, original {words.milliseconds(one.original.p50)}"
+    return f"{times}\n{words.speed_change(speed)}"
+
+
+def device_text(result: DeviceResult) -> str:
+    """What the device is, and how it was measured."""
     device = result.device
     said = [str(device.get("cpu", "")), f"{device.get('cores')} core(s)", str(device.get("os", ""))]
     said += [f"GPU of compute capability {device['gpu']}"] if device.get("gpu") else []
     said += [f"{name} {device[name]}" for name in _VERSIONS if name in device]
-    return _plain(", ".join(said) + f"; {result.samples} samples, {result.settings.get('threads')} thread(s)")
+    return plain(", ".join(said) + f"; {result.samples} samples, {result.settings.get('threads')} thread(s)")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A device's own words, without what a terminal would take for a command."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)

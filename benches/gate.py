@@ -1,7 +1,7 @@
 """A finished run against its own limits once more, and against the last release: one list of checks, one status.
 
 Nothing is measured here. Accuracy is recomputed from the predictions that were kept, sizes are read from the files,
-times and memory are those of the reports.
+times and memory are those of the reports, or what the caller has measured of both releases' files.
 """
 
 import dataclasses
@@ -21,14 +21,20 @@ from .disparity import disparities
 from .finished import Finished, read
 from .gate_check import Check, Gate
 from .judge import Evidence, SideEvidence, judge
-from .last_release import FIGURES, MARGINS
+from .last_release import MARGINS, Change
 from .report import Report, to_json
 
 # Limits whose interval only the report has.
 _KEPT = ("corruption_drop", "latency_ms", "peak_memory_ratio", "peak_memory_bytes")
 
 
-def check(run: Finished, baseline: Finished | None, metric: Metric, margins: Mapping[str, float]) -> Gate:
+def check(
+    run: Finished,
+    baseline: Finished | None,
+    metric: Metric,
+    margins: Mapping[str, float],
+    measured: Mapping[str, Change] | None = None,
+) -> Gate:
     """Every file, every limit of the run's own, and every figure that a limit is set on against the last release.
 
     Args:
@@ -36,21 +42,22 @@ def check(run: Finished, baseline: Finished | None, metric: Metric, margins: Map
         baseline: of the last release; None: only the run itself is judged.
         metric: the main one of both.
         margins: by a name in `MARGINS`, in place of what stands there.
+        measured: what both releases' files gave beside each other, see `last_release.compare`.
 
     Raises:
         ArtifactError: no predictions, or a baseline of another task, target, metric or test split.
         UsageError: a margin that is unknown or missing.
     """
-    for name in margins:
-        if name not in MARGINS:
-            raise unknown(name, MARGINS, "--margin")
+    check_margins(margins)
     if run.arrays is None:
         raise ArtifactError(f"{run.path.parent}: no {run.report.predictions}; run `edgesmith compress` again")
     checks = [*_files(run), _predictions(run, metric), *_own(run, metric)]
     if baseline is not None:
         last_release.refuse_other(run, baseline)
-        figures = dict.fromkeys(FIGURES[each.name] for each in run.report.limits if each.name in FIGURES)
-        checks += [last_release.compare(name, run, baseline, metric, margins) for name in figures]
+        checks += [
+            last_release.compare(name, run, baseline, metric, margins, measured or {})
+            for name in last_release.figures(run.report)
+        ]
     status = Verdict(results=tuple(_as_result(each) for each in checks)).status
     return Gate(
         task=run.report.task,
@@ -60,6 +67,17 @@ def check(run: Finished, baseline: Finished | None, metric: Metric, margins: Map
         status=status,
         checks=tuple(checks),
     )
+
+
+def check_margins(margins: Mapping[str, float]) -> None:
+    """Refuse a name that stands for nothing.
+
+    Raises:
+        UsageError: not one of `MARGINS`.
+    """
+    for name in margins:
+        if name not in MARGINS:
+            raise unknown(name, MARGINS, "--margin")
 
 
 def ratchet(gate: Gate, run: Finished, path: Path) -> Gate:

@@ -1,11 +1,13 @@
 """A gate for a continuous integration: JUnit XML, Markdown for a pull request, annotations of GitHub Actions."""
 
+import re
 from xml.etree import ElementTree
 
 from .gate_check import Check, Gate
 from .gate_text import TITLES, sentence, worst_first
 
 _MARKS = {"pass": "✅", "fail": "❌", "unproven": "⚠️"}
+_FORBIDDEN = re.compile("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SHOWN = 12  # rows that pass; the others are counted, so that a pull request stays on one screen
 
 
@@ -72,12 +74,13 @@ def _counts(checks: tuple[Check, ...]) -> dict[str, str]:
 
 
 def _clean(text: str) -> str:
-    """Without the control characters that XML 1.0 forbids even escaped."""
-    return "".join(each if each in "\n\t" or (each >= " " and each not in "\ufffe\uffff") else "?" for each in text)
+    """Without the characters that XML 1.0 forbids even escaped (its production 2): controls, half of a pair."""
+    return _FORBIDDEN.sub("?", text)
 
 
 def _cell(text: str) -> str:
     """Text that stays one cell, and text: no markup, no line breaks."""
+    text = _clean(text)
     for each in "\\`*_[]|#~":
         text = text.replace(each, f"\\{each}")
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())

@@ -1,14 +1,22 @@
 """The report as one HTML file: no network, no script, charts as inline SVG, readable in light and dark."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ..core.files import write_atomic
 from ..core.limits import LimitResult
-from . import audit_text, words
+from . import audit as audits, audit_text, device_page, pareto, words
 from .audit import Audit
+from .device_result import Devices, kept
 from .pages import page
-from .report import Report
+from .report import Percentiles, Report, from_json
+
+PAGE = "report.html"  # in the run directory
+_DRAWN = ("p50", "p90", "p99", "p99.9")
+_QUANTILE = re.compile(r"p(\d\d)_?(\d*)")  # fields of `Percentiles`: p50, p99, p99_9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +56,54 @@ class LimitRow:
     kept_width: float
 
 
-def render_html(report: Report, audit: Audit | None = None) -> str:
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """The latency of both sides at one batch size."""
+
+    batch: int
+    change: str  # in words
+    rows: tuple[tuple[str, str, str], ...]  # quantile, original and compressed in words
+    original: tuple[Bar, ...]  # up to the first quantile, from there to the second ...
+    final: tuple[Bar, ...]
+
+
+def write(run: Path, report: Report, audit: Audit | None) -> None:
+    """The page of a run directory, with what devices have measured of it."""
+    write_atomic(run / PAGE, render_html(report, audit, kept(run)))
+
+
+def rewrite(run: Path) -> None:
+    """The page anew, from what the run directory holds.
+
+    Raises:
+        ArtifactError: its report cannot be read.
+    """
+    report = from_json((run / "report.json").read_text(encoding="utf-8"), str(run / "report.json"))
+    write(run, report, audits.kept(run, report))
+
+
+def render_html(report: Report, audit: Audit | None = None, devices: Devices | None = None) -> str:
     """The whole page as text. Every string of the user is escaped."""
-    main = report.original.metrics[report.main_metric]
+    main, found, tried = report.original.metrics[report.main_metric], devices or Devices(), pareto.tried(report)
     return page(
-        "report.html",
+        PAGE,
         report=report,
         sentence=words.verdict_sentence(report),
         comparison=words.comparison_rows(report),
         energy=words.energy_sentence(report),
-        latency=[_latency_bars(report, index) for index in range(len(report.latency))],
+        latency=[distribution(report, index) for index in range(len(report.latency))],
+        tried=tried,
+        tried_chart=pareto.chart(tried, report) if tried else None,
+        tried_height=pareto.HEIGHT,
+        untimed=_untimed(report),
+        metric_value=lambda value: words.metric_value(main, value),
+        milliseconds=words.milliseconds,
+        device_rows=device_page.rows(report, found.results),
+        device_models=device_page.models(found.results),
+        not_measured=not_measured(report, audit, found),
+        options="".join(
+            f" --{key} {report.environment[key]}" for key in ("threads", "seed") if key in report.environment
+        ),
         stages=stage_rows(report),
         accuracy_axis=_accuracy_axis_text(report),
         limits=[limit_row(report, result) for result in report.limits],
@@ -87,18 +133,74 @@ def _audit_limits(report: Report, audit: Audit | None) -> list[LimitRow]:
     return [limit_row(report, each) for each in results if (each.name, each.limit) not in own]
 
 
-def _latency_bars(report: Report, index: int) -> tuple[str, str, tuple[Bar, Bar], tuple[Bar, Bar]]:
-    """Batch size, speed-up in words, then (median, up to p99) of the original and of the final model."""
+def distribution(report: Report, index: int) -> Distribution:
+    """Every quantile that the report holds of both sides, on one scale."""
     entry = report.latency[index]
-    longest = max(entry.original.p99, entry.final.p99)
-    original, final = (
-        (
-            Bar(words.milliseconds(side.p50), 0, 100 * side.p50 / longest),
-            Bar(words.milliseconds(side.p99), 100 * side.p50 / longest, 100 * (side.p99 - side.p50) / longest),
-        )
-        for side in (entry.original, entry.final)
+    original, final = _quantiles(entry.original), _quantiles(entry.final)
+    longest = max(side[name] for side in (original, final) for name in _DRAWN if name in side)
+    return Distribution(
+        batch=entry.batch,
+        change=words.speed_change(entry.speedup),
+        rows=tuple(
+            (name, words.milliseconds(original[name]), words.milliseconds(final[name]))
+            for name in original
+            if name in final
+        ),
+        original=_pieces(original, longest),
+        final=_pieces(final, longest),
     )
-    return str(entry.batch), words.speed_change(entry.speedup), original, final
+
+
+def _quantiles(side: Percentiles) -> dict[str, float]:
+    """`p50` ... -> milliseconds, rising: the distribution of single calls, or the percentiles where there is none."""
+    found = {_share_name(share): milliseconds for share, milliseconds in side.quantiles}
+    if found:
+        return found
+    for field in dataclasses.fields(side):
+        match, value = _QUANTILE.fullmatch(field.name), getattr(side, field.name)
+        if match and value is not None:
+            found[f"p{match[1]}.{match[2]}" if match[2] else field.name] = float(value)
+    return dict(sorted(found.items(), key=lambda item: float(item[0][1:])))
+
+
+def _share_name(share: float) -> str:
+    """Of the calls: `p99.9`, and words for both ends."""
+    return {0.0: "fastest", 1.0: "slowest"}.get(share, f"p{100 * share:.10g}")
+
+
+def _pieces(quantiles: Mapping[str, float], longest: float) -> tuple[Bar, ...]:
+    """From the median on, which the first piece ends at."""
+    drawn = {name: 100 * value / longest for name, value in quantiles.items() if name in _DRAWN}
+    starts = [0.0, *drawn.values()]
+    return tuple(
+        Bar(name, start, max(0.0, end - start)) for (name, end), start in zip(drawn.items(), starts, strict=False)
+    )
+
+
+def _untimed(report: Report) -> list[str]:
+    """Forms of the judged file that were not timed, and what they gave."""
+    main, found = report.original.metrics[report.main_metric], []
+    for form in next((each.tried for each in report.artifacts if each.target == report.target), ()):
+        if form.latency_ms is None or form.accuracy is None:
+            gave = "" if form.accuracy is None else f"{words.metric_value(main, form.accuracy)}, "
+            kept_float = f", {form.in_float} in float" if form.in_float else ""
+            found.append(f"{form.dialect}{kept_float}: {gave}{words.decibels(form.snr_db)}")
+    return found
+
+
+def not_measured(report: Report, audit: Audit | None, devices: Devices) -> list[tuple[str, str]]:
+    """(what, why) of everything that this report does not prove."""
+    found = []
+    if report.unmeasured_reason:
+        found.append((f"latency and memory on {report.target}", report.unmeasured_reason))
+    found += [(each.target, each.reason or "not measured") for each in report.artifacts if not each.measured]
+    if audit is None:
+        found.append(("what the mean hides", "no audit yet: edgesmith audit, with the run's directory"))
+    else:
+        found += list(audit.not_measured.items())
+    if not devices.results and not devices.unreadable:
+        found.append(("other devices", "none yet: edgesmith bench, with the run's directory and --on"))
+    return [*found, *(("a device", each) for each in devices.unreadable)]
 
 
 def stage_rows(report: Report) -> list[StageRow]:

@@ -35,6 +35,18 @@ class Decision:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One INT8 form of a network that was tried on the way to its file, on validation data."""
+
+    dialect: str
+    in_float: int  # layers that it leaves in float
+    accuracy: float | None  # main metric; None: there are no labels
+    snr_db: float  # of the worst output against the network in float
+    latency_ms: float | None  # median at the first batch size; None: not good enough to be timed, or no runtime
+    taken: bool  # it is the file
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Quantized:
     """The outcome. Without `out` nothing was written, and `reason` says why."""
 

@@ -10,6 +10,7 @@ from ..core.limits import LimitResult, Status
 from ..core.task import Metric
 from ..core.values import Interval
 from . import accuracy, words
+from .environment import Description
 from .finished import Finished
 from .gate_check import Check
 from .judge import judge_groups
@@ -50,6 +51,7 @@ _SUBJECTS = {
     "macs": "MACs",
     "params": "parameters",
 }
+TIMED = ("speedup", "latency_ms", "peak_memory")
 _MACHINE = ("cpu", "machine", "cpu_features", "cores", "threads")  # what a time depends on beside the file
 
 
@@ -75,17 +77,35 @@ def refuse_other(run: Finished, baseline: Finished) -> None:
         )
 
 
-def compare(name: str, run: Finished, baseline: Finished, metric: Metric, margins: Mapping[str, float]) -> Check:
+def figures(report: Report) -> list[str]:
+    """What is compared: every figure that a limit of the run is set on."""
+    return list(dict.fromkeys(FIGURES[each.name] for each in report.limits if each.name in FIGURES))
+
+
+Change = tuple[Interval | None, str]  # how much worse, as a share; None: not compared; and a note
+
+
+def compare(
+    name: str,
+    run: Finished,
+    baseline: Finished,
+    metric: Metric,
+    margins: Mapping[str, float],
+    measured: Mapping[str, Change],
+) -> Check:
+    """One figure against the last release's.
+
+    Args:
+        measured: by a name in `TIMED`, what a measurement of both files beside each other says, in place of the
+            intervals that the reports hold.
+    """
     margin = margins.get(name, MARGINS[name])
     if name == "drop":
         return _accuracy(run, baseline, metric, margin)
     if name in ("class_drop", "slice_drop"):
         return _groups(name, run, baseline, metric, margin)
     assert margin is not None  # only `drop` has no default
-    change, note = _COMPARISONS[name](run.report, baseline.report, name)
-    timed = name in ("speedup", "latency_ms", "peak_memory")
-    if timed and (other := _other_machine(run.report, baseline.report)):
-        change, note = None, f"not compared: measured on another machine ({other}); run the last release on this one"
+    change, note = measured[name] if name in measured else _from_reports(name, run.report, baseline.report)
     promise = f"{_SUBJECTS[name]} at most {words.percent(margin)} worse than the last release's"
     if change is None:
         return Check(
@@ -109,6 +129,12 @@ def compare(name: str, run: Finished, baseline: Finished, metric: Metric, margin
         low=change.low,
         high=change.high,
     )
+
+
+def _from_reports(name: str, ours: Report, theirs: Report) -> Change:
+    if name in TIMED and (other := other_machine(theirs, ours.environment)):
+        return None, f"not compared: measured on another machine ({other}); run the last release on this one"
+    return _COMPARISONS[name](ours, theirs, name)
 
 
 def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float | None) -> Check:
@@ -201,10 +227,7 @@ def _unpaired(ours: Report, theirs: Report) -> Interval:
     return _interval(new.value - old.value, new.low - old.high, new.high - old.low)
 
 
-_Change = tuple[Interval | None, str]
-
-
-def _faster(ours: Report, theirs: Report, name: str) -> _Change:
+def _faster(ours: Report, theirs: Report, name: str) -> Change:
     """Each run's speed-up is paired with its own original, so both must have started from the same file."""
     if (ours.against, _size(ours.original)) != (theirs.against, _size(theirs.original)):
         return None, "not compared: the runs' speed-ups are over different originals; set latency_ms in both"
@@ -224,7 +247,7 @@ def _faster(ours: Report, theirs: Report, name: str) -> _Change:
     return changes[worst], f"batch {worst}, the worst of {', '.join(map(str, changes))}; each against its own original"
 
 
-def _stored(ours: Report, theirs: Report, name: str) -> _Change:
+def _stored(ours: Report, theirs: Report, name: str) -> Change:
     """A limit that both runs have an interval of."""
     for limit in [each.name for each in ours.limits if FIGURES.get(each.name) == name]:
         pair = [next((e for e in report.limits if e.name == limit), None) for report in (ours, theirs)]
@@ -238,8 +261,8 @@ def _stored(ours: Report, theirs: Report, name: str) -> _Change:
     return None, "not compared: both runs need this limit, for only a limit has its interval in report.json"
 
 
-def _exact(field: str) -> Callable[[Report, Report, str], _Change]:
-    def change(ours: Report, theirs: Report, name: str) -> _Change:
+def _exact(field: str) -> Callable[[Report, Report, str], Change]:
+    def change(ours: Report, theirs: Report, name: str) -> Change:
         new, old = getattr(ours.final, field), getattr(theirs.final, field)
         if new is None or not old:
             return None, "not compared: one of the reports has no figure"
@@ -250,7 +273,7 @@ def _exact(field: str) -> Callable[[Report, Report, str], _Change]:
     return change
 
 
-_COMPARISONS: dict[str, Callable[[Report, Report, str], _Change]] = {
+_COMPARISONS: dict[str, Callable[[Report, Report, str], Change]] = {
     "speedup": _faster,
     "latency_ms": _stored,
     "peak_memory": _stored,
@@ -266,10 +289,10 @@ def _ratio(top: Interval, bottom: Interval) -> Interval:
     return _interval(top.value / bottom.value - 1, top.low / bottom.high - 1, top.high / low - 1)
 
 
-def _other_machine(ours: Report, theirs: Report) -> str:
-    """What differs in words, or an empty text."""
+def other_machine(report: Report, here_now: Description) -> str:
+    """What of the machine that a report's times are of differs from another one in words, or an empty text."""
     for key in _MACHINE:
-        here, there = ours.environment.get(key), theirs.environment.get(key)
+        here, there = here_now.get(key), report.environment.get(key)
         if here != there:
             return f"{key}: {_shown(there)} there, {_shown(here)} here"
     return ""

@@ -121,6 +121,7 @@ class _Run:
         target = model["target"]
         said = {key: model[key] for key in ("target", "dialect", "precision", "judged")}
         said["file_bytes"] = (self._folder / model["path"]).stat().st_size
+        said["digest"] = self._manifest["files"][model["path"]]["sha256"]
         reason = unmeasurable(target)
         if not reason:
             try:

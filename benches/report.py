@@ -17,7 +17,7 @@ from .environment import Description
 from .flips import CalibrationError, Flips
 from .fresh_process import Start
 from .groups import GroupLoss
-from .int8_report import Decision
+from .int8_report import Decision, Trial
 from .judge import worst_batch
 from .latency import Latency, PairedLatency
 
@@ -115,6 +115,7 @@ class ArtifactResult:
     reason: str = ""
     layers: tuple[Decision, ...] = ()  # which of them run in INT8 and why; empty: the graph was not quantized
     ranges: tuple[TensorRange, ...] = ()  # of the activations that were calibrated
+    tried: tuple[Trial, ...] = ()  # INT8 forms on the way to this one; empty: the graph was not quantized
     engine: EngineResult | None = None  # None: none was built
     device_command: str = ""  # builds the engine on the device, in the folder of the file; empty: see the note
     device_note: str = ""

@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from ..benches import latency
-from ..benches.int8_report import Decision
+from ..benches.int8_report import Decision, Trial
 from ..benches.words import size
 from ..calibration.ranges import TensorRange
 from ..core.task import Task
@@ -42,6 +42,7 @@ class Written:
     reason: str  # why it has this form, or why that was not measured
     layers: tuple[Decision, ...] = ()  # what a search decided
     ranges: tuple[TensorRange, ...] = ()  # what calibration said
+    tried: tuple[Trial, ...] = ()  # the forms that were judged
 
 
 def write(
@@ -103,10 +104,11 @@ def write(
         )
         found = search(problem, graph.keep_float, progress or Progress())
         best, reason = chosen_form(found, problem)
+        tried = tuple(_trial(form, measure.batch_sizes[0], form.artifact.path == best.path) for form in found.tried)
         artifact = dataclasses.replace(best, path=folder / MODEL)
         shutil.move(best.path, artifact.path)
         shutil.rmtree(forms)
-        written = Written(artifact=artifact, reason=reason, layers=found.decisions, ranges=graph.ranges)
+        written = Written(artifact=artifact, reason=reason, layers=found.decisions, ranges=graph.ranges, tried=tried)
     if engine is not None:
         engines.build_beside(artifact, engine)
     return written
@@ -137,6 +139,18 @@ def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     return best.artifact, (
         f"the fastest of {len(ranked)} forms{large} (against this network in float, at the worst batch size: {listed})"
         f"{why}{refused}"
+    )
+
+
+def _trial(form: Form, batch: int, taken: bool) -> Trial:
+    assert form.quality is not None  # what was tried was judged
+    return Trial(
+        dialect=form.artifact.dialect,
+        in_float=len(form.keep_float),
+        accuracy=form.quality.changed,
+        snr_db=form.quality.snr_db,
+        latency_ms=form.milliseconds.get(batch),
+        taken=taken,
     )
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..benches import environment, finished
+from ..benches import environment, finished, html_report
 from ..benches.audit import AUDIT, SEVERITIES, Audit, judged, kept, of_limits, to_json
 from ..benches.disparity import disparities
 from ..benches.finished import Finished
-from ..benches.html_report import render_html
 from ..benches.judge import Evidence
 from ..benches.report import Report
 from ..core import digest
@@ -85,7 +84,7 @@ def audit_run(opened: Opened, limits: Mapping[str, float], progress: Progress) -
         wanted = dataclasses.replace(opened.recipe.limits, **given)
         found = judged(found, wanted, report.drop, metric.higher_is_better, report.unmeasured_reason)
         write_atomic(folder / AUDIT, to_json(found))
-        write_atomic(folder / "report.html", render_html(report, found))
+        html_report.write(folder, report, found)
         progress.record(f"audit: {found.verdict.status if found.limits else 'no limit is set'}")
     return found
 

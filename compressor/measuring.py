@@ -156,6 +156,13 @@ def _energy(pair: Sequence[Artifact], task: Task, recipe: Recipe, threads: int) 
     return {"joules": found.joules, "energy_saving": saving, "energy_reason": found.energy_reason}
 
 
+def time_alone(
+    original: Artifact, final: Artifact, task: Task, recipe: Recipe, threads: int, progress: Progress
+) -> Costs:
+    """A first look at the time, and nothing weighed."""
+    return Costs(latency=_timed([original, final], task, recipe, 0, threads, progress))
+
+
 def look_again(
     costs: Costs, original: Artifact, final: Artifact, task: Task, recipe: Recipe, threads: int, progress: Progress
 ) -> Costs:

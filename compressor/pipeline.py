@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 
-from ..benches import environment
+from ..benches import environment, html_report
 from ..benches.audit import Audit
-from ..benches.html_report import render_html
 from ..benches.report import ArtifactResult, Report, to_json, worst_speedup
 from ..core import digest
 from ..core.errors import ContractError
@@ -87,7 +86,7 @@ def run(job: Job, progress: Progress) -> Report:
         report = runner.report()
         audit = runner.audit(report)
         write_atomic(job.out / "report.json", to_json(report))
-        write_atomic(job.out / "report.html", render_html(report, audit))
+        html_report.write(job.out, report, audit)
         write_atomic(job.out / LOCK, lock_text(lock_of(report, job.identity, job.out)))
         progress.record(f"verdict: {report.verdict}")
         return report
@@ -370,6 +369,7 @@ class _Run:
             reason=reason,
             layers=written.layers,
             ranges=written.ranges,
+            tried=written.tried,
             **engines.report(artifact, self._recipe.build, self._job.out),
         )
 

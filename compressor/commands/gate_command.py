@@ -14,6 +14,7 @@ from ...core.errors import UsageError
 if TYPE_CHECKING:  # heavy, and the help is printed without them
     from ...benches.finished import Finished
     from ...benches.gate_check import Gate
+    from ...benches.last_release import Change
     from ...core.task import Metric
 
 _EPILOG = """exit codes: 0 every check is kept and proven, 3 one has failed, 4 one is unproven, 2 not usable (a baseline
@@ -26,15 +27,17 @@ def add(commands: Any) -> None:
         "gate",
         help="a finished run against its limits and the last release: one exit code for a release build",
         description="Judge a finished run again: its files, its own limits, and every figure that a limit is set on "
-        "against the last release's report. Nothing is measured anew.",
+        "against the last release's report. Nothing is measured anew, unless the baseline is a run directory: then its "
+        "file is timed beside the new one.",
         epilog=_EPILOG,
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the directory of a finished run")
     parser.add_argument(
         "--baseline",
         type=Path,
-        metavar="REPORT.json",
-        help="report.json of the last release, beside its predictions",
+        metavar="REPORT.json|RUN_DIR",
+        help="report.json of the last release, beside its predictions; or its run directory, whose file is then timed "
+        "beside the new one",
     )
     parser.add_argument(
         "--margin",
@@ -72,12 +75,22 @@ def run(options: argparse.Namespace) -> int:
     from ...benches.finished import of_run, read
     from ...benches.gate_text import print_gate
 
-    finished = of_run(options.run)
+    finished, margins, beside = of_run(options.run), dict(options.margin), False
+    gates.check_margins(margins)
     if options.ratchet and options.baseline is None:
         raise UsageError("--ratchet: needs --baseline, the file that holds the bar")
+    if options.baseline is not None and options.baseline.is_dir():
+        if options.ratchet:
+            raise UsageError(
+                f"--ratchet: --baseline {options.baseline} is a directory; give the report.json of the bar"
+            )
+        beside = True
     first = options.ratchet and not options.baseline.exists()
-    baseline = None if options.baseline is None or first else read(options.baseline)
-    gate = gates.check(finished, baseline, _metric(finished), dict(options.margin))
+    baseline = None
+    if options.baseline is not None and not first:
+        baseline = of_run(options.baseline) if beside else read(options.baseline)
+    measured = _beside(options, baseline, margins) if baseline is not None and beside else {}
+    gate = gates.check(finished, baseline, _metric(finished), margins, measured)
     if options.ratchet:
         gate = gates.ratchet(gate, finished, options.baseline)
     _for_ci(gate, options)
@@ -91,6 +104,17 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_gate(gate, Console())
     return gate.exit_code
+
+
+def _beside(options: argparse.Namespace, baseline: "Finished", margins: dict[str, float]) -> "dict[str, Change]":
+    """Both releases' files timed and weighed now."""
+    from rich.console import Console
+
+    from ..progress import Progress
+    from ..release_times import measured
+
+    progress = Progress(None if options.json else Console(stderr=True))
+    return measured(options.run, baseline, margins, progress)
 
 
 def _for_ci(gate: "Gate", options: argparse.Namespace) -> None:

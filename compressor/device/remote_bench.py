@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from ...benches import html_report
 from ...benches.device_launcher import MANIFEST
-from ...benches.device_result import DeviceResult, from_json
+from ...benches.device_result import DEVICES, DeviceResult, from_json
 from ...benches.device_table import print_devices
 from ...core import digest
 from ...core.errors import ArtifactError, EdgesmithError, ExitCode, LostConnectionError, MeasurementError, UsageError
@@ -21,7 +22,6 @@ from . import bundle, ssh
 from .device_agent import FOLDER
 from .ssh import Address, Connection
 
-DEVICES = "devices"  # in the run directory
 PAUSES = (1.0, 5.0, 15.0)  # seconds before a lost connection is tried again
 _OLDEST = [3, 8]
 
@@ -63,6 +63,7 @@ def run(options: argparse.Namespace, progress: Progress) -> int:
                 errors[address.url] = error
                 continue
             keep(found[address.url], run_dir / DEVICES / f"{address.name}.json", address)
+            html_report.rewrite(run_dir)
     _print(found, errors, options.json)
     return _exit_code(found, errors)
 

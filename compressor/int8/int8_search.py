@@ -37,6 +37,7 @@ class Form:
     quality: Quality | None = None
     speedup: Mapping[int, Interval] = dataclasses.field(default_factory=dict)  # batch size -> against the baseline
     noise: float = 0.0  # what the baseline differed from itself by in the same measurement, as a share
+    milliseconds: Mapping[int, float] = dataclasses.field(default_factory=dict)  # batch size -> median of one batch
 
     @property
     def worst(self) -> float:
@@ -57,6 +58,7 @@ class Found:
     forms: tuple[Form, ...]  # everything that was timed, the best first
     decisions: tuple[Decision, ...]
     refused: tuple[str, ...] = ()  # why other forms were not taken
+    tried: tuple[Form, ...] = ()  # everything that was judged, good enough or not, in the order it was tried
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +103,12 @@ class Problem:
         results = latency.compare(files, self.feeds, self.threads, seconds=self.seconds, **latency.GUIDE)
         noise = max(result.noise_floor for result in results)
         return [
-            dataclasses.replace(form, speedup={result.batch: result.speedup[index] for result in results}, noise=noise)
+            dataclasses.replace(
+                form,
+                speedup={result.batch: result.speedup[index] for result in results},
+                noise=noise,
+                milliseconds={result.batch: result.latency[index + 1].p50 for result in results},
+            )
             for index, form in enumerate(forms)
         ]
 
@@ -133,6 +140,7 @@ class _Search:
         self._float_ms: dict[str, float] = {}
         self._int8_ms: dict[str, float] = {}
         self._refused: list[str] = []
+        self._tried: dict[Path, Form] = {}  # file -> what is known of it by now
         self._number = itertools.count()  # of files, so that none is written over
         self._measurable = problem.target.unmeasurable() is None
         self._profiled = self._measurable and problem.target.profiled
@@ -148,7 +156,7 @@ class _Search:
         self._note_refused([form for form in forms if not self._good(form)])
         if good and self._measurable:
             self._progress.say(f"  timing {len(good)} form(s) against the original")
-            timed = sorted(self._problem.timed(good), key=self._problem.rank, reverse=True)
+            timed = sorted(self._noted(self._problem.timed(good)), key=self._problem.rank, reverse=True)
             best = self._without_slow_layers(timed[0]) if self._profiled else timed[0]
             good = [best, *(form for form in timed if form is not timed[0])]
         return Found(
@@ -156,7 +164,13 @@ class _Search:
             forms=tuple(good),
             decisions=self._decisions(good[0].keep_float if good else self._impossible),
             refused=tuple(dict.fromkeys(self._refused)),
+            tried=tuple(self._tried.values()),
         )
+
+    def _noted(self, forms: Sequence[Form]) -> Sequence[Form]:
+        """The same forms, remembered as tried."""
+        self._tried.update({form.artifact.path: form for form in forms})
+        return forms
 
     def _forms(self, keep_float: Mapping[str, str]) -> list[Form]:
         """One choice of layers in every dialect, judged."""
@@ -173,6 +187,7 @@ class _Search:
                 f"target '{self._problem.target.name}': no INT8 file could be written: {'; '.join(refused)}"
             )
         self._refused += refused
+        self._noted(written)
         return written
 
     def _note_refused(self, forms: Sequence[Form]) -> None:
@@ -260,12 +275,12 @@ class _Search:
         changed = False
         for number in range(_ROUNDS):
             trials = self._trials(best, number)
-            gains = self._problem.timed(trials, best.artifact) if trials else []
+            gains = self._noted(self._problem.timed(trials, best.artifact)) if trials else []
             better = [form for form in gains if form.worst > _WORTH + form.noise]
             if not better:
                 break
             best, changed = max(better, key=lambda form: form.worst), True
-        return self._problem.timed([best])[0] if changed else best
+        return self._noted(self._problem.timed([best]))[0] if changed else best
 
     def _trials(self, best: Form, number: int) -> list[Form]:
         """Forms with some more layers in float that the profile says are better off there."""

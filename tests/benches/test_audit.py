@@ -183,10 +183,12 @@ def test_the_section_of_the_report() -> None:
     html = render_html(REPORT, audit)
     assert "<h2>Audit: what the mean hides</h2>" in html
     assert "<p>G" + SAID[0][1:].replace("'", "&#39;").replace("<", "&lt;").replace(">", "&gt;") + ".</p>" in html
-    assert '<th scope="row">brightness 3</th><td data-label="test samples">360</td>' in html
+    assert (
+        '<th role="rowheader" scope="row">brightness 3</th><td role="cell" data-label="test samples">360</td>' in html
+    )
     assert html.count("loss of accuracy under every corruption at most 5 points") >= 1
     own = dataclasses.replace(REPORT, limits=audit.limits)
-    assert render_html(own, audit).count("under every corruption at most 5 points</td>") == 1, (
+    assert render_html(own, audit).count("under every corruption at most 5 points</th>") == 1, (
         "said once, among the limits"
     )
     assert "Audit: what the mean hides" not in render_html(REPORT)

@@ -1,8 +1,12 @@
 """The forms of a gate for a continuous integration."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+
+import pytest
+import xmlschema
 
 from edgesmith.benches.gate_check import Check, Gate
 from edgesmith.benches.gate_ci import annotations, junit, markdown
@@ -50,6 +54,52 @@ def test_junit_parsed_back() -> None:
     assert failure.text == "promise: drop at most 1 %\nmeasured: 2 %\nthe original? has lost"
     green = ElementTree.fromstring(junit(GREEN).encode())
     assert (green.get("failures"), list(green.iter("failure"))) == ("0", [])
+
+
+SCHEMA = xmlschema.XMLSchema(str(Path(__file__).with_name("junit.xsd")))
+# Forbidden in XML even escaped, or with a meaning there: NUL and ESC, the end of a CDATA section, half of a pair.
+HOSTILE = "\x00\x1b[31m\r]]><!--&amp;<a b='c\">\ud800\ufffe\t\n\U0001f600 %s {} "
+
+
+def hostile() -> Gate:
+    checks = tuple(
+        check(group, HOSTILE, "fail", note=HOSTILE, found=HOSTILE) for group in ("file", "limit", "baseline")
+    )
+    return dataclasses.replace(RED, task=HOSTILE, target=HOSTILE, baseline=HOSTILE, checks=checks, ratchet=HOSTILE)
+
+
+def test_junit_is_what_the_schema_says() -> None:
+    for gate in (GREEN, RED, hostile(), dataclasses.replace(GREEN, task=" ", checks=(check("file", " "),))):
+        text = junit(gate)
+        SCHEMA.validate(text.encode())  # as it is written: a lone half of a pair has no bytes
+        assert "\x1b" not in text and text.count("]]>") == 0
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ('name="drop"', "", "missing required attribute 'name'"),
+        ('failures="2"', 'failures="two"', "failures='two'"),
+        ("<system-out>", "<systemout/><system-out>", "Unexpected child with tag 'systemout'"),
+        ('time="0"', 'time="-1"', "time='-1'"),
+        ('name="class_drop"', 'name="file_ratio"', "duplicated value"),
+    ],
+)
+def test_the_schema_refuses_what_is_no_junit(right: str, wrong: str, said: str) -> None:
+    text = junit(RED)
+    assert right in text
+    with pytest.raises(xmlschema.XMLSchemaValidationError) as caught:
+        SCHEMA.validate(text.replace(right, wrong).encode())
+    assert said in str(caught.value)
+
+
+def test_hostile_names_stay_text_in_every_form() -> None:
+    gate = hostile()
+    case = next(ElementTree.fromstring(junit(gate).encode()).iter("testcase"))
+    assert case.get("name") == "??[31m?]]><!--&amp;<a b='c\">??\t\n\U0001f600 %s {} "
+    lines = markdown(gate).encode().decode().splitlines()
+    assert len(lines) == 11 and "<" not in "".join(lines), "one row a check, and no tag"
+    assert all(line.count(" | ") == 4 for line in lines[6:9])
 
 
 def test_markdown_is_one_screen_and_red_comes_first() -> None:

@@ -126,7 +126,10 @@ def test_all_of_it_in_every_form_of_the_report() -> None:
     ):
         assert f"\n{line}\n" in printed
     html = render_html(report)
-    assert '<th scope="row">class &lt;dog&gt;</th><td data-label="test samples">1,200</td>' in html
+    assert (
+        '<th role="rowheader" scope="row">class &lt;dog&gt;</th><td role="cell" data-label="test samples">1,200</td>'
+        in html
+    )
     assert html.index("class &lt;dog&gt;") < html.index("class cat"), "what lost most stands first"
     assert f"<p>F{said[0][1:]}.</p>" in html
     assert "Classes, slices and changed answers" not in render_html(make_report())

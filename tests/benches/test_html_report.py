@@ -1,14 +1,19 @@
 """The HTML report: one file, escaped, well formed, with charts whose lengths are the numbers."""
 
 import dataclasses
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from edgesmith.benches.html_report import limit_row, render_html, stage_rows
-from edgesmith.benches.report import Report
+from edgesmith.benches import device_page
+from edgesmith.benches.device_result import Devices
+from edgesmith.benches.html_report import distribution, limit_row, render_html, rewrite, stage_rows
+from edgesmith.benches.report import Percentiles, Report, to_json
 from tests.benches.sample_report import make_report
+from tests.benches.test_device_table import NANO, PI
 
 EVIL = "<script>alert('1')</script>&\"x"
 VOID = {"meta", "rect", "br"}
@@ -131,9 +136,12 @@ def test_layers_are_listed_with_what_became_of_them() -> None:
     assert "<summary>onnxruntime-cpu: 1 of 2 layers in INT8</summary>" in page
     assert page.count("<details>") == 1  # the other file has none
     assert "conv&lt;1&gt;" in page and "31.2 dB" in page
-    row = page[page.index('<th scope="row">stem') :]
+    row = page[page.index('<th role="rowheader" scope="row">stem') :]
     row = row[: row.index("</tr>")]
-    assert '<td data-label="float">60 us</td>' in row and '<td data-label="INT8">396 us</td>' in row
+    assert (
+        '<td role="cell" data-label="float">60 us</td>' in row
+        and '<td role="cell" data-label="INT8">396 us</td>' in row
+    )
     assert "float: slower in INT8" in row
 
 
@@ -152,6 +160,86 @@ def test_a_run_without_a_runtime_says_so_and_draws_nothing() -> None:
     text = " ".join(read(bare).text.split())
     assert "Latency Not measured: no CUDA device." in text
     assert text.count("not measured: no CUDA device") == 1 + len(limits)
+
+
+def test_every_quantile_that_the_report_holds_is_drawn_and_said() -> None:
+    report = make_report()
+    one, thirtytwo = (distribution(report, index) for index in (0, 1))
+    assert (one.batch, one.change) == (1, "3.10x faster (2.88 to 3.29)")
+    assert one.rows == (
+        ("p50", "0.412 ms", "0.133 ms"),
+        ("p90", "0.453 ms", "0.146 ms"),
+        ("p99", "0.618 ms", "0.199 ms"),
+    )
+    assert [piece.label for piece in one.original] == ["p50", "p90", "p99"]
+    assert [piece.width for piece in one.original] == pytest.approx([100 / 1.5, 10 / 1.5, 40 / 1.5])
+    assert sum(piece.width for piece in thirtytwo.final) == pytest.approx(100 / 3.6)
+
+    few = Percentiles(p50=1.0, p90=2.0, p99=3.0, p999=4.0)
+    pair = dataclasses.replace(report.latency[0], original=few, final=few)
+    assert distribution(dataclasses.replace(report, latency=(pair,)), 0).rows[-1] == ("p99.9", "4.00 ms", "4.00 ms")
+
+    shares = ((0.0, 0.8), (0.05, 0.9), (0.5, 1.0), (0.9, 2.0), (0.99, 3.0), (0.999, 4.0), (1.0, 50.0))
+    many = dataclasses.replace(few, calls=9000, quantiles=shares)
+    pair = dataclasses.replace(report.latency[0], original=many, final=many)
+    found = distribution(dataclasses.replace(report, latency=(pair,)), 0)
+    assert [name for name, _, _ in found.rows] == ["fastest", "p5", "p50", "p90", "p99", "p99.9", "slowest"]
+    assert [(piece.label, piece.start, piece.width) for piece in found.original] == [
+        ("p50", 0.0, 25.0), ("p90", 25.0, 25.0), ("p99", 50.0, 25.0), ("p99.9", 75.0, 25.0),
+    ], "one call that took long does not squeeze the rest"  # fmt: skip
+
+
+def test_devices_stand_in_a_table_of_device_and_model() -> None:
+    report = make_report()
+    ours = report.artifacts[0].digest
+    judged = dataclasses.replace(PI.models[0], target="onnxruntime-cpu", digest=ours)
+    stale = dataclasses.replace(judged, digest="0" * 64)
+    found = {"ssh://pi": dataclasses.replace(PI, models=(judged, PI.models[1]))}
+    found["ssh://nano"] = dataclasses.replace(NANO, models=(stale,))
+    assert device_page.models(found) == ["onnxruntime-cpu, s8-shifted", "tensorrt, s8-shifted"]
+    (pi, said, cells), (_, nano, others) = device_page.rows(report, found)
+    assert (pi, said[:10], nano[:17]) == ("ssh://pi", "Cortex-A76", "Cortex-A57?[2J, 4")
+    assert cells == [
+        (
+            "onnxruntime-cpu, s8-shifted",
+            [
+                "accuracy 0.8672",
+                "lost 0.0078 (-0.0100 to 0.0200)",
+                "99.2 % answer as in the run",
+                "at most 0.0123 from the run's outputs",
+                "batch 1: 0.500 ms, original 2.00 ms",
+                "4.00x faster (3.80 to 4.20)",
+            ],
+        ),
+        ("tensorrt, s8-shifted", ["not measured: no CUDA device"]),
+    ]
+    assert others[0][1][0] == "of an earlier file than this report's; measure again"
+    assert others[1] == ("tensorrt, s8-shifted", ["not in its bundle"])
+
+
+def test_what_was_not_measured_is_listed_with_its_reason() -> None:
+    text = " ".join(read(make_report()).text.split())
+    assert (
+        "What was not measured tensorrt: no CUDA device what the mean hides: no audit yet: edgesmith audit, with the "
+        "run's directory other devices: none yet: edgesmith bench, with the run's directory and --on"
+    ) in text
+    found = Devices(results={}, unreadable=("devices/x.json: not JSON",))
+    assert "a device: devices/x.json: not JSON" in render_html(make_report(), None, found)
+    assert "edgesmith compress recipe.toml --out ../again --threads 1 --seed 0</code>" in render_html(make_report())
+
+
+def test_a_run_directory_gets_its_page_anew_with_what_devices_measured(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(to_json(make_report()))
+    (tmp_path / "devices").mkdir()
+    tree = dataclasses.asdict(PI)
+    (tmp_path / "devices/pi.json").write_text(json.dumps({"url": "ssh://pi", **tree}))
+    (tmp_path / "devices/no.json").write_text("{")
+    (tmp_path / "devices/text.json").write_bytes(b"\xff")
+    rewrite(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert ">ssh://pi<br>" in page
+    assert "a device: devices/no.json: not a result of schema" in page
+    assert "a device: devices/text.json: cannot be read: " in page
 
 
 def test_ranges_are_listed_beside_the_layers() -> None:

@@ -54,6 +54,12 @@ def test_the_figures_come_back_and_nothing_stays(
     assert (kept["schema"], kept["url"], kept["samples"]) == ("edgesmith.device/1", url, 64)
     assert said["failed"] == {}
     assert said["devices"][url]["models"] == kept["models"]
+    report = json.loads((RUN / "report.json").read_text())
+    assert {each["target"]: each["digest"] for each in kept["models"]} == {
+        each["target"]: each["digest"] for each in report["artifacts"]
+    }
+    page = (RUN / "report.html").read_text()
+    assert "<h2>On other devices</h2>" in page and url in page and "an earlier file" not in page
     final, tensorrt = kept["models"]
     assert [each["max_abs"] for each in final["parity"]] == [0.0, 0.0]
     assert [each["batch"] for each in final["latency"]] == [1]

@@ -67,6 +67,11 @@ def test_the_report(finished: Path) -> None:
     assert measured["reason"].startswith(
         "the fastest of 3 forms (against this network in float, at the worst batch size: "
     )
+    assert len(measured["tried"]) >= 2 and unmeasured["tried"][0]["latency_ms"] is None
+    assert sum(form["taken"] for form in measured["tried"]) == (measured["precision"] == "int8")
+    for form in measured["tried"]:
+        assert 0 <= form["accuracy"] <= 1 and (form["latency_ms"] is None or form["latency_ms"] > 0)
+    assert any(form["latency_ms"] for form in measured["tried"])
     for artifact in report["artifacts"]:
         assert (Path("runs/small") / artifact["path"]).stat().st_size == artifact["file_bytes"]
 

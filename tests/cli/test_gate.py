@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgesmith.benches import intervals
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from tests.cli.planted import (
     Weights,
     change_weights,
+    do_the_work_again,
     judged_file,
     measure_again,
     relabel,
@@ -56,6 +59,29 @@ def red(found: dict[str, Any]) -> dict[str, str]:
         for each in found["checks"]
         if each["status"] != "pass"
     }
+
+
+def on_one_screen(capsys: pytest.CaptureFixture[str], code: int, check: str, *said: str) -> None:
+    """What a person sees: 40 lines of 80 columns, in which the failed check stands last and its reason in the table."""
+    assert main(["gate", str(RUN), "--baseline", str(BASELINE)]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    rows: list[list[str]] = []
+    for line in lines:
+        if line.startswith("│"):
+            cells = [cell.strip() for cell in line.strip("│").split("│")]
+            if cells[0]:
+                rows.append(cells)
+            else:  # a cell that goes on
+                rows[-1] = [" ".join((a, b)).strip() for a, b in zip(rows[-1], cells, strict=True)]
+    red = [" ".join(row) for row in rows if row[0] != "pass"]
+    for table in "\n".join(lines).split("┡")[1:]:
+        statuses = re.findall(r"^│ (\w+)", table, re.MULTILINE)
+        assert statuses == sorted(statuses, key=["fail", "unproven", "pass"].index), "what is red comes first"
+    for words in said:
+        assert any(words in row for row in red), f"{words!r} is not in {red}"
+    verdict = " ".join(" ".join(lines).split("GATE: ")[1].split())
+    assert check in verdict
 
 
 def nudge(weights: Weights) -> None:
@@ -109,6 +135,7 @@ def test_wrong_weights(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "paired over 497 test samples; the original has lost already, before compression: look at its weights and its "
         "training"
     )
+    on_one_screen(capsys, ExitCode.LIMIT_MISSED, "baseline: drop", "the original has lost already, before compression")
 
 
 def test_swapped_channels(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,6 +151,9 @@ def test_swapped_channels(last: Path, capsys: pytest.CaptureFixture[str]) -> Non
     found = red(gate(capsys, ExitCode.LIMIT_MISSED))
     assert list(found) == ["limit: drop", "baseline: drop"]
     assert found["baseline: drop"].endswith("; the original has not: look at what the stages and the targets' files do")
+    on_one_screen(
+        capsys, ExitCode.LIMIT_MISSED, "limit: drop, baseline: drop", "the original has not: look at what the"
+    )
 
 
 def test_a_float_file_labelled_int8(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +164,9 @@ def test_a_float_file_labelled_int8(last: Path, capsys: pytest.CaptureFixture[st
         "fail: labelled int8, but no layer in it is quantized: this is a float file; "
     )
     assert found["limit: file_ratio"] == "fail: 100 % of the original; "
+    on_one_screen(
+        capsys, ExitCode.LIMIT_MISSED, "file: onnxruntime-cpu", "labelled int8, but no layer in it is quantized"
+    )
 
 
 def test_an_int8_file_labelled_float(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +188,9 @@ def test_stale_calibration(last: Path, capsys: pytest.CaptureFixture[str]) -> No
         "fail: stale calibration: its ranges come from other samples than the run's 000000000000 (those with SHA-256 "
         f"{fresh[:12]}); ",
     )
+    on_one_screen(
+        capsys, ExitCode.LIMIT_MISSED, "file: tensorrt", "stale calibration: its ranges come from other samples"
+    )
 
 
 def test_a_truncated_file(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +200,7 @@ def test_a_truncated_file(last: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert red(gate(capsys, ExitCode.LIMIT_MISSED)) == {
         "file: onnxruntime-cpu": f"fail: truncated: 10,000 of {whole:,} bytes; "
     }
+    on_one_screen(capsys, ExitCode.LIMIT_MISSED, "file: onnxruntime-cpu", f"truncated: 10,000 of {whole:,} bytes")
     path.unlink()
     assert red(gate(capsys, ExitCode.LIMIT_MISSED)) == {
         "file: onnxruntime-cpu": "fail: artifacts/onnxruntime-cpu/model.onnx is missing; "
@@ -287,6 +324,7 @@ def test_times_of_another_machine(last: Path, capsys: pytest.CaptureFixture[str]
         "baseline: latency_ms": "unproven: not compared; not compared: measured on another machine (threads: 2 there, "
         "1 here); run the last release on this one"
     }
+    on_one_screen(capsys, ExitCode.UNPROVEN, "baseline: latency_ms", "(threads: 2 there, 1 here)")
     write_report(BASELINE.parent, environment=report.environment, limits=report.limits)
     assert red(gate(capsys, ExitCode.UNPROVEN)) == {
         "baseline: latency_ms": "unproven: not compared; not compared: both runs need this limit, for only a limit has "
@@ -338,3 +376,57 @@ def test_one_class_broken_while_the_mean_holds(last: Path, capsys: pytest.Captur
         text.endswith(f"class '7', the worst of 10; {broken.sum()} test samples") and text.startswith("fail: ")
         for text in found.values()
     )
+    on_one_screen(
+        capsys, ExitCode.LIMIT_MISSED, "limit: class_drop, baseline: class_drop", "class '7', the worst of 10"
+    )
+
+
+def beside(capsys: pytest.CaptureFixture[str], code: int, *options: str) -> dict[str, dict[str, Any]]:
+    """The comparisons with the last release's run directory."""
+    found = gate(capsys, code, "--baseline", "last run", *options, baseline=False)
+    return {each["name"]: each for each in found["checks"] if each["group"] == "baseline"}
+
+
+def with_limits(run: Path) -> None:
+    """Limits on times, which the report's own interval keeps."""
+    report = report_of(run)
+    limit = dataclasses.replace(report.limits[0], name="latency_ms", limit=99.0, measured=1.0, low=0.9, high=1.1)
+    write_report(run, limits=(*report.limits, limit))
+
+
+def test_the_last_releases_file_beside_the_new_one(
+    last: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unchanged work is green without a clock; a file that does the work over and over is slower, and by how much."""
+    monkeypatch.setattr(intervals, "looks", lambda restarts, confidence: ((2, 0.75),))  # fewer than for a release
+    with_limits(RUN)
+    shutil.copytree(RUN, "last run")
+    same = beside(capsys, ExitCode.PASS)["latency_ms"]
+    assert (same["low"], same["high"], same["note"]) == (0, 0, "the same file as the last release's")
+    write_report(Path("last run"), environment={**report_of(RUN).environment, "cpu": "another"})
+    do_the_work_again(judged_file(RUN), 6)
+    relabel(RUN)
+    slower = beside(capsys, ExitCode.LIMIT_MISSED, "--margin", "file=9")["latency_ms"]
+    assert slower["status"] == "fail" and slower["low"] > 0.5, "the last release's machine is of no interest now"
+    assert slower["note"].startswith("batch 1; both files timed side by side, noise floor ")
+
+
+def test_a_run_directory_that_cannot_stand_beside(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_limits(RUN)
+    shutil.copytree(RUN, "last run")
+    change_weights(judged_file(RUN), nudge)
+    relabel(RUN)
+    write_report(Path("last run"), environment={**report_of(RUN).environment, "threads": 2})
+    found = beside(capsys, ExitCode.UNPROVEN)["latency_ms"]
+    assert found["note"] == "not compared: the last release ran with 2 thread(s), this run with 1"
+    path = judged_file(Path("last run"))
+    path.write_bytes(path.read_bytes()[:100])
+    said = refusal(capsys, "--baseline", "last run")
+    assert (
+        said.endswith("bytes; give --baseline the report.json to compare what it holds") and "truncated: 100 of" in said
+    )
+    assert refusal(capsys, "--baseline", "last run", "--ratchet") == (
+        "UsageError: --ratchet: --baseline last run is a directory; give the report.json of the bar"
+    )
+    Path("empty").mkdir()
+    assert "empty: not a finished run (no report.json)" in refusal(capsys, "--baseline", "empty")

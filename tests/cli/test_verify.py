@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgesmith.cli import main
+from edgesmith.compressor import measuring
 from edgesmith.core import digest
 from edgesmith.core.errors import ExitCode
 
@@ -130,3 +131,61 @@ def test_no_lock_and_one_that_is_none(finished: Path, capsys: pytest.CaptureFixt
         ExitCode.USAGE,
         ["RunDirectoryError: runs/small/edgesmith.lock: no lock that can be read; `edgesmith compress` writes one"],
     )
+
+
+def shift_report(change: float) -> None:
+    """The report's speed-ups become another machine's or another day's; the lock holds no digest of it."""
+    path = RUN / "report.json"
+    tree = json.loads(path.read_text())
+    for each in tree["latency"]:
+        for key in ("median", "low", "high"):
+            each["speedup"][key] *= change
+    path.write_text(json.dumps(tree))
+
+
+def test_measured_again(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an untouched run nothing differs; of a report that promises ten times the speed the time does, twice looked at."""
+    looks: list[int] = []
+    timed = measuring._timed
+
+    def counted(pair: Any, task: Any, recipe: Any, look: int, threads: int, progress: Any) -> Any:
+        looks.append(look)
+        return timed(pair, task, recipe, look, threads, progress)
+
+    monkeypatch.setattr(measuring, "_timed", counted)
+    monkeypatch.setattr(measuring, "_looks", lambda recipe: ((2, 0.75), (2, 0.75)))  # fewer processes than a release
+    shift_report(10.0)
+    code, (text,) = verify(capsys, "--measure", "--json")
+    tree = json.loads(text)
+    found = {each["what"]: each for each in tree["measured"]}
+    assert (code, tree["same"], looks) == (ExitCode.LIMIT_MISSED, True, [0, 1])
+    assert found["accuracy, original"]["status"] == found["accuracy, final"]["status"] == "same"
+    assert found["accuracy, final"]["note"] == "every sample"
+    for batch in (1, 8):
+        one = found[f"speed-up, batch {batch}"]
+        assert (one["status"], one["note"]) == ("differs", "slower than it was")
+
+
+def test_another_machines_times_are_not_compared(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = RUN / "report.json"
+    tree = json.loads(path.read_text())
+    here = tree["environment"]["cpu"]
+    tree["environment"]["cpu"] = "another"
+    path.write_text(json.dumps(tree))
+    code, lines = verify(capsys, "--measure")
+    assert code == ExitCode.UNPROVEN
+    assert "runs/small: what its lock says; 1 could not be compared" in lines
+    assert "Measured again" in [line.strip() for line in lines]
+    code, (text,) = verify(capsys, "--measure", "--json")
+    *answers, times = json.loads(text)["measured"]
+    assert [(each["what"], each["status"]) for each in answers] == [
+        ("accuracy, original", "same"), ("accuracy, final", "same"),
+    ]  # fmt: skip
+    assert (code, times["status"]) == (ExitCode.UNPROVEN, "not compared")
+    assert times["note"] == f"measured on another machine (cpu: another there, {here} here)"
+
+
+def test_what_differs_from_its_lock_is_not_measured(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (RUN / FINAL).write_bytes(b"x")
+    code, lines = verify(capsys, "--measure")
+    assert (code, lines[0]) == (ExitCode.LIMIT_MISSED, "asked again: not asked: a file differs")

@@ -22,6 +22,8 @@ MUST_HAVE = {
     "edgesmith/__main__.py",
     "edgesmith/benches/__init__.py",
     "edgesmith/benches/report.html",
+    "edgesmith/benches/report_parts.html",
+    "edgesmith/benches/report_style.html",
     "edgesmith/calibration/__init__.py",
     "edgesmith/cli.py",
     "edgesmith/compressor/__init__.py",

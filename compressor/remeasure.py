@@ -1,0 +1,150 @@
+"""A finished run measured anew in its own runtime: what differs from its report beyond the intervals of both."""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..benches import accuracy, metrics, words
+from ..benches.finished import under
+from ..benches.judge import judge
+from ..benches.last_release import other_machine
+from ..benches.report import BatchLatency, Report, batch_latency
+from ..core.task import Metric
+from ..core.values import Interval
+from ..exporters.targets import TARGETS
+from . import measuring
+from .audit_run import Opened, open_run
+from .evaluation import task_metrics
+from .measuring import Costs
+from .progress import Progress
+
+_STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Again:
+    """One figure, in the report and now."""
+
+    what: str
+    status: Literal["same", "differs", "not compared"]
+    report: str  # in words
+    now: str
+    note: str = ""
+
+
+def measure_again(run: Path, progress: Progress) -> tuple[Again, ...]:
+    """Both files on the test split and against the clock once more.
+
+    Accuracy is paired with the predictions that were kept, sample by sample. Speed-ups differ where their intervals
+    hold no common value; before that is said, they are measured for longer.
+
+    Args:
+        run: directory of a finished run that is what its lock says.
+
+    Raises:
+        RunDirectoryError, ArtifactError, TaskError: see `audit_run.open_run`.
+        MeasurementError: a process that crashed or took too long.
+    """
+    opened = open_run(run)
+    pair, recipe = opened.pair, opened.recipe
+    report = opened.run.report
+    progress.say("asking both files for the test split again")
+    found = list(_answers(opened))
+    if reason := TARGETS[report.target].unmeasurable():
+        return (*found, _not_timed(reason))
+    if other := other_machine(report, pair.machine):
+        return (*found, _not_timed(f"measured on another machine ({other})"))
+    progress.say("timing original and final again")
+    first = (pair.original, pair.final, pair.task, recipe, pair.threads, progress)
+    weighed = any(each.name.startswith("peak_memory") for each in report.limits)
+    costs = (measuring.measure_costs if weighed else measuring.time_alone)(*first)
+    times = compare_times(report, _latency(costs))
+    if any(each.status == "differs" for each in times):
+        progress.say("  the times differ: measuring for longer")
+        costs = measuring.look_again(costs, *first)
+        times = compare_times(report, _latency(costs))
+    return (*found, *times, *_limits(opened, costs))
+
+
+def compare_times(report: Report, now: Sequence[BatchLatency]) -> list[Again]:
+    """The speed-up at each batch size that the report has."""
+    found, fresh = [], {each.batch: each for each in now}
+    for before in report.latency:
+        what, said = f"speed-up, batch {before.batch}", words.speed_change(before.speedup)
+        if before.batch not in fresh:
+            found.append(Again(what=what, status="not compared", report=said, now="", note="not in the recipe"))
+            continue
+        after = fresh[before.batch].speedup
+        apart = after.low > before.speedup.high or after.high < before.speedup.low
+        note = (
+            "" if not apart else "slower than it was" if after.median < before.speedup.median else "faster than it was"
+        )
+        status: Literal["same", "differs"] = "differs" if apart else "same"
+        found.append(Again(what=what, status=status, report=said, now=words.speed_change(after), note=note))
+    return found
+
+
+def compare_scores(metric: Metric, side: str, before: np.ndarray, now: np.ndarray, confidence: float) -> Again:
+    """One side's metric on the same samples, then and now: it differs where the loss has an interval without 0."""
+    values = [metrics.value(metric, scores) for scores in (before, now)]
+    texts = [f"{value:.6g}" for value in values]
+    what = f"{metric.name}, {side}"
+    if np.array_equal(before, now):
+        return Again(what=what, status="same", report=texts[0], now=texts[1], note="every sample")
+    drop = accuracy.paired_drop(metric, before, now, confidence)
+    changed = int(np.any((before != now).reshape(len(now), -1), axis=1).sum())
+    note = f"{changed:,} of {len(now):,} samples differ, loss {drop.value:.4f} ({drop.low:.4f} to {drop.high:.4f})"
+    status: Literal["same", "differs"] = "differs" if drop.low > 0 or drop.high < 0 else "same"
+    return Again(what=what, status=status, report=texts[0], now=texts[1], note=note)
+
+
+def _answers(opened: Opened) -> Iterator[Again]:
+    pair, run = opened.pair, opened.run
+    with tempfile.TemporaryDirectory(prefix="edgesmith-verify-") as name:
+        measuring.keep_predictions(pair.original, pair.final, pair.task, pair.threads, Path(name))
+        with np.load(Path(name) / measuring.PREDICTIONS, allow_pickle=False) as stored:
+            arrays: Mapping[str, np.ndarray] = dict(stored)
+    for side in ("original", "final"):
+        for metric in task_metrics(pair.task):
+            now = metrics.scores_of(metric, under(f"{side}/", arrays), arrays["labels"])
+            yield compare_scores(metric, side, run.scores(metric, side), now, run.report.confidence)
+
+
+def _latency(costs: Costs) -> list[BatchLatency]:
+    return [batch_latency(paired) for paired in costs.latency]
+
+
+def _limits(opened: Opened, costs: Costs) -> Iterator[Again]:
+    """Limits on times and memory, which have their interval in the report."""
+    pair, report, limits = opened.pair, opened.run.report, opened.recipe.limits
+    stored = [each for each in report.limits if each.name in _STORED]
+    if not stored:
+        return
+    kept = opened.run.path.with_name(report.predictions)
+    evidence = measuring.outcome(pair.original, pair.final, costs, pair.task, limits, kept).evidence
+    now = {each.name: each for each in judge(limits, evidence, opened.metric.higher_is_better).results}
+    for before in stored:
+        after = now[before.name]
+        said = words.measured(report, before), words.measured(report, after)
+        ends = [_interval(each.measured, each.low, each.high) for each in (before, after)]
+        what = words.promise(report, before)
+        if ends[0] is None or ends[1] is None:
+            yield Again(what=what, status="not compared", report=said[0], now=said[1], note=after.note or before.note)
+            continue
+        apart = ends[1].low > ends[0].high or ends[1].high < ends[0].low
+        yield Again(what=what, status="differs" if apart else "same", report=said[0], now=said[1], note=after.status)
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> Interval | None:
+    if value is None or low is None or high is None or not math.isfinite(value):
+        return None
+    return Interval(value=value, low=low, high=high)
+
+
+def _not_timed(reason: str) -> Again:
+    return Again(what="times and memory", status="not compared", report="", now="", note=reason)
