@@ -13,6 +13,7 @@ from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.pruning import coupling
 from edgesmith.compressor.pruning.allocation import ALLOCATIONS, aligned
 from edgesmith.compressor.pruning.channel_statistics import Statistics
+from edgesmith.compressor.pruning.dry_run import prunable
 from edgesmith.compressor.pruning.importance import IMPORTANCES, score
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context
@@ -236,7 +237,7 @@ class HardCoded(nn.Module):
 
 def test_groups_that_break_the_model_are_found_by_trying() -> None:
     module, example = HardCoded(), {"x": torch.randn(2, 1, 8, 8)}
-    reasons = coupling.refuse(module, example, coupling.find(module, example))
+    reasons = prunable(module, example)[1]
     assert reasons["head"] == "its channels are the model's output"
     assert reasons["conv"].startswith("the model breaks without one of its channels: ")
     assert "free" not in reasons
