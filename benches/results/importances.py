@@ -1,8 +1,8 @@
 """Which importance to prune by: ``python benches/results/importances.py OUT``.
 
-Three networks (the digits example's, and LeNet and ResNet-20 of examples/fashion_mnist) are pruned by every importance
-to two shares of their MACs, `global` allocation, widths of any number, and judged on their test images twice: as pruned
-(batch norms estimated anew), and after a short training on labels. Three seeds: they decide the order of the training's
+Three networks (the digits example's, and LeNet and the small ResNet of examples/fashion_mnist) are pruned by every
+importance to two shares of their MACs, with `global` allocation, and judged on their test images twice: as pruned (batch
+norms estimated anew), and after a short training on labels. Three seeds: they decide the order of the training's
 images, and what `random` takes out. Every pruning and training is a file in OUT, so that a run that was stopped goes on.
 """
 
@@ -100,7 +100,7 @@ def fashion(name: str) -> edgesmith.Task:
 NETWORKS: dict[str, Network] = {
     "digits": Network(task=digits, ratios=(0.5, 0.2), images=1077, epochs=4),
     "lenet": Network(task=functools.partial(fashion, "lenet"), ratios=(0.5, 0.25), images=4000, epochs=2),
-    "resnet20": Network(task=functools.partial(fashion, "resnet20"), ratios=(0.7, 0.4), images=2000, epochs=1),
+    "small-resnet": Network(task=functools.partial(fashion, "ensemble"), ratios=(0.5, 0.25), images=4000, epochs=2),
 }
 
 

@@ -195,7 +195,7 @@ class _Trial:
         return "" if [x.shape for x in found] == [x.shape for x in self._whole] else _OUTPUT
 
     def _compared(self, trial: nn.Module, expected: Sequence[torch.Tensor]) -> str:
-        """An empty string if a network gives what is expected: within little of what silencing the channel did to it."""
+        """An empty string if a network gives what is expected: within little of what silencing did."""
         if reason := self._runs(trial):
             return reason
         for ours, theirs, whole in zip(answers(trial, self._inputs), expected, self._whole, strict=True):
