@@ -73,6 +73,7 @@ class CoupledChannels:
     members: tuple[Member, ...]
     layout: Layout = Layout()
     counts: tuple[Count, ...] = ()
+    lost: str = ""  # a layer whose rows could not be followed to channels
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -114,9 +115,17 @@ def find(module: nn.Module, example: Example) -> list[CoupledChannels]:
     names = {layer: name for name, layer in module.named_modules()}
     groups = []
     for group in graph.get_all_groups():
-        members = [member for item in group.items if (member := _member(graph, item, names)) is not None]
+        known = [
+            item for item in group.items if None not in item.root_idxs
+        ]  # it loses track of repeated heads
+        members = [member for item in known if (member := _member(graph, item, names)) is not None]
+        unknown = [item.dep.target.module for item in group.items if None in item.root_idxs]
+        lost = [names[layer] for layer in unknown if layer in names]
         if members and members[0].kind == "out":
-            groups.append(CoupledChannels(root=members[0].layer, channels=len(group[0].idxs), members=tuple(members)))
+            root, channels = members[0].layer, len(group[0].idxs)
+            groups.append(
+                CoupledChannels(root=root, channels=channels, members=tuple(members), lost=next(iter(lost), ""))
+            )
     order = list(names.values())
     return sorted(groups, key=lambda group: order.index(group.root))
 
@@ -192,7 +201,17 @@ def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any =
         elif id(target.module) in names:
             kind = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
             parts.append((names[id(target.module)], kind, 0, rows))
-    return Leaving(parts=tuple(parts), prune=lambda: group.prune(record_history=False))  # type: ignore[arg-type]
+
+    def prune() -> None:
+        frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+        group.prune(record_history=False)
+        for name in frozen:
+            module.get_parameter(name).requires_grad_(False)
+        for each in module.modules():
+            if isinstance(each, nn.RMSNorm) and each.weight is not None:
+                each.normalized_shape = tuple(each.weight.shape)  # the library cuts its weight alone
+
+    return Leaving(parts=tuple(parts), prune=prune)  # type: ignore[arg-type]
 
 
 def channel_rows(layer: nn.Module, kind: str, values: torch.Tensor) -> torch.Tensor:
@@ -241,6 +260,12 @@ def _dependencies() -> Any:
     return graph
 
 
+def _traced(outputs: Any) -> list[torch.Tensor]:
+    """The tensors of any structure that come from weights."""
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return [x for x in leaves if isinstance(x, torch.Tensor) and x.grad_fn is not None]
+
+
 def graph_of(module: nn.Module, example: Example) -> Any:
     """Torch-Pruning's graph of a module, whose frozen parameters are traced too."""
     frozen = [
@@ -251,7 +276,7 @@ def graph_of(module: nn.Module, example: Example) -> Any:
     try:
         with torch.enable_grad():
             graph = _dependencies().build_dependency(
-                module, dict(example), forward_fn=lambda model, inputs: model(*inputs.values()), verbose=False
+                module, dict(example), forward_fn=lambda model, inputs: _traced(model(*inputs.values())), verbose=False
             )
             graph.shuffles = shuffles.follow(graph)
             return graph

@@ -27,6 +27,7 @@ _DIFFERENT = (
     "number, or mixes all of them"
 )
 _COUPLED = "its rows leave only together, and no number that the layers hold says how"
+_LOST = "several of its channels share one of {}, as the heads of a grouped-query attention do, which is not followed"
 _MOST_LAYOUTS = 24  # that are tried for one group
 _MOST_COUNTS = 8
 
@@ -49,7 +50,7 @@ def prunable(
     trial = _Trial(module, example)
     found, reasons = [], {}
     for group in find(module, example) if groups is None else groups:
-        fitted, reason = trial.fitted(group)
+        fitted, reason = (group, _LOST.format(group.lost)) if group.lost else trial.fitted(group)
         found.append(fitted)
         if reason:
             reasons[group.root] = reason
@@ -125,7 +126,7 @@ class _Trial:
                 if not reason:
                     self._known[kind] = layout
                     return found, ""
-                first = first or reason
+                first = reason if first in ("", _COUPLED) else first
                 if reason == _OUTPUT:
                     return group, first
         return group, first
@@ -137,7 +138,7 @@ class _Trial:
             follow: it may need an attribute to follow; else attributes follow that do no harm.
         """
         if follow and not next(_counts(self._random, group), None):
-            return group, "no attribute counts its channels"
+            return group, _COUPLED
         edit = group.edit([group.channels // 2])
         trial = copy.deepcopy(self._random)
         try:

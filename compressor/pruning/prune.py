@@ -216,10 +216,10 @@ class Prune(Stage):
         if report:
             context.notes.extend(f"not pruned: {root}: {reason}" for root, reason in reasons.items())
         if not allowed:
-            raise RecipeError(
-                f"{context.where}: no group of channels is left to prune: "
-                + "; ".join(f"{r}: {why}" for r, why in reasons.items())
-            )
+            alone = [group.root for group in groups if group.root not in reasons]
+            why = [f"{root}: {reason}" for root, reason in reasons.items()]
+            why += [f"left alone by keep or only: {', '.join(alone)}"] if alone else []
+            raise RecipeError(f"{context.where}: no group of channels is left to prune: {'; '.join(why)}")
         return allowed, groups
 
     def _scores(self, module: nn.Module, groups: list[CoupledChannels], context: Context) -> dict[str, torch.Tensor]:
@@ -244,6 +244,9 @@ class Prune(Stage):
             return Statistics()
         split = calibration_split(context.task) if importance.needs == "activations" else "train"
         module = copy.deepcopy(module).to(context.machine.device)
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(True)  # what the task froze is ranked like everything else
         size, labelled = 1 if importance.per_sample else self.batch_size, importance.needs != "activations"
         data = batches(context, split, self.samples, size, labelled=labelled)
         if importance.needs == "activations":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ...core.errors import RecipeError
+from ...core.errors import UnreachableError
 from ...core.tables import resolve
 from ..candidate import Candidate
 from ..edit import ChannelEdit
@@ -40,11 +40,15 @@ class Search:
         self._seen: dict[tuple[ChannelEdit, ...], Size] = {}
 
     def check(self, name: str, goal: float, full: Size) -> None:
-        """Refuse a goal that no intensity reaches."""
+        """Refuse a goal that no intensity reaches.
+
+        Raises:
+            UnreachableError: says what is the smallest there is.
+        """
         smallest = getattr(self._size(self._edits(1.0)), name)
         if smallest > goal:
             original = getattr(full, name)
-            raise RecipeError(
+            raise UnreachableError(
                 f"{self._where}.{name}_ratio: {goal / original:.3g} cannot be reached without emptying a layer; "
                 f"the smallest here is {smallest / original:.3g} (every layer at {self._multiple} channels); "
                 "ask for more, lower round_to, or allow more layers"

@@ -15,7 +15,7 @@ from edgesmith.compressor.fusion.merging import Mix, Soup
 from edgesmith.core.task import Task
 from tests.examples_at import digits_example
 
-from .conftest import Depthwise
+from ..conftest import Depthwise
 
 IMAGES = {"image": torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))}
 

@@ -18,7 +18,7 @@ from edgesmith.compressor.edit import AttentionEdit, ChannelEdit
 from edgesmith.compressor.export import Export
 from edgesmith.compressor.int8.quantize import Quantize
 from edgesmith.compressor.pruning import blocks, coupling, dry_run, open_attention
-from edgesmith.compressor.pruning.coupling import Count, Layout
+from edgesmith.compressor.pruning.coupling import Layout
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.pruning.prune_blocks import PruneBlocks
 from edgesmith.compressor.pruning.silenced import silenced
