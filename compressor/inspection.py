@@ -79,7 +79,13 @@ def inspect_module(name: str, module: nn.Module, example: Example, outputs: tupl
         open_attention.opened(trial, attention)
     found, refused = dry_run.prunable(trial, example)
     groups = [
-        Group(root=group.root, channels=group.channels, layers=group.layers, refused=refused.get(group.root, ""))
+        Group(
+            root=group.root,
+            channels=group.channels,
+            rows=group.layout.size,
+            layers=group.layers,
+            refused=refused.get(group.root, ""),
+        )
         for group in found
     ]
     names = outputs or tuple(f"output {index}" if len(results) > 1 else "output" for index in range(len(results)))

@@ -1,7 +1,7 @@
 """Which importance to prune by: ``python benches/results/importances.py OUT``.
 
 Three networks (the digits example's, and LeNet and the small ResNet of examples/fashion_mnist) are pruned by every
-importance to two shares of their MACs, with `global` allocation, and judged on their test images twice: as pruned
+importance to one or two shares of their MACs, with `global` allocation, and judged on their test images twice: as pruned
 (batch norms estimated anew), and after a short training on labels. Three seeds: they decide the order of the training's
 images, and what `random` takes out. Every pruning and training is a file in OUT: a run that was stopped goes on.
 """
@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -100,7 +101,7 @@ def fashion(name: str) -> edgesmith.Task:
 NETWORKS: dict[str, Network] = {
     "digits": Network(task=digits, ratios=(0.5, 0.2), images=1077, epochs=4),
     "lenet": Network(task=functools.partial(fashion, "lenet"), ratios=(0.5, 0.25), images=4000, epochs=2),
-    "small-resnet": Network(task=functools.partial(fashion, "ensemble"), ratios=(0.5, 0.25), images=4000, epochs=2),
+    "small-resnet": Network(task=functools.partial(fashion, "ensemble"), ratios=(0.4,), images=1500, epochs=2),
 }
 
 
@@ -114,8 +115,8 @@ class Bench:
     original: Candidate
     out: Path
 
-    def context(self, seed: int) -> Context:
-        work = self.out / "work" / self.name
+    def context(self, seed: int, name: str) -> Context:
+        work = self.out / "work" / name  # of one cell: a training that was killed goes on there
         work.mkdir(parents=True, exist_ok=True)
         return Context(
             task=self.task,
@@ -138,28 +139,24 @@ class Bench:
         """Test accuracy as pruned and as trained, made once; None where the importance ranks nothing."""
         path = self.out / f"{self.name}-{importance}-{ratio:g}-{seed}.json"
         if not path.exists():
-            write_atomic(path, json.dumps(self._made(importance, ratio, seed)).encode())
+            context = self.context(seed, path.stem)
+            write_atomic(path, json.dumps(self._made(importance, ratio, context)).encode())
+            shutil.rmtree(context.work)
         result: dict[str, Any] | None = json.loads(path.read_text())
         return result
 
-    def _made(self, importance: str, ratio: float, seed: int) -> dict[str, Any] | None:
-        set_seed(seed)
+    def _made(self, importance: str, ratio: float, context: Context) -> dict[str, Any] | None:
+        set_seed(context.machine.seed)
         try:
-            pruned = Prune(id="p", macs_ratio=ratio, importance=importance, round_to=1).run(
-                self.original, self.context(seed)
-            )
+            pruned = Prune(id="p", macs_ratio=ratio, importance=importance, round_to=1).run(self.original, context)
         except RecipeError as error:
             if "can rank none of the groups" in str(error):
                 return None
             raise
         network = self.network
         task = dataclasses.replace(self.task, train=First(self.task.split("train", "the table"), network.images))
-        context = dataclasses.replace(self.context(seed), task=task)
         stage = Finetune(id="t", epochs=network.epochs, batch_size=64, learning_rate=2e-3)
-        trained = stage.run(pruned, context)
-        for file in context.work.rglob("*"):
-            if file.is_file():
-                file.unlink()  # a checkpoint of this training is none of the next
+        trained = stage.run(pruned, dataclasses.replace(context, task=task))
         return {"pruned": self.score(pruned), "trained": self.score(trained), "parameters": pruned.parameters()}
 
 

@@ -115,9 +115,7 @@ def find(module: nn.Module, example: Example) -> list[CoupledChannels]:
     names = {layer: name for name, layer in module.named_modules()}
     groups = []
     for group in graph.get_all_groups():
-        known = [
-            item for item in group.items if None not in item.root_idxs
-        ]  # it loses track of repeated heads
+        known = [item for item in group.items if None not in item.root_idxs]  # it loses track of repeated heads
         members = [member for item in known if (member := _member(graph, item, names)) is not None]
         unknown = [item.dep.target.module for item in group.items if None in item.root_idxs]
         lost = [names[layer] for layer in unknown if layer in names]

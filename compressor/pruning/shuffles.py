@@ -61,7 +61,7 @@ def _chain(last: Any) -> list[Any]:
     chain = [last, *_until_view(last)]
     first = chain[-1]
     moved = any(_is(each, ("Transpose", "Permute")) for each in chain)
-    sizes = getattr(first, "_saved_self_sym_sizes", ())
+    sizes: Any = getattr(first, "_saved_self_sym_sizes", ())
     same = len(sizes) == 4 and sizes[1] == _shape(last)[1]
     return chain if _is(first, _VIEWS) and first is not last and moved and same else []
 
