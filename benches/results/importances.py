@@ -1,7 +1,7 @@
 """Which importance to prune by: ``python benches/results/importances.py OUT``.
 
 Three networks (the digits example's, and LeNet and the small ResNet of examples/fashion_mnist) are pruned by every
-importance to one or two shares of their MACs, with `global` allocation, and judged on their test images twice: as pruned
+importance to one or two shares of their MACs, with `global` allocation, and judged on the test images twice: as pruned
 (batch norms estimated anew), and after a short training on labels. Three seeds: they decide the order of the training's
 images, and what `random` takes out. Every pruning and training is a file in OUT: a run that was stopped goes on.
 """
