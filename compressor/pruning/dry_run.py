@@ -17,6 +17,7 @@ from torch import nn
 from ...core.errors import TaskError
 from ..candidate import Candidate
 from ..edit import AttentionEdit
+from ..structure import measure
 from . import open_attention
 from .coupling import Count, CoupledChannels, Example, Layout, find, kind_of, leaving
 from .silenced import silenced
@@ -30,6 +31,7 @@ _COUPLED = "its rows leave only together, and no number that the layers hold say
 _LOST = "several of its channels share one of {}, as the heads of a grouped-query attention do, which is not followed"
 _MOST_LAYOUTS = 24  # that are tried for one group
 _MOST_COUNTS = 8
+_MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
 
 
 def prunable(
@@ -96,17 +98,13 @@ class _Trial:
     def __init__(self, module: nn.Module, example: Example) -> None:
         self._module = module
         generator = torch.Generator().manual_seed(1)
-        single = {
+        inputs = {
             name: torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x
             for name, x in example.items()
         }
-        double = {name: x.double() if x.is_floating_point() else x for name, x in single.items()}
-        self._random, self._inputs = randomized(module).double(), double
-        try:
-            self._whole = answers(self._random, double)
-        except Exception:  # a forward pass that names float32 somewhere: then in float32, which tells less apart
-            self._random, self._inputs = randomized(module), single
-            self._whole = answers(self._random, single)
+        count = len(next(iter(example.values())))
+        large = count * measure(module, example, ()).macs > _MOST_MACS
+        self._random, self._inputs, self._whole = _run(module, inputs, not large)
         if not self._whole:
             raise TaskError("the model's forward returns no tensors")
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
@@ -151,7 +149,10 @@ class _Trial:
         reason = self._runs(trial)
         if reason == _OUTPUT or (reason and not follow):
             return group, reason
-        expected = answers(silenced(copy.deepcopy(self._random), trial, left), self._inputs)
+        try:
+            expected = answers(silenced(copy.deepcopy(self._random), trial, left), self._inputs)
+        except Exception as error:  # see above
+            return group, _broken(error)
         if not reason:
             reason = self._compared(trial, expected)
         return self._counted(group, trial, expected, reason) if follow or not reason else (group, reason)
@@ -225,6 +226,30 @@ class _Trial:
             return not (inner == 1 and outer in groups), inner == 1, outer * inner, outer
 
         yield from (Layout(outer=outer, inner=inner) for outer, inner in sorted(pairs, key=order)[:_MOST_LAYOUTS])
+
+
+def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor]]:
+    """A copy to try things on, what goes in and what comes out: in double precision and with random weights if it can."""
+    doubled = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+    for weights in (randomized, copy.deepcopy):
+        if double:
+            trial = weights(module).double().eval()
+            try:
+                found = answers(trial, doubled)
+            except Exception:  # a forward pass that names float32 somewhere: see below
+                pass
+            else:
+                if _finite(found):
+                    return trial, doubled, found
+        trial = weights(module).eval()
+        found = answers(trial, inputs)
+        if _finite(found):
+            break
+    return trial, inputs, found
+
+
+def _finite(found: Sequence[torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(x).all()) for x in found)
 
 
 def _broken(error: Exception) -> str:

@@ -22,6 +22,7 @@ from edgesmith.compressor.pruning.coupling import Layout
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.pruning.prune_blocks import PruneBlocks
 from edgesmith.compressor.pruning.silenced import silenced
+from edgesmith.compressor.stage import Graph
 from edgesmith.compressor.structure import measure
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters import onnx_file
@@ -135,33 +136,33 @@ def test_it_is_pruned_saved_exported_and_pruned_again(name: str, tmp_path: Path)
     assert macs[1] <= 0.75 * macs[0]
     again = stage.run(pruned, make_context(task, tmp_path / "again", {"original": original}))
     assert measure(again.module(), again.example, ()).macs <= 0.75 * macs[1]
-    reopens_and_exports(again, task, tmp_path)
+    graph = reopens_and_exports(again, task, tmp_path)
     if case.quantized:
-        runs_in_int8(again, task, tmp_path)
+        runs_in_int8(graph, outputs_of(again, task), task, tmp_path)
 
 
-def reopens_and_exports(candidate: Candidate, task: Task, work: Path) -> None:
+def reopens_and_exports(candidate: Candidate, task: Task, work: Path) -> Graph:
     candidate.save(work / "model.safetensors")
     opened = Candidate.load(work / "model.safetensors", candidate.factory)
     np.testing.assert_array_equal(outputs_of(opened, task), outputs_of(candidate, task))
     context = make_context(task, work / "export", {})
-    Export(id="e").run(opened, context)  # compares with torch at three batch sizes
+    graph = Export(id="e").run(opened, context)  # compares with torch at three batch sizes
     np.testing.assert_allclose(
         OnnxRuntimeSession(context.work / "model.onnx").run(any_inputs(task))["logits"],
         outputs_of(candidate, task),
         atol=1e-4,
     )
+    return graph
 
 
-def runs_in_int8(candidate: Candidate, task: Task, work: Path) -> None:
-    context = make_context(task, work / "int8", {"original": candidate})
-    graph = Export(id="e").run(candidate, context)
+def runs_in_int8(graph: Graph, expected: np.ndarray, task: Task, work: Path) -> None:
+    context = make_context(task, work / "int8", {})
     params = Quantize(id="q", samples=COUNT).run(graph, context)
     target = TARGETS["onnxruntime-cpu"]
     artifact = target.write(
         canonicalise(onnx_file.load(params.path)), params.params, target.dialects()[0], work / "int8.onnx"
     )
-    found, expected = OnnxRuntimeSession(artifact.path).run(any_inputs(task))["logits"], outputs_of(candidate, task)
+    found = OnnxRuntimeSession(artifact.path).run(any_inputs(task))["logits"]
     assert float(np.abs(found - expected).max()) < 0.1 * float(np.abs(expected).max())
 
 
@@ -187,7 +188,7 @@ def test_what_is_left_computes_what_it_did_beside_silent_channels(name: str) -> 
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["residual", "vit, torch's attention", "bert", "convnext"])
+@pytest.mark.parametrize("name", ["residual", "vit, torch's attention"])
 def test_blocks_leave_too(name: str, tmp_path: Path) -> None:
     task = task_of(CASES[name])
     original = original_of(task)
