@@ -229,7 +229,7 @@ class _Trial:
 
 
 def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor]]:
-    """A copy to try things on, what goes in and what comes out: in double precision and with random weights if it can."""
+    """A copy to try things on, what goes in, what comes out: in double precision and with random weights if it can."""
     doubled = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
     for weights in (randomized, copy.deepcopy):
         if double:
