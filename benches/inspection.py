@@ -43,6 +43,7 @@ class Group:
     channels: int
     layers: tuple[str, ...]  # those that write the channels
     refused: str = ""  # why none of them can be pruned; empty: they can
+    rows: int = 1  # of the root layer in a channel: a head has many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

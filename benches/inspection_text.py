@@ -88,7 +88,8 @@ def _print_groups(found: Inspection, console: Console, everything: bool) -> None
         others = [layer for layer in group.layers if layer != group.root]
         coupled = f", together with {', '.join(others)}" if others else ""
         verdict = f"not pruned: {group.refused}" if group.refused else "can be pruned"
-        lines.append(f"  {group.root}: {group.channels} channels{coupled}: {verdict}")
+        rows = f" of {group.rows} rows" if group.rows > 1 else ""
+        lines.append(f"  {group.root}: {group.channels} channels{rows}{coupled}: {verdict}")
     console.print(Text(f"Coupled channels: {len(lines)} groups"), style="bold")
     for line in cut(lines, everything):
         console.print(Text(line), soft_wrap=True)

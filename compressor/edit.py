@@ -11,6 +11,7 @@ class ChannelEdit:
 
     layer: str  # qualified name of the root layer
     remove: tuple[int, ...]  # output channel indices, in the layer as it was before this edit
+    attributes: tuple[tuple[str, str, int], ...] = ()  # (module, attribute, value) that have to follow, as num_heads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,15 +21,25 @@ class BlockEdit:
     block: str  # qualified name
 
 
-Edit = ChannelEdit | BlockEdit
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionEdit:
+    """torch's attention taken apart into linear layers, so that heads can leave it; it computes the same."""
+
+    attention: str  # qualified name
+
+
+Edit = ChannelEdit | BlockEdit | AttentionEdit
 
 
 def from_plain(data: Mapping[str, Any]) -> Edit:
     """The inverse of `dataclasses.asdict`; the keys say which kind it is.
 
     Raises:
-        KeyError, TypeError: neither.
+        KeyError, TypeError: none of them.
     """
+    if "attention" in data:
+        return AttentionEdit(attention=data["attention"])
     if "block" in data:
         return BlockEdit(block=data["block"])
-    return ChannelEdit(layer=data["layer"], remove=tuple(data["remove"]))
+    attributes = tuple((str(name), str(attribute), int(value)) for name, attribute, value in data.get("attributes", ()))
+    return ChannelEdit(layer=data["layer"], remove=tuple(data["remove"]), attributes=attributes)

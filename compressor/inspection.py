@@ -1,5 +1,6 @@
 """What stands behind `edgesmith inspect MODEL`: an ONNX file, a task, a recipe, a stage of a run, or a class."""
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from . import recipe as recipes, task_file
 from .candidate import Candidate
 from .data import any_inputs
 from .int8 import runs
-from .pruning import coupling
+from .pruning import dry_run, open_attention
 from .starter import starter_data, starter_import, starter_probe
 
 Example = Mapping[str, torch.Tensor]
@@ -73,10 +74,18 @@ def inspect_module(name: str, module: nn.Module, example: Example, outputs: tupl
     module = module.eval()
     one = {key: tensor[:1] for key, tensor in example.items()}
     layers, total, results = _layers(module, one)
-    found = coupling.find(module, example)
-    refused = coupling.refuse(module, example, found)
+    trial = copy.deepcopy(module)
+    for attention in open_attention.find(trial):
+        open_attention.opened(trial, attention)
+    found, refused = dry_run.prunable(trial, example)
     groups = [
-        Group(root=group.root, channels=group.channels, layers=group.layers, refused=refused.get(group.root, ""))
+        Group(
+            root=group.root,
+            channels=group.channels,
+            rows=group.layout.size,
+            layers=group.layers,
+            refused=refused.get(group.root, ""),
+        )
         for group in found
     ]
     names = outputs or tuple(f"output {index}" if len(results) > 1 else "output" for index in range(len(results)))

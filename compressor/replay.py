@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .edit import BlockEdit, ChannelEdit, Edit
-from .pruning import blocks, coupling
+from .edit import AttentionEdit, BlockEdit, ChannelEdit, Edit
+from .pruning import blocks, coupling, open_attention
 from .pruning.coupling import Example
 
 
@@ -21,5 +21,9 @@ def apply(module: nn.Module, example: Example, edits: Sequence[Edit]) -> None:
             for edit in run:
                 assert isinstance(edit, BlockEdit)
                 blocks.remove(module, example, edit.block)
+        elif kind is AttentionEdit:
+            for edit in run:
+                assert isinstance(edit, AttentionEdit)
+                open_attention.opened(module, edit.attention)
         else:
             coupling.remove(module, example, [edit for edit in run if isinstance(edit, ChannelEdit)])

@@ -27,5 +27,5 @@ def measure(module: nn.Module, example: Example, groups: Iterable[CoupledChannel
     return Size(
         macs=counter.get_total_flops() // 2,
         params=sum(parameter.numel() for parameter in module.parameters()),
-        channel=sum(group.channels for group in groups),
+        channel=sum(group.rows for group in groups),
     )

@@ -15,7 +15,8 @@ import torch
 from edgesmith.compressor import task_file
 from edgesmith.compressor.measure_options import Measure
 from edgesmith.compressor.progress import Progress
-from edgesmith.compressor.pruning import blocks, coupling, deployed
+from edgesmith.compressor.pruning import blocks, deployed
+from edgesmith.compressor.pruning.dry_run import prunable
 from edgesmith.compressor.pruning.latency_model import fit
 from edgesmith.compressor.pruning.prune_to_latency import Planner, drawn, samples
 from edgesmith.compressor.pruning.sensitivity import trained
@@ -34,8 +35,7 @@ def main() -> None:
     task = task_file.load_task(f"task.py:{options.model}", EXAMPLE)
     candidate = trained(task)
     module = candidate.module()
-    groups = coupling.find(module, candidate.example)
-    refused = coupling.refuse(module, candidate.example, groups)
+    groups, refused = prunable(module, candidate.example)
     scores = {group.root: torch.arange(group.channels) for group in groups if group.root not in refused}
     with tempfile.TemporaryDirectory() as folder:
         context = Context(

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..candidate import state_of
 from ..pruning.coupling import CoupledChannels, Example, Member, find
+from ..pruning.dry_run import answers, close, randomized
 
 State = Mapping[str, torch.Tensor]
 _PASSES = 50  # over all groups; a handful is what it takes
@@ -44,16 +45,16 @@ def permutable(module: nn.Module, example: Example) -> list[Permutable]:
     Whether one may is tried, with random weights on random inputs: an output's channels may not, nor those of attention
     heads, of grouped convolutions, or whatever a forward pass knows by number.
     """
-    trial = _randomized(module)
+    trial = randomized(module)
     inputs = {name: torch.randn_like(x) if x.is_floating_point() else x for name, x in example.items()}
-    expected, found = _answers(trial, inputs), []
+    expected, found = answers(trial, inputs), []
     for coupled in find(module, example):
         group = _group(module, coupled)
         if group is None or group.channels < 2:
             continue
         moved = copy.deepcopy(trial)
         moved.load_state_dict(permuted(state_of(trial), group, torch.arange(group.channels).roll(1)))
-        if all(_close(ours, theirs) for ours, theirs in zip(_answers(moved, inputs), expected, strict=True)):
+        if all(close(ours, theirs) for ours, theirs in zip(answers(moved, inputs), expected, strict=True)):
             found.append(group)
     return found
 
@@ -141,26 +142,3 @@ def _tensors(module: nn.Module, member: Member) -> Iterator[tuple[str, int]]:
     yield f"{member.layer}.weight", 1 if transposed and member.kind == "out" else 0
     for name in ("bias", *_STATISTICS):
         yield f"{member.layer}.{name}", 0
-
-
-def _randomized(module: nn.Module) -> nn.Module:
-    """A copy with random weights: a trained or fresh one may be symmetric where it need not be."""
-    trial, generator = copy.deepcopy(module).eval(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in trial.state_dict().items():
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=generator)
-                spread = noise / max(tensor[:1].numel(), 1) ** 0.5 if tensor.ndim > 1 else 0.3 * noise
-                tensor.copy_(spread.abs() + 0.5 if name.endswith("running_var") else spread + (tensor.ndim == 1))
-    return trial
-
-
-def _answers(module: nn.Module, inputs: Example) -> list[torch.Tensor]:
-    with torch.no_grad():
-        return [x for x in torch.utils._pytree.tree_leaves(module(*inputs.values())) if isinstance(x, torch.Tensor)]
-
-
-def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Within what another order of summation does to float32."""
-    scale = float(theirs.abs().max()) + 1e-12
-    return ours.shape == theirs.shape and float((ours - theirs).abs().max()) < 1e-4 * scale

@@ -1,16 +1,18 @@
 """Which channels must leave together: Torch-Pruning's dependency graph (DepGraph, CVPR 2023) as plain data."""
 
-import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch_pruning
 from torch import nn
+from torch_pruning.pruner.function import ConvPruner
 
-from ...core.errors import ArtifactError, TaskError
+from ...core.errors import ArtifactError
 from ..edit import ChannelEdit
+from . import shuffles
 
 Example = Mapping[str, torch.Tensor]
 
@@ -25,59 +27,105 @@ class Member:
     channels: torch.Tensor  # (R,) index of the group's channel each row belongs to; flatten maps many rows to one
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the root layer's rows make up channels: `outer` runs of all channels, in each a channel has `inner` rows.
+
+    A grouped convolution loses the same row of each of its groups (outer = groups), a pixel shuffle r * r rows in a row
+    (inner = r * r), an attention a whole head (inner = head_dim; with queries, keys and values in one layer outer = 3).
+    """
+
+    outer: int = 1
+    inner: int = 1
+
+    @property
+    def size(self) -> int:
+        """Rows of a channel."""
+        return self.outer * self.inner
+
+    def rows(self, channel: int, channels: int) -> list[int]:
+        """Rows of one of `channels` channels.
+
+        >>> Layout(outer=3, inner=2).rows(1, 4)
+        [2, 3, 10, 11, 18, 19]
+        """
+        return [(run * channels + channel) * self.inner + row for run in range(self.outer) for row in range(self.inner)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Count:
+    """An attribute that a module counts channels in, as num_heads does: it has to follow them."""
+
+    module: str  # qualified name
+    attribute: str
+    each: int  # how much a channel counts
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CoupledChannels:
-    """A group of layers whose channels can only be removed together, named after its root layer."""
+    """A group of layers whose channels can only be removed together, named after its root layer.
+
+    A channel is the least that can leave: one row of the root layer, or as many as its layout says, such as a head.
+    """
 
     root: str
     channels: int
     members: tuple[Member, ...]
+    layout: Layout = Layout()
+    counts: tuple[Count, ...] = ()
+    lost: str = ""  # a layer whose rows could not be followed to channels
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers that write the channels: what `keep` and `only` globs are matched against."""
         return tuple(dict.fromkeys(member.layer for member in self.members if member.kind == "out"))
 
+    @property
+    def rows(self) -> int:
+        """Of the root layer."""
+        return self.channels * self.layout.size
+
+    def edit(self, channels: Iterable[int]) -> ChannelEdit:
+        """What takes these channels out."""
+        gone = sorted(set(channels))
+        left = self.channels - len(gone)
+        return ChannelEdit(
+            layer=self.root,
+            remove=tuple(sorted(row for channel in gone for row in self.layout.rows(channel, self.channels))),
+            attributes=tuple((count.module, count.attribute, count.each * left) for count in self.counts),
+        )
+
+    def multiple(self, rows: int) -> int:
+        """The least number of channels that is a multiple of `rows` rows of the root layer."""
+        return rows // math.gcd(rows, self.layout.size)
+
+    def laid_out(self, layout: Layout, counts: Iterable[Count] = ()) -> "CoupledChannels":
+        """The same group, with channels of `layout.size` rows."""
+        channels = self.channels // layout.size
+        of = torch.empty(self.channels, dtype=torch.long)
+        for channel in range(channels):
+            of[layout.rows(channel, channels)] = channel
+        members = tuple(dataclasses.replace(member, channels=of[member.channels]) for member in self.members)
+        return dataclasses.replace(self, channels=channels, members=members, layout=layout, counts=tuple(counts))
+
 
 def find(module: nn.Module, example: Example) -> list[CoupledChannels]:
     """Every group of coupled channels of `module`, in the order of its layers."""
-    graph = _graph(module, example)
+    graph = graph_of(module, example)
     names = {layer: name for name, layer in module.named_modules()}
     groups = []
     for group in graph.get_all_groups():
-        members = [member for item in group.items if (member := _member(graph, item, names)) is not None]
+        known = [item for item in group.items if None not in item.root_idxs]  # it loses track of repeated heads
+        members = [member for item in known if (member := _member(graph, item, names)) is not None]
+        unknown = [item.dep.target.module for item in group.items if None in item.root_idxs]
+        lost = [names[layer] for layer in unknown if layer in names]
         if members and members[0].kind == "out":
-            groups.append(CoupledChannels(root=members[0].layer, channels=len(group[0].idxs), members=tuple(members)))
+            root, channels = members[0].layer, len(group[0].idxs)
+            groups.append(
+                CoupledChannels(root=root, channels=channels, members=tuple(members), lost=next(iter(lost), ""))
+            )
     order = list(names.values())
     return sorted(groups, key=lambda group: order.index(group.root))
-
-
-def refuse(module: nn.Module, example: Example, groups: Sequence[CoupledChannels]) -> dict[str, str]:
-    """Try every group on a copy: which roots must not be pruned, and why.
-
-    Returns:
-        Root -> reason. A group whose removal changes the shape of an output (a classifier) or breaks the forward pass
-        (a hard-coded size, a grouped convolution that would become uneven) is refused.
-    """
-    expected = _shapes(module, example)
-    reasons = {}
-    for group in groups:
-        if group.channels < 2:
-            reasons[group.root] = "has a single channel"
-            continue
-        if reason := _bound(module, group):
-            reasons[group.root] = reason
-            continue
-        trial = copy.deepcopy(module)
-        try:
-            remove(trial, example, [ChannelEdit(layer=group.root, remove=(0,))])
-            if _shapes(trial, example) != expected:
-                reasons[group.root] = "its channels are the model's output"
-        except Exception as error:  # a foreign forward pass may raise anything; whatever it is, the group stays whole
-            reasons[group.root] = (
-                f"the model breaks without one of its channels: {str(error).strip().splitlines()[0][:160]}"
-            )
-    return reasons
 
 
 def kind_of(module: nn.Module, group: CoupledChannels) -> str:
@@ -85,23 +133,6 @@ def kind_of(module: nn.Module, group: CoupledChannels) -> str:
     return ", ".join(
         sorted(f"{type(module.get_submodule(member.layer)).__name__} {member.kind}" for member in group.members)
     )
-
-
-def _bound(module: nn.Module, group: CoupledChannels) -> str:
-    """Why weights of a group cannot be cut by themselves, or an empty string."""
-    names: dict[int, dict[nn.Module, str]] = {}  # one tensor -> the layers that hold it
-    for name, layer in module.named_modules():
-        for key, parameter in layer.named_parameters(recurse=False):
-            names.setdefault(id(parameter), {})[layer] = f"{name}.{key}"
-    for member in group.members:
-        layer = module.get_submodule(member.layer)
-        if nn.utils.parametrize.is_parametrized(layer):
-            return f"the weights of {member.layer} are parametrized; fold them with remove_parametrizations first"
-        for parameter in layer.parameters(recurse=False):
-            others = [name for other, name in names[id(parameter)].items() if other is not layer]
-            if others:
-                return f"weights of {member.layer} are tied to {', '.join(others)}; cutting them would untie them"
-    return ""
 
 
 def remove(module: nn.Module, example: Example, edits: Sequence[ChannelEdit]) -> None:
@@ -112,20 +143,73 @@ def remove(module: nn.Module, example: Example, edits: Sequence[ChannelEdit]) ->
     """
     if not edits:
         return
-    graph = _graph(module, example)
+    graph = graph_of(module, example)
+    done: set[str] = set()
     for edit in edits:
-        try:
-            layer = module.get_submodule(edit.layer)
-        except AttributeError as error:
-            raise ArtifactError(
-                f"edit of layer '{edit.layer}': the architecture has no such layer; was the class changed?"
-            ) from error
-        pruner = graph.get_pruner_of_module(layer)
-        if pruner is None or max(edit.remove) >= pruner.get_out_channels(layer):
-            raise ArtifactError(
-                f"edit of layer '{edit.layer}': it has no channel {max(edit.remove)}; was the class changed?"
-            )
-        graph.get_pruning_group(layer, pruner.prune_out_channels, list(edit.remove)).prune(record_history=False)
+        if done and (graph.shuffles or edit.attributes or edit.layer in done):
+            graph = graph_of(module, example)  # what it knows of shuffles and views is of the widths it was traced with
+        done.add(edit.layer)
+        leaving(module, example, edit, graph).prune()
+        for name, attribute, value in edit.attributes:
+            holder = dict(module.named_modules()).get(name)
+            if holder is None or type(vars(holder).get(attribute)) is not int:
+                raise ArtifactError(
+                    f"edit of layer '{edit.layer}': '{name}' has no number '{attribute}'; was the class changed?"
+                )
+            setattr(holder, attribute, value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Leaving:
+    """All that an edit takes out of a network: rows of layers and of parameters that belong to no layer."""
+
+    parts: tuple[tuple[str, Literal["out", "in", "parameter"], int, tuple[int, ...]], ...]  # (name, kind, axis, rows)
+    prune: Callable[[], None]
+
+    def rows(self, layer: str) -> set[int]:
+        """What leaves of the channels that a layer writes."""
+        return {row for name, kind, _, rows in self.parts if name == layer and kind == "out" for row in rows}
+
+
+def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any = None) -> Leaving:
+    """Follow an edit through a module; nothing is changed before its `prune` is called.
+
+    Raises:
+        ArtifactError: the architecture has no such layer or channel.
+    """
+    graph = graph or graph_of(module, example)
+    try:
+        layer = module.get_submodule(edit.layer)
+    except AttributeError as error:
+        raise ArtifactError(
+            f"edit of layer '{edit.layer}': the architecture has no such layer; was the class changed?"
+        ) from error
+    pruner = graph.get_pruner_of_module(layer)
+    if pruner is None or max(edit.remove) >= pruner.get_out_channels(layer):
+        raise ArtifactError(
+            f"edit of layer '{edit.layer}': it has no channel {max(edit.remove)}; was the class changed?"
+        )
+    group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(edit.remove))
+    names: dict[int, str] = {id(each): name for name, each in (*module.named_modules(), *module.named_parameters())}
+    parts = []
+    for item in group.items:
+        target, rows = item.dep.target, tuple(sorted(set(item.idxs)))
+        if isinstance(target.module, nn.Parameter):
+            parts.append((names[id(target.module)], "parameter", target.pruning_dim, rows))
+        elif id(target.module) in names:
+            kind = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            parts.append((names[id(target.module)], kind, 0, rows))
+
+    def prune() -> None:
+        frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+        group.prune(record_history=False)
+        for name in frozen:
+            module.get_parameter(name).requires_grad_(False)
+        for each in module.modules():
+            if isinstance(each, nn.RMSNorm) and each.weight is not None:
+                each.normalized_shape = tuple(each.weight.shape)  # the library cuts its weight alone
+
+    return Leaving(parts=tuple(parts), prune=prune)  # type: ignore[arg-type]
 
 
 def channel_rows(layer: nn.Module, kind: str, values: torch.Tensor) -> torch.Tensor:
@@ -139,12 +223,49 @@ def channel_rows(layer: nn.Module, kind: str, values: torch.Tensor) -> torch.Ten
         weight = weight.transpose(0, 1)
     rows = weight.flatten(1)
     groups = int(getattr(layer, "groups", 1))
-    if kind == "in" and groups > 1:
-        rows = rows.repeat(groups, 1)  # each group of a grouped convolution reads its own slice
+    if groups > 1 and (kind == "out") == transposed:
+        rows = rows.repeat(groups, 1)  # each group of a grouped convolution has its own slice
     return rows
 
 
-def _graph(module: nn.Module, example: Example) -> Any:
+class _Grouped(ConvPruner):  # type: ignore[misc]  # the library has no types
+    """Torch-Pruning's, which takes the rows of a grouped transposed convolution from the wrong axis."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        if not layer.transposed or layer.groups == 1:
+            return super().prune_out_channels(layer, idxs)
+        kept = [row for row in range(layer.out_channels) if row not in set(idxs)]
+        layer.out_channels = len(kept)
+        layer.weight = self._prune_parameter_and_grad(layer.weight, kept[: len(kept) // layer.groups], 1)
+        if layer.bias is not None:
+            layer.bias = self._prune_parameter_and_grad(layer.bias, kept, 0)
+        return layer
+
+    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        if not layer.transposed or layer.groups == 1:
+            return super().prune_in_channels(layer, idxs)
+        kept = [row for row in range(layer.in_channels) if row not in set(idxs)]
+        layer.in_channels = len(kept)
+        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, 0)
+        return layer
+
+
+def _dependencies() -> Any:
+    graph, pruner = torch_pruning.DependencyGraph(), _Grouped()
+    graph.REGISTERED_PRUNERS[torch_pruning.ops.OPTYPE.CONV] = pruner
+    graph._out_channel_pruning_fn.add(pruner.prune_out_channels)
+    graph._in_channel_pruning_fn.add(pruner.prune_in_channels)
+    return graph
+
+
+def _traced(outputs: Any) -> list[torch.Tensor]:
+    """The tensors of any structure that come from weights."""
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return [x for x in leaves if isinstance(x, torch.Tensor) and x.grad_fn is not None]
+
+
+def graph_of(module: nn.Module, example: Example) -> Any:
+    """Torch-Pruning's graph of a module, whose frozen parameters are traced too."""
     frozen = [
         parameter for parameter in module.parameters() if not parameter.requires_grad and parameter.is_floating_point()
     ]
@@ -152,9 +273,11 @@ def _graph(module: nn.Module, example: Example) -> Any:
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad():
-            return torch_pruning.DependencyGraph().build_dependency(
-                module, dict(example), forward_fn=lambda model, inputs: model(*inputs.values()), verbose=False
+            graph = _dependencies().build_dependency(
+                module, dict(example), forward_fn=lambda model, inputs: _traced(model(*inputs.values())), verbose=False
             )
+            graph.shuffles = shuffles.follow(graph)
+            return graph
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -176,13 +299,3 @@ def _member(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> Member | N
         rows=torch.tensor(item.idxs, dtype=torch.long),
         channels=torch.tensor(item.root_idxs, dtype=torch.long),
     )
-
-
-def _shapes(module: nn.Module, example: Example) -> list[tuple[int, ...]]:
-    module.eval()
-    with torch.no_grad():
-        result = module(*example.values())
-    leaves = torch.utils._pytree.tree_leaves(result)
-    if not leaves or not all(isinstance(leaf, torch.Tensor) for leaf in leaves):
-        raise TaskError("the model's forward returns no tensors")
-    return [tuple(leaf.shape) for leaf in leaves]

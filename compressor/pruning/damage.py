@@ -18,6 +18,7 @@ from ..structure import measure
 from .channel_statistics import Batch
 from .coupling import CoupledChannels
 from .latency_allocation import Damage
+from .silenced import zero
 
 _MEASURED = 4  # widths of a group that are measured; between them the damage is interpolated
 _MACS = 2e12  # multiply-adds that measuring may take in all; of a large network fewer samples are run
@@ -91,19 +92,10 @@ def _loss(module: nn.Module, data: Iterable[Batch], context: Context) -> float:
 def _without_channels(module: nn.Module, group: CoupledChannels, channels: torch.Tensor) -> nn.Module:
     """A copy in which these channels carry nothing and nobody reads them; what their removal would give."""
     masked = copy.deepcopy(module)
-    with torch.no_grad():
-        for member in group.members:
-            layer = masked.get_submodule(member.layer)
-            weight = cast(torch.Tensor, layer.weight)
-            rows = member.rows[torch.isin(member.channels, channels)].to(weight.device)
-            reversed_axes = isinstance(layer, nn.Embedding) or bool(getattr(layer, "transposed", False))
-            axis = 0 if weight.ndim == 1 or (member.kind != "in") != reversed_axes else 1
-            if member.kind == "in" and int(getattr(layer, "groups", 1)) > 1:
-                continue  # each group of such a layer reads its own channels; that they are zero does it
-            weight.index_fill_(axis, rows, 0.0)
-            bias = getattr(layer, "bias", None)
-            if bias is not None and member.kind != "in":
-                bias.index_fill_(0, rows, 0.0)
+    for member in group.members:
+        layer = masked.get_submodule(member.layer)
+        rows = member.rows[torch.isin(member.channels, channels)].to(cast(torch.Tensor, layer.weight).device)
+        zero(layer, rows, written=member.kind != "in")
     return masked
 
 

@@ -53,11 +53,14 @@ class Structure:
     channels: Mapping[str, int]  # root of a group that may be pruned -> its channels
     inner: Mapping[str, tuple[str, ...]]  # block that may leave -> roots of the groups that leave with it
     terms: tuple[Term, ...]
+    rows: Mapping[str, int] = dataclasses.field(default_factory=dict)  # root -> of one channel; not named: 1
 
     def shares(self, plan: Plan, step: int = 1) -> dict[str, float]:
         """The share that is left of every group and block, with widths counted in whole steps."""
         left = {
-            root: _whole(plan.kept.get(root, full), step) / _whole(full, step) for root, full in self.channels.items()
+            root: _whole(plan.kept.get(root, full) * self.rows.get(root, 1), step)
+            / _whole(full * self.rows.get(root, 1), step)
+            for root, full in self.channels.items()
         }
         for block in self.inner:
             left[block] = 0.0 if block in plan.gone else 1.0
@@ -115,7 +118,8 @@ def structure_of(
         Term(name=name, products=_products(*rows[name], known), expected=0.6 * work[name] / sum(work.values()))
         for name in layers
     ]
-    return Structure(channels=channels, inner=free, terms=tuple(terms))
+    rows_of = {group.root: group.layout.size for group in groups}
+    return Structure(channels=channels, inner=free, terms=tuple(terms), rows=rows_of)
 
 
 def fit(structure: Structure, plans: Sequence[Plan], times: Sequence[float]) -> LatencyModel:

@@ -25,7 +25,8 @@ from ..structure import measure
 from . import blocks, channel_statistics
 from .allocation import ALLOCATIONS
 from .channel_statistics import Statistics
-from .coupling import CoupledChannels, find, refuse, remove
+from .coupling import CoupledChannels, remove
+from .dry_run import prunable, with_open_attention
 from .importance import IMPORTANCES, Importance, score
 from .prune_to_latency import Goal, Planner
 from .prune_to_ratio import Search, matches
@@ -109,8 +110,9 @@ class Prune(Stage):
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs and the ratio, which is only ever harder to reach after an earlier pruning."""
+        value = with_open_attention(value)
         module = value.module()
-        groups = self._groups(module, value, context, report=False)
+        groups, _ = self._groups(module, value, context, report=False)
         if self.measures():
             self._blocks(module, value, context)
             missing = TARGETS[context.targets[0]].unmeasurable()
@@ -136,6 +138,7 @@ class Prune(Stage):
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
+        value = with_open_attention(value)
         before = measure(value.module(), value.example, ())
         current = self._to_latency(value, context) if self.measures() else self._to_ratio(value, context)
         module = current.module()
@@ -149,10 +152,10 @@ class Prune(Stage):
 
     def _to_latency(self, value: Candidate, context: Context) -> Candidate:
         module = value.module()
-        groups = self._groups(module, value, context, report=True)
+        groups, every = self._groups(module, value, context, report=True)
         names = self._blocks(module, value, context)
         scores = self._scores(module, groups, context)
-        planner = Planner(value, find(module, value.example), scores, names, self._multiple(context), context)
+        planner = Planner(value, every, scores, names, self._multiple(context), context)
         goal = Goal(ratio=self.latency_ratio, milliseconds=self.latency_ms)
         edits = planner.edits(goal, self.samples, self.batch_size)
         replay.apply(module, value.example, edits)
@@ -173,7 +176,7 @@ class Prune(Stage):
         with context.progress.bar(f"prune {context.where}", self.steps) as advance:
             for step in range(1, self.steps + 1):
                 module = current.module()
-                groups = self._groups(module, current, context, report=step == 1)
+                groups, _ = self._groups(module, current, context, report=step == 1)
                 full = full or measure(module, current.example, groups)
                 scores = self._scores(module, groups, context)
                 goal = getattr(full, name) * ratio ** (step / self.steps)
@@ -193,10 +196,11 @@ class Prune(Stage):
         multiple = self._multiple(context)
         return Search(self.allocation, self.intensity, value, groups, scores, multiple, context.where)
 
-    def _groups(self, module: nn.Module, candidate: Candidate, context: Context, report: bool) -> list[CoupledChannels]:
-        """The groups this recipe may prune."""
-        groups = find(module, candidate.example)
-        reasons = refuse(module, candidate.example, groups)
+    def _groups(
+        self, module: nn.Module, candidate: Candidate, context: Context, report: bool
+    ) -> tuple[list[CoupledChannels], list[CoupledChannels]]:
+        """The groups this recipe may prune, and all."""
+        groups, reasons = prunable(module, candidate.example)
         for patterns, key in ((self.keep, "keep"), (self.only, "only"), (tuple(self.intensity), "intensity")):
             for pattern in patterns:
                 if not any(matches(group, pattern) for group in groups):
@@ -212,11 +216,11 @@ class Prune(Stage):
         if report:
             context.notes.extend(f"not pruned: {root}: {reason}" for root, reason in reasons.items())
         if not allowed:
-            raise RecipeError(
-                f"{context.where}: no group of channels is left to prune: "
-                + "; ".join(f"{r}: {why}" for r, why in reasons.items())
-            )
-        return allowed
+            alone = [group.root for group in groups if group.root not in reasons]
+            why = [f"{root}: {reason}" for root, reason in reasons.items()]
+            why += [f"left alone by keep or only: {', '.join(alone)}"] if alone else []
+            raise RecipeError(f"{context.where}: no group of channels is left to prune: {'; '.join(why)}")
+        return allowed, groups
 
     def _scores(self, module: nn.Module, groups: list[CoupledChannels], context: Context) -> dict[str, torch.Tensor]:
         importance = resolve(self.importance, IMPORTANCES, f"{context.where}.importance")
@@ -240,6 +244,9 @@ class Prune(Stage):
             return Statistics()
         split = calibration_split(context.task) if importance.needs == "activations" else "train"
         module = copy.deepcopy(module).to(context.machine.device)
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(True)  # what the task froze is ranked like everything else
         size, labelled = 1 if importance.per_sample else self.batch_size, importance.needs != "activations"
         data = batches(context, split, self.samples, size, labelled=labelled)
         if importance.needs == "activations":

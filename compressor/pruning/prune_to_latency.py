@@ -17,7 +17,7 @@ from ...core.errors import UnreachableError
 from ...core.values import Artifact
 from .. import replay
 from ..candidate import Candidate
-from ..edit import BlockEdit, ChannelEdit, Edit
+from ..edit import BlockEdit, Edit
 from ..stage import Context
 from . import deployed
 from .coupling import CoupledChannels
@@ -80,7 +80,7 @@ class Planner:
         self._candidate, self._scores, self._context = candidate, scores, context
         self._groups = [group for group in groups if group.root in scores]
         self.structure = structure_of(candidate.module(), candidate.example, groups, set(scores), blocks)
-        self.widths = {group.root: widths(group.channels, multiple) for group in self._groups}
+        self.widths = {group.root: widths(group.channels, group.multiple(multiple)) for group in self._groups}
 
     def edits(self, goal: Goal, samples: int, batch_size: int) -> tuple[Edit, ...]:
         """The edits of least damage that bring the deployed network to the goal or just below.
@@ -180,8 +180,7 @@ class Planner:
         for group in self._groups:
             away = group.channels - plan.kept.get(group.root, group.channels)
             if away:
-                least = self._scores[group.root].argsort(stable=True)[:away].sort().values
-                edits.append(ChannelEdit(layer=group.root, remove=tuple(least.tolist())))
+                edits.append(group.edit(self._scores[group.root].argsort(stable=True)[:away].tolist()))
         return (*edits, *(BlockEdit(block=block) for block in plan.gone))
 
 

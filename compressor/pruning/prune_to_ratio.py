@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ...core.errors import RecipeError
+from ...core.errors import UnreachableError
 from ...core.tables import resolve
 from ..candidate import Candidate
 from ..edit import ChannelEdit
@@ -40,11 +40,15 @@ class Search:
         self._seen: dict[tuple[ChannelEdit, ...], Size] = {}
 
     def check(self, name: str, goal: float, full: Size) -> None:
-        """Refuse a goal that no intensity reaches."""
+        """Refuse a goal that no intensity reaches.
+
+        Raises:
+            UnreachableError: says what is the smallest there is.
+        """
         smallest = getattr(self._size(self._edits(1.0)), name)
         if smallest > goal:
             original = getattr(full, name)
-            raise RecipeError(
+            raise UnreachableError(
                 f"{self._where}.{name}_ratio: {goal / original:.3g} cannot be reached without emptying a layer; "
                 f"the smallest here is {smallest / original:.3g} (every layer at {self._multiple} channels); "
                 "ask for more, lower round_to, or allow more layers"
@@ -61,12 +65,12 @@ class Search:
 
     def _edits(self, intensity: float) -> tuple[ChannelEdit, ...]:
         edits = []
+        groups = {group.root: group for group in self._groups}
         for root, kept in self._allocate(self._scores, intensity, self._facts).items():
-            values = self._scores[root]
-            gone = len(values) - aligned(kept, len(values), self._multiple)
+            values, group = self._scores[root], groups[root]
+            gone = len(values) - aligned(kept, len(values), group.multiple(self._multiple))
             if gone:
-                least = values.argsort(stable=True)[:gone].sort().values
-                edits.append(ChannelEdit(layer=root, remove=tuple(least.tolist())))
+                edits.append(group.edit(values.argsort(stable=True)[:gone].tolist()))
         return tuple(edits)
 
     def _size(self, edits: tuple[ChannelEdit, ...]) -> Size:
@@ -74,7 +78,7 @@ class Search:
             module = copy.deepcopy(self._base)
             remove(module, self._candidate.example, edits)
             removed = {edit.layer: len(edit.remove) for edit in edits}
-            channels = sum(group.channels - removed.get(group.root, 0) for group in self._groups)
+            channels = sum(group.rows - removed.get(group.root, 0) for group in self._groups)
             self._seen[edits] = dataclasses.replace(measure(module, self._candidate.example, ()), channel=channels)
         return self._seen[edits]
 

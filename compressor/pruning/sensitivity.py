@@ -16,10 +16,11 @@ from ..candidate import Candidate, check_finite, state_of
 from ..data import any_inputs, reestimate_batch_norm, sample_indices
 from ..evaluation import evaluate, task_metrics
 from ..stage import Context
-from . import blocks, coupling, deployed
+from . import blocks, deployed
 from .channel_statistics import Statistics
 from .coupling import CoupledChannels
 from .damage import spread
+from .dry_run import prunable, with_open_attention
 from .importance import IMPORTANCES, score
 from .latency_model import Plan
 from .prune_to_latency import Planner
@@ -55,9 +56,9 @@ def measure_sensitivity(candidate: Candidate, context: Context, samples: int, wo
         work: for the files that are timed.
     """
     task, target = context.task, TARGETS[context.targets[0]]
+    candidate = with_open_attention(candidate)
     module = candidate.module()
-    groups = coupling.find(module, candidate.example)
-    refused = coupling.refuse(module, candidate.example, groups)
+    groups, refused = prunable(module, candidate.example)
     scores = _magnitudes(module, [group for group in groups if group.root not in refused], context)
     names = blocks.find(module, candidate.example)
     planner = Planner(candidate, groups, scores, names, target.channel_multiple, context)

@@ -14,6 +14,8 @@ from ..candidate import Candidate, state_of
 from ..data import any_inputs
 from ..progress import Progress
 from ..pruning import coupling
+from ..pruning.coupling import Layout
+from ..pruning.dry_run import prunable
 from ..pruning.prune import Prune
 from ..recipe import Recipe
 from ..stage import Context, Graph, Machine
@@ -48,8 +50,8 @@ def feed_forward_layers(task: Task, module: nn.Module) -> tuple[str, ...]:
         for group in groups
         if len(group.members) == 2 and all(isinstance(layers[member.layer], nn.Linear) for member in group.members)
     ]
-    refused = coupling.refuse(module, example, pairs)
-    roots = [group.root for group in pairs if group.root not in refused]
+    tried, refused = prunable(module, example, pairs)
+    roots = [group.root for group in tried if group.root not in refused and group.layout == Layout()]
     globs = tuple(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", root) for root in roots))
     others = [group.root for group in groups if group.root not in roots]
     exact = not any(fnmatch.fnmatchcase(other, glob) for other in others for glob in globs)

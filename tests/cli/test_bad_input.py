@@ -140,9 +140,9 @@ def test_calibration_that_overlaps_the_test_split(refusal: Refuse) -> None:
 
 
 def test_a_ratio_that_would_empty_a_layer(refusal: Refuse) -> None:
-    message = refusal("--set", "prune.macs_ratio=0.01")
+    message = refusal("--set", "prune.macs_ratio=0.01", code=ExitCode.LIMIT_MISSED)
     assert message.startswith(
-        "RecipeError: stages[0] 'prune'.macs_ratio: 0.01 cannot be reached without emptying a layer; the smallest here is "
+        "UnreachableError: stages[0] 'prune'.macs_ratio: 0.01 cannot be reached without emptying a layer; the smallest here is "
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgesmith.compressor.pruning import blocks, coupling
+from edgesmith.compressor.pruning import blocks, dry_run
 from edgesmith.compressor.pruning.latency_model import LatencyModel, Plan, Structure, fit, structure_of
 from edgesmith.compressor.pruning.prune_to_latency import drawn, samples, widths
 
@@ -49,8 +49,7 @@ EXAMPLE = {"image": torch.zeros(2, 1, 8, 8)}
 def structure() -> Structure:
     torch.manual_seed(0)
     module = Net().eval()
-    groups = coupling.find(module, EXAMPLE)
-    refused = coupling.refuse(module, EXAMPLE, groups)
+    groups, refused = dry_run.prunable(module, EXAMPLE)
     prunable = [group.root for group in groups if group.root not in refused]
     return structure_of(module, EXAMPLE, groups, prunable, blocks.find(module, EXAMPLE))
 

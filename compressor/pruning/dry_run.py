@@ -1,0 +1,315 @@
+"""What may leave a network, found by trying: on a copy with random weights, without one channel.
+
+A channel may leave if the network without it still runs, gives outputs of the same shape, and computes what the whole
+network computes with that channel silenced. What a channel is (a row; the same row of every group of a grouped
+convolution; a pixel shuffle's square; a head) and which attributes count channels is searched for in the same way,
+among the numbers that the layers themselves hold. No kind of network is known by name.
+"""
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from ...core.errors import TaskError
+from ..candidate import Candidate
+from ..edit import AttentionEdit
+from ..structure import measure
+from . import open_attention
+from .coupling import Count, CoupledChannels, Example, Layout, find, kind_of, leaving
+from .silenced import silenced
+
+_OUTPUT = "its channels are the model's output"
+_DIFFERENT = (
+    "without one of its channels the model runs, but computes something else: the forward pass knows channels by their "
+    "number, or mixes all of them"
+)
+_COUPLED = "its rows leave only together, and no number that the layers hold says how"
+_LOST = "several of its channels share one of {}, as the heads of a grouped-query attention do, which is not followed"
+_MOST_LAYOUTS = 24  # that are tried for one group
+_MOST_COUNTS = 8
+_MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
+
+
+def prunable(
+    module: nn.Module, example: Example, groups: Iterable[CoupledChannels] | None = None
+) -> tuple[list[CoupledChannels], dict[str, str]]:
+    """Every group of coupled channels of `module`, with channels that can leave, in the order of its layers.
+
+    Args:
+        groups: of those that `find` gives; None: all.
+
+    Returns:
+        The groups, and root -> reason for those that must not be pruned: one whose removal changes the shape of an
+        output (a classifier), breaks the forward pass, or makes it compute something else.
+
+    Raises:
+        TaskError: the forward pass returns no tensors.
+    """
+    trial = _Trial(module, example)
+    found, reasons = [], {}
+    for group in find(module, example) if groups is None else groups:
+        fitted, reason = (group, _LOST.format(group.lost)) if group.lost else trial.fitted(group)
+        found.append(fitted)
+        if reason:
+            reasons[group.root] = reason
+    return found, reasons
+
+
+def with_open_attention(value: Candidate) -> Candidate:
+    """A candidate that computes the same, with every attention open that can be."""
+    module = value.module()
+    edits = [AttentionEdit(attention=name) for name in open_attention.find(module)]
+    for edit in edits:
+        open_attention.opened(module, edit.attention)
+    return Candidate.of(module, value, (*value.edits, *edits)) if edits else value
+
+
+def randomized(module: nn.Module) -> nn.Module:
+    """A copy with random weights: a trained or fresh one may be symmetric where it need not be."""
+    trial, generator = copy.deepcopy(module).eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in trial.state_dict().items():
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=generator)
+                spread = noise / max(tensor[:1].numel(), 1) ** 0.5 if tensor.ndim > 1 else 0.3 * noise
+                tensor.copy_(spread.abs() + 0.5 if name.endswith("running_var") else spread + (tensor.ndim == 1))
+    return trial
+
+
+def answers(module: nn.Module, inputs: Example) -> list[torch.Tensor]:
+    """All tensors that the forward pass returns."""
+    with torch.no_grad():
+        return [x for x in torch.utils._pytree.tree_leaves(module(*inputs.values())) if isinstance(x, torch.Tensor)]
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Within what another order of summation does to float32."""
+    scale = float(theirs.abs().max()) + 1e-12
+    return ours.shape == theirs.shape and float((ours - theirs).abs().max()) < 1e-4 * scale
+
+
+class _Trial:
+    """One module, to be tried without one channel of each group."""
+
+    def __init__(self, module: nn.Module, example: Example) -> None:
+        self._module = module
+        generator = torch.Generator().manual_seed(1)
+        inputs = {
+            name: torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x
+            for name, x in example.items()
+        }
+        count = len(next(iter(example.values())))
+        large = count * measure(module, example, ()).macs > _MOST_MACS
+        self._random, self._inputs, self._whole = _run(module, inputs, not large)
+        if not self._whole:
+            raise TaskError("the model's forward returns no tensors")
+        self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
+
+    def fitted(self, group: CoupledChannels) -> tuple[CoupledChannels, str]:
+        """The group with the smallest channels that can leave, and an empty string; or as it was, and why none can."""
+        reason = "has a single channel" if group.channels < 2 else _bound(self._module, group)
+        if reason:
+            return group, reason
+        first = ""
+        kind = kind_of(self._module, group), group.channels
+        layouts = [Layout(), *self._layouts(group)]
+        layouts.sort(key=lambda layout: layout != self._known.get(kind))
+        for follow in (False, True):
+            for layout in layouts:
+                found, reason = self._tried(group.laid_out(layout), follow)
+                if not reason:
+                    self._known[kind] = layout
+                    return found, ""
+                first = reason if first in ("", _COUPLED) else first
+                if reason == _OUTPUT:
+                    return group, first
+        return group, first
+
+    def _tried(self, group: CoupledChannels, follow: bool) -> tuple[CoupledChannels, str]:
+        """The group with the attributes that have to follow, or why it cannot lose a channel.
+
+        Args:
+            follow: it may need an attribute to follow; else attributes follow that do no harm.
+        """
+        if follow and not next(_counts(self._random, group), None):
+            return group, _COUPLED
+        edit = group.edit([group.channels // 2])
+        trial = copy.deepcopy(self._random)
+        try:
+            left = leaving(trial, self._inputs, edit)
+            if left.rows(edit.layer) != set(edit.remove):
+                return group, _COUPLED
+            left.prune()
+        except Exception as error:  # a foreign forward pass may raise anything; whatever it is, the group stays whole
+            return group, _broken(error)
+        reason = self._runs(trial)
+        if reason == _OUTPUT or (reason and not follow):
+            return group, reason
+        try:
+            expected = answers(silenced(copy.deepcopy(self._random), trial, left), self._inputs)
+        except Exception as error:  # see above
+            return group, _broken(error)
+        if not reason:
+            reason = self._compared(trial, expected)
+        return self._counted(group, trial, expected, reason) if follow or not reason else (group, reason)
+
+    def _counted(
+        self, group: CoupledChannels, trial: nn.Module, expected: Sequence[torch.Tensor], reason: str
+    ) -> tuple[CoupledChannels, str]:
+        """Attributes that count channels: one without which the network would not run, then those that do no harm."""
+        counts = list(itertools.islice(_counts(self._random, group), _MOST_COUNTS))
+        chosen: tuple[Count, ...] = ()
+        if reason:
+            for tried in [*((count,) for count in counts), tuple(counts)]:
+                if not self._with(trial, tried, group, expected):
+                    chosen = tried
+                    break
+            else:
+                return group, reason
+        for count in counts:
+            same = any((count.module, count.attribute) == (each.module, each.attribute) for each in chosen)
+            if not same and not self._with(trial, (*chosen, count), group, expected):
+                chosen = (*chosen, count)
+        return dataclasses.replace(group, counts=chosen), ""
+
+    def _with(
+        self, trial: nn.Module, counts: Sequence[Count], group: CoupledChannels, expected: Sequence[torch.Tensor]
+    ) -> str:
+        before = [(trial.get_submodule(count.module), count) for count in counts]
+        values = [getattr(layer, count.attribute) for layer, count in before]
+        for layer, count in before:
+            setattr(layer, count.attribute, count.each * (group.channels - 1))
+        try:
+            return self._compared(trial, expected)
+        finally:
+            for (layer, count), value in zip(before, values, strict=True):
+                setattr(layer, count.attribute, value)
+
+    def _runs(self, trial: nn.Module) -> str:
+        try:
+            found = answers(trial, self._inputs)
+        except Exception as error:  # see above
+            return _broken(error)
+        return "" if [x.shape for x in found] == [x.shape for x in self._whole] else _OUTPUT
+
+    def _compared(self, trial: nn.Module, expected: Sequence[torch.Tensor]) -> str:
+        """An empty string if a network gives what is expected: within little of what silencing did."""
+        if reason := self._runs(trial):
+            return reason
+        for ours, theirs, whole in zip(answers(trial, self._inputs), expected, self._whole, strict=True):
+            if theirs.is_floating_point():
+                noise = 1e3 * torch.finfo(theirs.dtype).eps * float(theirs.abs().max())
+                effect = float((theirs - whole).abs().max())
+                if not float((ours - theirs).abs().max()) <= max(1e-3 * effect, noise):
+                    return _DIFFERENT
+        return ""
+
+    def _layouts(self, group: CoupledChannels) -> Iterator[Layout]:
+        """Other ways to see the rows, by numbers that the layers hold: groups first, then runs of rows, then rows."""
+        rows = group.channels
+        groups = {number for name in _names(group) for number in _numbers(self._random.get_submodule(name))}
+        groups |= {first * second for first, second in itertools.product(groups, groups)}  # a shuffle between two
+        groups = {number for number in groups if rows % number == 0 and number < rows}
+        factors = sorted({1, 3, *groups, *_hints(self._random, group)})
+        pairs = [
+            (outer, inner)
+            for outer, inner in itertools.product(factors, factors)
+            if outer * inner > 1 and rows % (outer * inner) == 0 and rows // (outer * inner) > 1
+        ]
+
+        def order(pair: tuple[int, int]) -> tuple[bool, bool, int, int]:
+            outer, inner = pair
+            return not (inner == 1 and outer in groups), inner == 1, outer * inner, outer
+
+        yield from (Layout(outer=outer, inner=inner) for outer, inner in sorted(pairs, key=order)[:_MOST_LAYOUTS])
+
+
+def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor]]:
+    """A copy to try things on, what goes in, what comes out: in double precision and with random weights if it can."""
+    doubled = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
+    for weights in (randomized, copy.deepcopy):
+        if double:
+            trial = weights(module).double().eval()
+            try:
+                found = answers(trial, doubled)
+            except Exception:  # a forward pass that names float32 somewhere: see below
+                pass
+            else:
+                if _finite(found):
+                    return trial, doubled, found
+        trial = weights(module).eval()
+        found = answers(trial, inputs)
+        if _finite(found):
+            break
+    return trial, inputs, found
+
+
+def _finite(found: Sequence[torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(x).all()) for x in found)
+
+
+def _broken(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the model breaks without one of its channels: {lines[0][:160]}"
+
+
+def _names(group: CoupledChannels) -> list[str]:
+    return list(dict.fromkeys(member.layer for member in group.members))
+
+
+def _numbers(layer: nn.Module) -> list[int]:
+    """In how many groups a layer takes its channels."""
+    found = [getattr(layer, name, 1) for name in ("groups", "num_groups")]
+    return [number for number in found if isinstance(number, int) and number > 1]
+
+
+def _parents(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+
+def _integers(layer: nn.Module) -> Mapping[str, int]:
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if type(value) is int and value > 1 and not name.startswith("_")
+    }
+
+
+def _hints(module: nn.Module, group: CoupledChannels) -> set[int]:
+    """Numbers of the modules around a group's layers, of layers without weights, and their squares (a shuffle's)."""
+    around = [module.get_submodule(name) for name in _parents(_names(group))]
+    plain = [layer for layer in module.modules() if not [*layer.children(), *layer.parameters()]]
+    found = {number for layer in around for number in _integers(layer).values()}
+    factors = {number for layer in plain for number in _integers(layer).values()}
+    return {n for n in found | factors | {n * n for n in factors} if n > 1 and group.channels % n == 0}
+
+
+def _counts(module: nn.Module, group: CoupledChannels) -> Iterator[Count]:
+    """Attributes of the modules that hold the layers that write the channels, which may count them."""
+    channels, layout = group.channels, group.layout
+    for each in dict.fromkeys((1, layout.inner, layout.outer, layout.size)):
+        for name in _parents(group.layers):
+            for attribute, value in _integers(module.get_submodule(name)).items():
+                if value == each * channels:
+                    yield Count(module=name, attribute=attribute, each=each)
+
+
+def _bound(module: nn.Module, group: CoupledChannels) -> str:
+    """Why weights of a group cannot be cut by themselves, or an empty string."""
+    names: dict[int, dict[nn.Module, str]] = {}  # one tensor -> the layers that hold it
+    for name, layer in module.named_modules():
+        for key, parameter in layer.named_parameters(recurse=False):
+            names.setdefault(id(parameter), {})[layer] = f"{name}.{key}"
+    for member in group.members:
+        layer = module.get_submodule(member.layer)
+        if nn.utils.parametrize.is_parametrized(layer):
+            return f"the weights of {member.layer} are parametrized; fold them with remove_parametrizations first"
+        for parameter in layer.parameters(recurse=False):
+            others = [name for other, name in names[id(parameter)].items() if other is not layer]
+            if others:
+                return f"weights of {member.layer} are tied to {', '.join(others)}; cutting them would untie them"
+    return ""
