@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {  # rates as their papers and PEFT's examp
     "frozen": {"freeze": ("encoder",), "learning_rate": 1e-3},
     "full": {"learning_rate": 5e-5, "layer_rates": {"head": 20.0}},
     "lora": {"adapter": "lora", "learning_rate": 1e-3},
-    # Of four tries on validation data (2e-3; 5e-3; 1e-2; 5e-3 with an alpha of 32) the best: 82.0 %, others 81.3 at most.
+    # Of four tries on validation data (2e-3; 5e-3; 1e-2; 5e-3 with an alpha of 32) the best: 82.0 %, others 81.3.
     "adalora": {"adapter": "adalora", "learning_rate": 5e-3, "adapter_alpha": 32},
 }
 
