@@ -208,7 +208,7 @@ def test_the_ledger_and_the_report_hold_the_old_task(
     shown, before = re.sub(r" +", " ", capsys.readouterr().out), report["original"]["metrics"]["clothes: accuracy"]
     assert f"clothes: accuracy │ {100 * before['value']:.2f} %" in shown
     page = Path("runs/others/report.html").read_text()
-    assert f'<td data-label="clothes: accuracy">{100 * finetuned["old"]:.2f} %</td>' in page
+    assert f'<td role="cell" data-label="clothes: accuracy">{100 * finetuned["old"]:.2f} %</td>' in page
 
 
 def both(task: Task) -> ArraySplit:

@@ -216,7 +216,7 @@ def test_everything_is_on_the_device_that_was_asked_for(
         return training.Trained(best_epoch=0, score=0.0, epochs=0)
 
     for name in ("distill", "finetune"):
-        monkeypatch.setattr(f"edgesmith.compressor.{name}.train", capture)
+        monkeypatch.setattr(f"edgesmith.compressor.learning.{name}.train", capture)
     elsewhere = dataclasses.replace(context, machine=dataclasses.replace(context.machine, device="meta"))
     device = torch.device("meta")
     for stage in (Distill(**FAST), Finetune(**FAST)):
