@@ -16,7 +16,9 @@ def test_dense_outputs(dataset: Path, tmp_path: Path) -> None:
     folder.mkdir()
     source = (EXAMPLES / "segmentation" / "task.py").read_text()
     small = source.replace("4_500", "200").replace("cut = 4_000", "cut = 160").replace("500, seed=1", "40, seed=1")
-    small = small.replace("Path(__file__).parents[1]", f"Path({str(EXAMPLES)!r})")
+    small = small.replace("width: int = 16", "width: int = 8").replace(
+        "Path(__file__).parents[1]", f"Path({str(EXAMPLES)!r})"
+    )
     small = small.replace("epochs: int = 12", "epochs: int = 2").replace("torch.bfloat16", "enabled=False")
     (folder / "task.py").write_text(small)
     (folder / "recipe.toml").write_text((EXAMPLES / "segmentation" / "recipe.toml").read_text())
