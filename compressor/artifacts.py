@@ -15,13 +15,12 @@ from ..benches.words import size
 from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import Artifact, Interval, Session
-from ..exporters import calibration_note, from_torch, onnx_file
+from ..exporters import calibration_note, onnx_file
 from ..exporters.canonical import canonicalise
 from ..exporters.engine_options import Build
 from ..exporters.targets import TARGETS
 from . import engines
-from .candidate import Candidate
-from .data import any_inputs, sample_indices
+from .data import sample_indices
 from .evaluation import task_metrics
 from .int8.closeness_judge import Judge, Promise
 from .int8.int8_search import Form, Found, Problem, search
@@ -31,7 +30,6 @@ from .progress import Progress
 from .stage import Graph
 
 MODEL = "model.onnx"
-_EXPORTED = "exported.onnx"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ class Written:
 
 
 def write(
-    value: Candidate | Graph,
+    graph: Graph,
     target: str,
     task: Task,
     folder: Path,
@@ -57,7 +55,7 @@ def write(
     max_bytes: float = math.inf,
     progress: Progress | None = None,
 ) -> Written:
-    """Write `value` for `target` as `model.onnx` in `folder`.
+    """Write `graph` for `target` as `model.onnx` in `folder`.
 
     A quantized graph is written in the form that `int8_search` finds on this machine, or in float where no INT8 form is
     faster or good enough. Where the target's runtime is missing its first dialect is written.
@@ -71,9 +69,7 @@ def write(
         ExportError, QuantizationError, BuildError, MeasurementError: see the parts.
     """
     chosen = TARGETS[target]
-    graph = _graph(value, task, folder)
     model = canonicalise(onnx_file.load(graph.path))
-    (folder / _EXPORTED).unlink(missing_ok=True)
 
     def prepare(artifact: Artifact) -> None:
         if engine is not None and chosen.unmeasurable() is None:
@@ -174,11 +170,3 @@ def open_session(artifact: Artifact, threads: int) -> Session:
     """The artefact in its target's runtime; where that is missing here, in what stands in for it."""
     target = TARGETS[artifact.target]
     return (target.open if target.unmeasurable() is None else target.stand_in)(artifact.path, threads)
-
-
-def _graph(value: Candidate | Graph, task: Task, folder: Path) -> Graph:
-    if isinstance(value, Graph):
-        return value
-    path = folder / _EXPORTED
-    from_torch.export(value.module(), any_inputs(task), task.input_specs(), task.outputs, path)
-    return Graph(path=path, digest="")

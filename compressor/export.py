@@ -1,6 +1,7 @@
 """From the torch side to the ONNX side."""
 
 import dataclasses
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from ..core import digest
@@ -25,9 +26,18 @@ class Export(Stage):
 
     def run(self, value: Candidate, context: Context) -> Graph:
         """See `Stage.run`."""
-        path = context.work / "model.onnx"
-        task = context.task
-        from_torch.export(value.module(), any_inputs(task), task.input_specs(), task.outputs, path)
+        made = to_graph(value, context.task, context.work) if context.exported is None else context.exported()
         batches = ", ".join(map(str, from_torch.CHECKED_BATCHES))
         context.notes.append(f"agrees with torch at batch sizes {batches}")
-        return Graph(path=path, digest=digest.of_file(path))
+        return made
+
+
+def to_graph(value: Candidate, task: Task, folder: Path) -> Graph:
+    """The candidate as `model.onnx` in a folder, checked against torch.
+
+    Raises:
+        ExportError: torch cannot export the model, or the file's outputs differ.
+    """
+    path = folder / "model.onnx"
+    from_torch.export(value.module(), any_inputs(task), task.input_specs(), task.outputs, path)
+    return Graph(path=path, digest=digest.of_file(path))

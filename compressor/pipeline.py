@@ -27,6 +27,7 @@ from .auditing import Pair
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
 from .evaluation import old_metric, task_metrics
+from .export import to_graph
 from .int8.quantize import Quantize
 from .job import Job, prepare
 from .judging import judged
@@ -198,6 +199,7 @@ class _Run:
                 named=self._named,
                 where=where,
                 deployment=deployment,
+                exported=lambda: self._graph(previous),
             )
             set_seed(self._job.machine.seed)
             before = values.digest_of(value)
@@ -248,8 +250,9 @@ class _Run:
         def make(folder: Path, work: Path) -> dict[str, Any]:
             if engine is not None:
                 self._progress.say(f"  {target}: writing the file and building the engine")
+            graph = self._graph(name)
             written = artifacts.write(
-                value, target, self._task, folder, measure, threads, engine, max_drop, max_bytes, self._progress
+                graph, target, self._task, folder, measure, threads, engine, max_drop, max_bytes, self._progress
             )
             for beside in self._task.files if place.startswith("artifacts/") else ():
                 shutil.copyfile(beside, folder / Path(beside).name)
@@ -257,6 +260,21 @@ class _Run:
 
         done = self._once(place, key, make)
         return artifacts.described(done.facts, done.path)
+
+    def _graph(self, name: str) -> Graph:
+        """The value called `name` in ONNX, exported once, for the ledger and for a stage; `tidy` removes it."""
+        value = self._values[name]
+        if isinstance(value, Graph):
+            return value
+
+        def make(folder: Path, work: Path) -> dict[str, Any]:
+            values.save(to_graph(value, self._task, work), folder)
+            return {}
+
+        done = self._directory.once(f"stages/exported-{as_file_name(name)}", {"value": self._keys[name]}, make)
+        graph = values.load(done.path, None)
+        assert isinstance(graph, Graph)
+        return graph
 
     def _largest_file(self, value: Candidate | Graph) -> float:
         """Bytes that the limits leave to a quantized graph, which can be written in larger and smaller forms."""

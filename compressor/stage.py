@@ -65,6 +65,7 @@ class Context:
     named: Callable[[str], "Candidate | Graph"]  # "original", the id of an earlier stage, or a name in task.models
     where: str  # "stages[1] 'distill'", in front of errors
     deployment: Deployment = dataclasses.field(default_factory=Deployment)
+    exported: "Callable[[], Graph] | None" = None  # the stage's input in ONNX, which the ledger has needed before it
     notes: list[str] = dataclasses.field(default_factory=list)  # what the ledger should say about this stage
 
     def within(self, name: str) -> "Context":
