@@ -46,7 +46,7 @@ seconds = 0.5
 [limits]
 drop = 0.05
 speedup = 0.9
-file_ratio = 0.9
+file_ratio = 0.4 # leaves INT8 alone: on some machines float is as fast, and the choice would change from run to run
 """
 FIRST = "round-000"
 SECONDS = 900.0
