@@ -154,8 +154,8 @@ def window(runners: Sequence[Runner], pool: Executor, milliseconds: float) -> Wi
                 run()
                 counts[place] += 1
                 now = time.perf_counter()
-        except BaseException:
-            counts[place] = sys.maxsize  # nobody waits for this thread
+        except BaseException:  # whatever it was, the other threads must not wait for this one for ever
+            counts[place] = sys.maxsize
             raise
         return counts[place] / (now - begun)
 

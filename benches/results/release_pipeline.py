@@ -4,7 +4,7 @@ One round is what docs/release-builds.md shows: `compress` into a new directory,
 and, side by side, against its run directory, `verify`, `verify --measure`. Every command's exit code is a line of
 results.jsonl in the folder, written when it ends; the same command goes on where it was stopped, inside a round too.
 
-    .venv/bin/python benches/results/release_pipeline.py /tmp/releases --times 200
+    .venv/bin/python benches/results/release_pipeline.py FOLDER --times 200
 
 The work is the small task of the command line's own tests. Ends with 0 where every command of every round was green.
 """
