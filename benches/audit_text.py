@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from . import words
+from . import report_words, words
 from .audit import Audit
 from .groups import GroupLoss
 from .report import MetricValue, Report
@@ -93,7 +93,13 @@ def print_audit(audit: Audit, report: Report, console: Console) -> None:
         return
     table = new_table("Limits", "", "promise", "measured", "note")
     for result in audit.limits:
-        add_row(table, result.status, words.promise(report, result), words.measured(report, result), result.note)
+        add_row(
+            table,
+            result.status,
+            report_words.promise(report, result),
+            report_words.measured(report, result),
+            result.note,
+        )
     console.print(table)
     status = audit.verdict.status
     console.print(Text.assemble((f"AUDIT: {status}", STYLES[status]), f" - {verdict_sentence(audit)}"))

@@ -16,7 +16,7 @@ from ..core.limits import LimitResult, Limits, Status, Verdict
 from ..core.tables import unknown
 from ..core.task import Metric
 from ..core.values import Interval
-from . import accuracy, artifact_check, last_release, metrics, words
+from . import accuracy, artifact_check, last_release, metrics, report_words, words
 from .disparity import disparities
 from .finished import Finished, read
 from .gate_check import Check, Gate
@@ -194,8 +194,8 @@ def _again(result: LimitResult) -> LimitResult:
 def _own_check(report: Report, result: LimitResult) -> Check:
     return Check(
         group="limit",
-        promise=words.promise(report, result),
-        found=words.measured(report, result),
+        promise=report_words.promise(report, result),
+        found=report_words.measured(report, result),
         **{key: getattr(result, key) for key in ("name", "status", "note", "limit", "measured", "low", "high")},
     )
 

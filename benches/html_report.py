@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.files import write_atomic
 from ..core.limits import LimitResult
-from . import audit as audits, audit_text, device_page, pareto, words
+from . import audit as audits, audit_text, device_page, pareto, report_words, words
 from .audit import Audit
 from .device_result import Devices, kept
 from .pages import page
@@ -88,9 +88,9 @@ def render_html(report: Report, audit: Audit | None = None, devices: Devices | N
     return page(
         PAGE,
         report=report,
-        sentence=words.verdict_sentence(report),
-        comparison=words.comparison_rows(report),
-        energy=words.energy_sentence(report),
+        sentence=report_words.verdict_sentence(report),
+        comparison=report_words.comparison_rows(report),
+        energy=report_words.energy_sentence(report),
         latency=[distribution(report, index) for index in range(len(report.latency))],
         tried=tried,
         tried_chart=pareto.chart(tried, report) if tried else None,
@@ -107,8 +107,10 @@ def render_html(report: Report, audit: Audit | None = None, devices: Devices | N
         stages=stage_rows(report),
         accuracy_axis=_accuracy_axis_text(report),
         limits=[limit_row(report, result) for result in report.limits],
-        group_rows=words.group_rows(report),
-        answers=[line for line in (words.flips_sentence(report), words.calibration_sentence(report)) if line],
+        group_rows=report_words.group_rows(report),
+        answers=[
+            line for line in (report_words.flips_sentence(report), report_words.calibration_sentence(report)) if line
+        ],
         audit=audit,
         audit_lines=[] if audit is None else audit_text.sentences(audit, report),
         audit_rows=[] if audit is None else audit_text.detail_rows(audit.corruptions, main),
@@ -219,7 +221,7 @@ def stage_rows(report: Report) -> list[StageRow]:
             StageRow(
                 label=entry.id if entry.id == entry.name else f"{entry.id} ({entry.name})",
                 accuracy=Bar(words.metric_value(metric, entry.accuracy), 97 * (entry.accuracy - low) / (high - low), 3),
-                old=None if entry.old is None else words.stage_metrics(report, entry)[1],
+                old=None if entry.old is None else report_words.stage_metrics(report, entry)[1],
                 costs=costs,
                 seconds=f"{entry.seconds:.1f} s",
                 notes=entry.notes,
@@ -231,7 +233,7 @@ def stage_rows(report: Report) -> list[StageRow]:
 
 def limit_row(report: Report, result: LimitResult) -> LimitRow:
     """Place limit, estimate and interval on one axis that holds them all with some air."""
-    at_least = "at least" in words.promise(report, result)
+    at_least = "at least" in report_words.promise(report, result)
     points = [result.limit, *(value for value in (result.measured, result.low, result.high) if value is not None)]
     span = max(points) - min(points) or abs(result.limit) or 1.0
     left, width = min(points) - 0.15 * span, 1.3 * span
@@ -242,12 +244,12 @@ def limit_row(report: Report, result: LimitResult) -> LimitRow:
     interval = None
     if result.low is not None and result.high is not None:
         start = place(result.low)
-        interval = Bar(words.measured(report, result), start, max(1.0, place(result.high) - start))
+        interval = Bar(report_words.measured(report, result), start, max(1.0, place(result.high) - start))
     limit = place(result.limit)
     return LimitRow(
         status=result.status,
-        promise=words.promise(report, result),
-        measured=words.measured(report, result),
+        promise=report_words.promise(report, result),
+        measured=report_words.measured(report, result),
         note=result.note,
         interval=interval,
         estimate=place(result.measured) if result.measured is not None else limit,

@@ -9,7 +9,7 @@ from ..core.errors import ArtifactError, UsageError
 from ..core.limits import LimitResult, Status
 from ..core.task import Metric
 from ..core.values import Interval
-from . import accuracy, words
+from . import accuracy, report_words, words
 from .environment import Description
 from .finished import Finished
 from .gate_check import Check
@@ -169,8 +169,8 @@ def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float |
         group="baseline",
         name="drop",
         status=status,
-        promise=f"{words.promise(report, result)} against the last release",
-        found=words.measured(report, result),
+        promise=f"{report_words.promise(report, result)} against the last release",
+        found=report_words.measured(report, result),
         note=note,
         limit=margin,
         measured=drop.value,
@@ -196,8 +196,8 @@ def _groups(name: str, run: Finished, baseline: Finished, metric: Metric, margin
         result = dataclasses.replace(result, measured=0.0, low=0.0, high=0.0, status="pass", note=note)
     return Check(
         group="baseline",
-        promise=f"{words.promise(run.report, result)} against the last release",
-        found=words.measured(run.report, result),
+        promise=f"{report_words.promise(run.report, result)} against the last release",
+        found=report_words.measured(run.report, result),
         **{key: getattr(result, key) for key in ("name", "status", "note", "limit", "measured", "low", "high")},
     )
 

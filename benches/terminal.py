@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.limits import Status
-from . import words
+from . import report_words, words
 from .report import Report
 
 _LEFT = ("change", "note", "promise", "measured", "speed", "operator", "runs in", "rule")
@@ -21,7 +21,12 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(f"Most of the loss of {report.main_metric} came from: {report.guilty_stage}"))
     console.print()
     console.print(_limits(report))
-    sentences = (words.flips_sentence, words.calibration_sentence, words.energy_sentence, words.clocks_sentence)
+    sentences = (
+        report_words.flips_sentence,
+        report_words.calibration_sentence,
+        report_words.energy_sentence,
+        report_words.clocks_sentence,
+    )
     for line in (_worst_groups(report), *(sentence(report) for sentence in sentences)):
         if line:
             console.print(Text(line))
@@ -34,13 +39,15 @@ def print_report(report: Report, console: Console) -> None:
         if device := words.device_sentence(artifact):
             console.print(Text(f"  {device}"), soft_wrap=True)  # a command is copied: no line breaks in it
     console.print(
-        Text.assemble((f"VERDICT: {report.verdict}", STYLES[report.verdict]), " - ", words.verdict_sentence(report))
+        Text.assemble(
+            (f"VERDICT: {report.verdict}", STYLES[report.verdict]), " - ", report_words.verdict_sentence(report)
+        )
     )
 
 
 def _worst_groups(report: Report) -> str:
     """The three that lost most, in one line."""
-    rows = words.group_rows(report)
+    rows = report_words.group_rows(report)
     worst = "; ".join(f"{name} {loss}" for name, _, _, _, loss in rows[:3])
     return f"lost most of {len(rows)} groups: {worst}" if rows else ""
 
@@ -48,7 +55,7 @@ def _worst_groups(report: Report) -> str:
 def _comparison(report: Report) -> Table:
     title = f"{report.task} on {report.target}: {report.against} against compressed"
     table = new_table(title, "", report.against, "compressed", "change")
-    for row in words.comparison_rows(report):
+    for row in report_words.comparison_rows(report):
         add_row(table, *row)
     return table
 
@@ -60,7 +67,7 @@ def _ledger(report: Report) -> Table:
         add_row(
             table,
             entry.id if entry.id == entry.name else f"{entry.id} ({entry.name})",
-            *words.stage_metrics(report, entry),
+            *report_words.stage_metrics(report, entry),
             words.milliseconds(entry.latency_ms),
             words.amount(entry.macs),
             words.size(entry.file_bytes),
@@ -74,7 +81,10 @@ def _limits(report: Report) -> Table:
     for result in report.limits:
         mark = Text(result.status, style=STYLES[result.status])
         table.add_row(
-            mark, Text(words.promise(report, result)), Text(words.measured(report, result)), Text(result.note)
+            mark,
+            Text(report_words.promise(report, result)),
+            Text(report_words.measured(report, result)),
+            Text(result.note),
         )
     return table
 

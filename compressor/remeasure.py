@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..benches import accuracy, metrics, words
+from ..benches import accuracy, metrics, report_words, words
 from ..benches.finished import under
 from ..benches.judge import judge
 from ..benches.last_release import other_machine
@@ -130,9 +130,9 @@ def _limits(opened: Opened, costs: Costs) -> Iterator[Again]:
     now = {each.name: each for each in judge(limits, evidence, opened.metric.higher_is_better).results}
     for before in stored:
         after = now[before.name]
-        said = words.measured(report, before), words.measured(report, after)
+        said = report_words.measured(report, before), report_words.measured(report, after)
         ends = [_interval(each.measured, each.low, each.high) for each in (before, after)]
-        what = words.promise(report, before)
+        what = report_words.promise(report, before)
         if ends[0] is None or ends[1] is None:
             yield Again(what=what, status="not compared", report=said[0], now=said[1], note=after.note or before.note)
             continue

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgesmith.benches import accuracy, words
+from edgesmith.benches import accuracy, report_words
 from edgesmith.benches.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
 from edgesmith.benches.groups import GroupLoss, class_masks, losses
 from edgesmith.benches.html_report import render_html
@@ -116,7 +116,7 @@ def test_all_of_it_in_every_form_of_the_report() -> None:
         "flips: right to wrong 12 (samples 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...), wrong to right 0",
         "calibration error (ECE, 15 bins): 1.23 % original, 20.00 % compressed",
     )
-    assert (words.flips_sentence(report), words.calibration_sentence(report)) == said
+    assert (report_words.flips_sentence(report), report_words.calibration_sentence(report)) == said
     console = Console(width=200, file=io.StringIO())
     print_report(report, console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO, see above

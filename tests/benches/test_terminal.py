@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from edgesmith.benches import words
+from edgesmith.benches import report_words, words
 from edgesmith.benches.report import MetricValue, Report, SpeedUp
 from edgesmith.benches.terminal import print_report
 from edgesmith.core.values import Interval
@@ -143,8 +143,8 @@ def test_sizes(count: int | None, text: str) -> None:
 def test_a_gain_and_a_metric_that_should_be_low() -> None:
     report = make_report()
     gained = dataclasses.replace(report, drop=Interval(value=-0.01, low=-0.02, high=-0.004))
-    assert words.metric_change(gained, "accuracy") == "+1.00 points (at least 0.40 gained at 95 %)"
+    assert report_words.metric_change(gained, "accuracy") == "+1.00 points (at least 0.40 gained at 95 %)"
     error = MetricValue(value=0.5, low=0.4, high=0.6, higher_is_better=False, kind="mean")
     sides = {name: dataclasses.replace(report.final, metrics={"mae": error}) for name in ("original", "final")}
     worse = dataclasses.replace(report, main_metric="mae", drop=Interval(value=0.02, low=0.01, high=0.03), **sides)
-    assert words.metric_change(worse, "mae") == "+0.0200 (at most 0.0300 worse at 95 %)"
+    assert report_words.metric_change(worse, "mae") == "+0.0200 (at most 0.0300 worse at 95 %)"
