@@ -11,6 +11,7 @@ from ..core.task import Task
 from ..exporters.torch_session import TorchSession, forward, to_tensors
 from .candidate import Candidate
 from .data import any_inputs
+from .learning.precision import chosen
 from .learning.training import Training, channels_last
 from .model_graph import opened
 from .recipe import Recipe
@@ -74,7 +75,8 @@ def measured(value: Candidate | Graph, task: Task, machine: Machine, trains: boo
 
 def pace_of(stage: Training, value: Candidate | Graph, task: Task, machine: Machine) -> float:
     """Time of a training pass in the stage's precision and memory layout, as a share of one in float32."""
-    if stage.minutes is not None or (stage.mixed_precision == "no" and not stage.channels_last):
+    precision = chosen(stage.mixed_precision, machine.device)
+    if stage.minutes is not None or (precision == "no" and not stage.channels_last):
         return 1.0
     assert isinstance(value, Candidate)  # only such are trained
     tensors = to_tensors(any_inputs(task, _BATCH), machine.device)
@@ -83,7 +85,7 @@ def pace_of(stage: Training, value: Candidate | Graph, task: Task, machine: Mach
     if stage.channels_last:
         changed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks this one
         tensors = {name: channels_last(tensor) for name, tensor in tensors.items()}
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(stage.mixed_precision)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     base = _fastest(lambda: _train_pass(plain, tensors, task))
     with torch.autocast(machine.device, dtype=dtype, enabled=dtype is not None):
         return _fastest(lambda: _train_pass(changed, tensors, task)) / base

@@ -24,6 +24,7 @@ from ..evaluation import evaluate, task_metrics
 from ..stage import Context, Probe
 from .budget import Budget, Epochs, Minutes
 from .optimizers import OPTIMIZERS, SCHEDULES, parameter_groups
+from .precision import Precision, chosen
 from .training_data import TrainingData
 
 CHECKPOINT_SECONDS = 20.0  # at most this much training is lost to a kill
@@ -46,7 +47,7 @@ class Training:
     schedule: str = "cosine"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of all steps
     accumulation: Annotated[int, Field(ge=1)] = 1  # batches per optimizer step
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Precision | Literal["auto"] = "no"
     channels_last: bool = False  # memory layout of convolutions; often a quarter faster, but a `view` may refuse it
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = None
     patience: Annotated[int, Field(ge=1)] | None = None  # epochs without a better validation metric before it stops
@@ -107,11 +108,16 @@ class Trained:
     score: float  # main metric on validation, of the weights kept
     epochs: int  # epochs run, the last one perhaps in part
     minutes: float | None = None  # the budget, where it was one of time
+    asked: Precision | Literal["auto"] = "no"  # `mixed_precision`
+    precision: Precision = "no"  # what it came to on this device
 
     def note(self) -> str:
-        """For the ledger: "best epoch 3 of 10"."""
+        """For the ledger: "best epoch 3 of 10, in bf16"."""
         clock = f", {self.minutes:g} minutes by the clock: a second run differs" if self.minutes is not None else ""
-        return f"best epoch {self.best_epoch} of {self.epochs}{clock}"
+        numbers = f", in {self.precision}" if self.precision != "no" else ""
+        if self.asked == "auto" and self.precision == "no":
+            numbers = ", in float32: this device does not compute in bfloat16"
+        return f"best epoch {self.best_epoch} of {self.epochs}{numbers}{clock}"
 
 
 def train(
@@ -139,7 +145,14 @@ def train(
     loop.run()
     module.load_state_dict(loop.best_state)
     module.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # see above
-    return Trained(best_epoch=loop.best_epoch, score=loop.best_score, epochs=loop.epoch, minutes=settings.minutes)
+    return Trained(
+        best_epoch=loop.best_epoch,
+        score=loop.best_score,
+        epochs=loop.epoch,
+        minutes=settings.minutes,
+        asked=settings.mixed_precision,
+        precision=chosen(settings.mixed_precision, context.machine.device),
+    )
 
 
 class _Loop:
@@ -161,7 +174,7 @@ class _Loop:
         AcceleratorState._reset_state(True)  # it keeps precision and device per process; each stage chooses its own
         self._accelerator = accelerate.Accelerator(
             cpu=context.machine.device == "cpu",
-            mixed_precision=settings.mixed_precision,
+            mixed_precision=chosen(settings.mixed_precision, context.machine.device),
             gradient_accumulation_steps=settings.accumulation,
         )
         self._steps = data.steps(settings.batch_size)

@@ -29,7 +29,7 @@ def predictions(use: str, seed: int, options: argparse.Namespace) -> tuple[np.nd
         "epochs": options.epochs,
         "batch_size": 128,
         "learning_rate": 2e-3,
-        "mixed_precision": "bf16",
+        "mixed_precision": "auto",
         "augment": False,
     }
     if use == "distill":
