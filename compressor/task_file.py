@@ -44,7 +44,7 @@ def load_task(reference: str, folder: Path) -> Task:
     name = function or "task"
     make = getattr(module, name, None)
     if not callable(make):
-        raise TaskError(f"{path}: no function '{name}'; define it, or name another one as \"{file_name}:function\"")
+        raise TaskError(f"{path}: no function '{name}'; {_others(module, file_name)}")
     task = _guarded(make, f"{path}: {name}()")
     if not isinstance(task, Task):
         raise TaskError(f"{path}: {name}() must return an edgesmith.Task, it returned {type(task).__name__}")
@@ -180,6 +180,18 @@ def _import(path: Path) -> Any:
         sys.path.insert(0, str(path.parent))
     _guarded(lambda: spec.loader.exec_module(module), str(path))  # type: ignore[union-attr]  # checked above
     return module
+
+
+def _others(module: Any, file_name: str) -> str:
+    """What else `task` in a recipe may name: the file's own functions that need no argument."""
+    found = [
+        f'"{file_name}:{name}"'
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if all(each.default is not each.empty for each in inspect.signature(value).parameters.values())
+    ]
+    there = f": {', '.join(found)}" if found else f' as "{file_name}:function"'
+    return f"define it, or name another one{there}"
 
 
 def _guarded(call: Callable[[], Any], where: str) -> Any:

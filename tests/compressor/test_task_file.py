@@ -51,7 +51,9 @@ def test_a_task_may_import_its_neighbours(tmp_path: Path) -> None:
     ("source", "reference", "message"),
     [
         (MINIMAL, "tusk.py", 'task = "tusk.py": no file DIR/tusk.py'),
-        (MINIMAL, "task.py:tsk", "DIR/task.py: no function 'tsk'; define it, or name another one as \"task.py:function\""),
+        (MINIMAL, "task.py:tsk", "DIR/task.py: no function 'tsk'; define it, or name another one: \"task.py:task\""),
+        ("def _a(): ...\ndef b(x): ...\ndef c(x=1): ...\ndef d(): ...", "task.py", "DIR/task.py: no function 'task'; define it, or name another one: \"task.py:c\", \"task.py:d\""),
+        ("x = 1", "task.py", "DIR/task.py: no function 'task'; define it, or name another one as \"task.py:function\""),
         ("import nothing_like_this", "task.py", "DIR/task.py raised ModuleNotFoundError: No module named 'nothing_like_this' (task.py, line 1)"),
         ("def task():\n    x = 1\n    return x / 0", "task.py", "DIR/task.py: task() raised ZeroDivisionError: division by zero (task.py, line 3)"),
         ("def task(): return 3", "task.py", "DIR/task.py: task() must return an edgesmith.Task, it returned int"),
