@@ -274,8 +274,8 @@ def _build(options: argparse.Namespace) -> int:
     from edgesmith.benches.engine_text import print_engine
     from edgesmith.compressor.progress import Progress
     from edgesmith.compressor.schema import parse
-    from edgesmith.exporters.engine_options import Build
-    from edgesmith.exporters.tensorrt import TensorRT
+    from edgesmith.exporters.engines.engine_options import Build
+    from edgesmith.exporters.targets.tensorrt import TensorRT
 
     given = {
         "tool": options.tool,

@@ -6,7 +6,8 @@ import onnx
 
 from ..core import digest
 from ..core.errors import ArtifactError
-from ..exporters import calibration_note, onnx_file
+from ..exporters.graph import onnx_file
+from ..exporters.int8 import calibration_note
 from .report import ArtifactResult
 
 # What only a quantized graph holds, in any dialect.

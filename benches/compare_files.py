@@ -9,7 +9,7 @@ import numpy as np
 from ..core.errors import ArtifactError, UsageError
 from ..core.tables import did_you_mean
 from ..core.values import Arrays, Session, TensorSpec
-from ..exporters.ort_session import OnnxRuntimeSession
+from ..exporters.sessions.ort_session import OnnxRuntimeSession
 from .contender import Contender
 
 _ROTATE = 4

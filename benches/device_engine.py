@@ -17,11 +17,11 @@ from ..core import digest
 from ..core.errors import ArtifactError, BuildError, MeasurementError
 from ..core.files import atomic_path
 from ..core.values import TensorSpec
-from ..exporters import cuda_driver, engine_file
-from ..exporters.engine_file import EngineInfo
+from ..exporters.engines import cuda_driver, engine_file
+from ..exporters.engines.engine_file import EngineInfo
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_CHILD = "exporters.engine_build_child"
+_CHILD = "exporters.engines.engine_build_child"
 _TAIL_LINES = 12
 
 

@@ -33,7 +33,7 @@ _TRIED = {
     "onnxruntime": "import onnxruntime; print(', '.join(onnxruntime.get_available_providers()))",
     "tensorrt": "import tensorrt",
     "tensorrt-rtx-cu12": "import tensorrt_rtx",
-    "openvino": "from edgesmith.exporters.openvino_session import load_openvino; load_openvino()",
+    "openvino": "from edgesmith.exporters.sessions.openvino_session import load_openvino; load_openvino()",
 }
 _LOAD_SECONDS = 60
 _X86 = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
@@ -201,7 +201,7 @@ def _tried(code: str) -> tuple[str, str]:
 
 
 def _targets(packages: tuple[Package, ...]) -> tuple[TargetState, ...]:
-    from ..exporters.targets import TARGETS  # needs onnx, which may be what is missing
+    from ..exporters.targets.targets import TARGETS  # needs onnx, which may be what is missing
 
     states = []
     for name, target in TARGETS.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from ..exporters.engine_file import EngineInfo, beside
+from ..exporters.engines.engine_file import EngineInfo, beside
 from . import words
 
 

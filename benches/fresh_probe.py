@@ -62,9 +62,9 @@ def import_runtime(kind: str) -> None:
     """Import what sessions of a kind need, as far as it does not depend on the file: every process does that once."""
     opener(kind)  # "package.module:function": its module, which imports torch
     if kind.startswith("onnxruntime"):
-        from ..exporters import ort_session  # noqa: F401  # its import is what is timed
+        from ..exporters.sessions import ort_session  # noqa: F401  # its import is what is timed
     elif kind == "openvino":
-        from ..exporters.openvino_session import load_openvino
+        from ..exporters.sessions.openvino_session import load_openvino
 
         load_openvino()
 

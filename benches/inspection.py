@@ -11,10 +11,11 @@ from onnx import numpy_helper
 
 from ..core.errors import ArtifactError
 from ..core.values import TensorSpec
-from ..exporters import onnx_file, ort_kernels
-from ..exporters.graph_stats import Shapes, macs_and_parameters, macs_by_node, shapes_of
-from ..exporters.lint import Finding
-from ..exporters.targets import TARGETS
+from ..exporters.graph import onnx_file
+from ..exporters.graph.graph_stats import Shapes, macs_and_parameters, macs_by_node, shapes_of
+from ..exporters.linting.lint import Finding
+from ..exporters.sessions import ort_kernels
+from ..exporters.targets.targets import TARGETS
 from .layer_closeness import LayerCloseness
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.values import TensorSpec
-from ..exporters.lint import refusals
+from ..exporters.linting.lint import refusals
 from . import words
 from .inspection import Inspection, Layer
 

@@ -8,7 +8,8 @@ import onnx
 
 from ..core.errors import ArtifactError
 from ..core.values import Arrays
-from ..exporters import onnx_file, taps
+from ..exporters.graph import onnx_file
+from ..exporters.sessions import taps
 from . import closeness
 
 # What has a result worth looking at; the others move values, or are part of these.

@@ -27,8 +27,8 @@ from ..core import digest
 from ..core.errors import EdgesmithError, ExitCode, MeasurementError, UsageError
 from ..core.files import storage_errors, write_atomic
 from ..core.task import ArraySplit, Metric
-from ..exporters import cuda_driver
-from ..exporters.cpu import this_cpu
+from ..exporters.engines import cuda_driver
+from ..exporters.sessions.cpu import this_cpu
 from . import accuracy, child, device_engine, environment, latency, metrics
 from .contender import Contender
 from .timing_loop import SESSIONS
@@ -292,7 +292,7 @@ def unmeasurable(target: str) -> str:
 
 
 def _no_provider(device: str) -> str:
-    from ..exporters.ort_session import provider
+    from ..exporters.sessions.ort_session import provider
 
     if cuda_driver.load() is None:
         return "no CUDA device"

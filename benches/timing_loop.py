@@ -33,14 +33,14 @@ Runner = Callable[[], None]
 
 
 def _open_onnxruntime(path: str, threads: int) -> Any:
-    from ..exporters.ort_session import OnnxRuntimeSession
+    from ..exporters.sessions.ort_session import OnnxRuntimeSession
 
     return OnnxRuntimeSession(Path(path), threads=threads, shared_pool=True)
 
 
 def _open_on(device: str) -> Callable[[str, int], Any]:
     def opened(path: str, threads: int) -> Any:
-        from ..exporters.ort_session import OnnxRuntimeSession
+        from ..exporters.sessions.ort_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(Path(path), threads=threads, device=device)
 
@@ -48,13 +48,13 @@ def _open_on(device: str) -> Callable[[str, int], Any]:
 
 
 def _open_openvino(path: str, threads: int) -> Any:
-    from ..exporters.openvino_session import OpenVinoSession
+    from ..exporters.sessions.openvino_session import OpenVinoSession
 
     return OpenVinoSession(Path(path), threads=threads)
 
 
 def _open_tensorrt(path: str, threads: int) -> Any:
-    from ..exporters.engine_open import open_beside
+    from ..exporters.engines.engine_open import open_beside
 
     return open_beside(Path(path))
 

@@ -15,10 +15,11 @@ from ..benches.words import size
 from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import Artifact, Interval, Session
-from ..exporters import calibration_note, onnx_file
-from ..exporters.canonical import canonicalise
-from ..exporters.engine_options import Build
-from ..exporters.targets import TARGETS
+from ..exporters.engines.engine_options import Build
+from ..exporters.graph import onnx_file
+from ..exporters.graph.canonical import canonicalise
+from ..exporters.int8 import calibration_note
+from ..exporters.targets.targets import TARGETS
 from . import engines
 from .data import sample_indices
 from .evaluation import task_metrics

@@ -19,7 +19,7 @@ from ..core.files import storage_errors, write_atomic
 from ..core.limits import Limits
 from ..core.task import Metric
 from ..core.values import Artifact
-from ..exporters.artifact_file import describe_file
+from ..exporters.graph.artifact_file import describe_file
 from . import auditing, recipe as recipes, task_file
 from .artifacts import MODEL
 from .auditing import Once, Pair

@@ -4,7 +4,7 @@ import dataclasses
 
 from ..benches import accuracy, metrics
 from ..core.values import Interval
-from ..exporters.torch_session import TorchSession
+from ..exporters.sessions.torch_session import TorchSession
 from .candidate import Candidate
 from .evaluation import BATCH, task_metrics
 from .stage import Context

@@ -10,7 +10,7 @@ from ..calibration import hygiene
 from ..core import digest
 from ..core.errors import TaskError
 from ..core.task import Split, Task, has_label
-from ..exporters.torch_session import to_tensors
+from ..exporters.sessions.torch_session import to_tensors
 from .stage import Context
 
 _CHECKED_AT_ONCE = 256  # samples

@@ -6,9 +6,9 @@ from typing import Any
 
 from ..benches.report import EngineResult
 from ..core.values import Artifact
-from ..exporters import engine_build, engine_file
-from ..exporters.engine_options import Build, tool_version
-from ..exporters.targets import TARGETS
+from ..exporters.engines import engine_build, engine_file
+from ..exporters.engines.engine_options import Build, tool_version
+from ..exporters.targets.targets import TARGETS
 from .schema import plain
 
 TARGET = "tensorrt"

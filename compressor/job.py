@@ -14,10 +14,10 @@ from ..benches.groups import class_masks
 from ..core.errors import ArtifactError, RecipeError, TaskError, UsageError
 from ..core.tables import unknown
 from ..core.task import Task
-from ..exporters import engine_profile
-from ..exporters.engine_options import tool_problem
-from ..exporters.ort_session import provider
-from ..exporters.torch_session import TorchSession
+from ..exporters.engines import engine_profile
+from ..exporters.engines.engine_options import tool_problem
+from ..exporters.sessions.ort_session import provider
+from ..exporters.sessions.torch_session import TorchSession
 from . import recipe as recipes, task_file
 from .auditing import check_texts, no_corruptions
 from .candidate import Candidate, state_of

@@ -8,7 +8,7 @@ from typing import Any
 from ..benches.groups import GroupLoss
 from ..benches.judge import judge
 from ..core.limits import Verdict
-from ..exporters.targets import TARGETS
+from ..exporters.targets.targets import TARGETS
 from . import measuring
 from .auditing import Once, Pair, corruption_losses
 from .evaluation import task_metrics

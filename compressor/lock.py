@@ -14,8 +14,8 @@ from ..benches.report import Report
 from ..core import digest
 from ..core.errors import ArtifactError, RunDirectoryError
 from ..core.task import Task
-from ..exporters.artifact_file import describe_file
-from ..exporters.targets import TARGETS
+from ..exporters.graph.artifact_file import describe_file
+from ..exporters.targets.targets import TARGETS
 from . import recipe as recipes, task_file
 from .artifacts import open_session
 from .evaluation import BATCH, task_metrics

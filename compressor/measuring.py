@@ -24,8 +24,8 @@ from ..core.files import atomic_path
 from ..core.limits import Limits, Verdict
 from ..core.task import Metric, Task
 from ..core.values import Artifact, Interval
-from ..exporters import graph_stats, onnx_file
-from ..exporters.targets import TARGETS
+from ..exporters.graph import graph_stats, onnx_file
+from ..exporters.targets.targets import TARGETS
 from .artifacts import open_session
 from .evaluation import BATCH, evaluate, old_metric, task_metrics
 from .measure_options import Measure

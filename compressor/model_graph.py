@@ -10,8 +10,9 @@ import onnx
 
 from ..core.errors import TaskError
 from ..core.task import Task
-from ..exporters import from_sklearn, onnx_file
-from ..exporters.ort_session import OnnxRuntimeSession
+from ..exporters import from_sklearn
+from ..exporters.graph import onnx_file
+from ..exporters.sessions.ort_session import OnnxRuntimeSession
 from .data import any_inputs
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".sav")

@@ -18,8 +18,8 @@ from ..core.files import as_file_name, storage_errors, write_atomic
 from ..core.ledger import Ledger, LedgerEntry
 from ..core.task import Task
 from ..core.values import Artifact
-from ..exporters import onnx_file
-from ..exporters.targets import TARGETS
+from ..exporters.graph import onnx_file
+from ..exporters.targets.targets import TARGETS
 from . import artifacts, engines, measuring, task_file, values
 from .artifacts import Written
 from .audit_run import after_run

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..core.task import Task
-from ..exporters.torch_session import TorchSession, forward, to_tensors
+from ..exporters.sessions.torch_session import TorchSession, forward, to_tensors
 from .candidate import Candidate
 from .data import any_inputs
 from .learning.precision import chosen

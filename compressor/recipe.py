@@ -14,8 +14,8 @@ from ..benches.judge import check_limits
 from ..core.errors import RecipeError
 from ..core.limits import Limits
 from ..core.tables import resolve, unknown
-from ..exporters.engine_options import Build
-from ..exporters.targets import TARGETS
+from ..exporters.engines.engine_options import Build
+from ..exporters.targets.targets import TARGETS
 from .measure_options import Measure
 from .schema import parse, plain
 from .stage import Stage

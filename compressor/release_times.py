@@ -10,8 +10,8 @@ from ..benches.last_release import TIMED, Change
 from ..benches.latency import PairedLatency
 from ..core.errors import ArtifactError
 from ..core.values import Artifact, Interval
-from ..exporters.artifact_file import describe_file
-from ..exporters.targets import TARGETS
+from ..exporters.graph.artifact_file import describe_file
+from ..exporters.targets.targets import TARGETS
 from .audit_run import Opened, open_run
 from .progress import Progress
 

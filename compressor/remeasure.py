@@ -16,7 +16,7 @@ from ..benches.last_release import other_machine
 from ..benches.report import BatchLatency, Report, batch_latency
 from ..core.task import Metric
 from ..core.values import Interval
-from ..exporters.targets import TARGETS
+from ..exporters.targets.targets import TARGETS
 from . import measuring
 from .audit_run import Opened, open_run
 from .evaluation import task_metrics

@@ -11,7 +11,7 @@ from ..benches.timing_loop import SESSIONS
 from ..core.errors import RunDirectoryError, TaskError
 from ..core.task import Task
 from ..core.values import Arrays
-from ..exporters.targets import TARGETS
+from ..exporters.targets.targets import TARGETS
 from . import recipe as recipes, task_file, torch_run
 from .pipeline import model_key
 from .recipe import Recipe

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..benches import fresh_probe
-from ..exporters.torch_session import TorchSession
+from ..exporters.sessions.torch_session import TorchSession
 
 if TYPE_CHECKING:
     from ..core.task import Task

@@ -11,8 +11,8 @@ from onnx import compose, helper
 
 from ..core.errors import ExportError, TaskError
 from ..core.values import Arrays, TensorSpec
-from . import onnx_file
-from .ort_session import OnnxRuntimeSession
+from .graph import onnx_file
+from .sessions.ort_session import OnnxRuntimeSession
 
 _OPSET = {"": 18, "ai.onnx.ml": 3}  # the former is what torch's exporter writes, so that both can stand in one file
 _ATOL, _RTOL = 1e-4, 1e-3  # of the output's largest value: the estimator computes in double precision

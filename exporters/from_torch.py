@@ -14,10 +14,10 @@ from torch import nn
 from ..core.errors import ArtifactError, DataError, ExportError, MeasurementError
 from ..core.files import atomic_path
 from ..core.values import Arrays, TensorSpec
-from . import onnx_file
-from .canonical import strip_notes
-from .ort_session import OnnxRuntimeSession
-from .torch_session import TorchSession, forward, to_tensors
+from .graph import onnx_file
+from .graph.canonical import strip_notes
+from .sessions.ort_session import OnnxRuntimeSession
+from .sessions.torch_session import TorchSession, forward, to_tensors
 
 CHECKED_BATCHES = (1, 2, 5)
 _ATOL, _RTOL = 1e-4, 1e-3  # of the output's largest value; ONNX Runtime fuses and reorders sums

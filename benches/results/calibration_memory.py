@@ -39,8 +39,10 @@ def write_network(path: Path) -> None:
 def measure(path: Path, count: int) -> tuple[int, int]:
     """Bytes resident with the session loaded, before the first batch, and the peak during the whole pass."""
     from edgesmith.benches.fresh_probe import forget_peak, peak_bytes, resident_bytes
-    from edgesmith.exporters import onnx_file, placement, taps
-    from edgesmith.exporters.canonical import canonicalise
+    from edgesmith.exporters.graph import onnx_file
+    from edgesmith.exporters.graph.canonical import canonicalise
+    from edgesmith.exporters.int8 import placement
+    from edgesmith.exporters.sessions import taps
 
     model = canonicalise(onnx_file.load(path))
     tensors = placement.tensors_to_observe(placement.place(model))

@@ -18,10 +18,12 @@ from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.compressor.data import any_inputs, feeds, sample_indices
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.core.values import Arrays
-from edgesmith.exporters import from_torch, onnx_file, qdq
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.int8 import qdq
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.targets.targets import TARGETS
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"
 

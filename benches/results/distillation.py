@@ -34,7 +34,7 @@ from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Machine
 from edgesmith.core.files import write_atomic
 from edgesmith.core.task import Split
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 SEEDS = (0, 1, 2)

@@ -27,8 +27,8 @@ from edgesmith.compressor.fusion.merge import Merge
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Machine
 from edgesmith.core.task import Split
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 ALONE = ('distill.teacher="original"', "distill.teachers=[]", 'distill.teacher_weights="equal"')

@@ -18,9 +18,10 @@ import onnxruntime
 from edgesmith.benches import latency
 from edgesmith.compressor.fusion.fusing import FUSIONS, write_stack
 from edgesmith.core.values import Artifact, TensorSpec
-from edgesmith.exporters import compose, from_torch, onnx_file
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import compose, onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 INPUT = TensorSpec(name="image", dtype="float32", shape=("batch", 1, 28, 28))

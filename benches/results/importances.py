@@ -36,7 +36,7 @@ from edgesmith.compressor.stage import Context, Machine
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.files import write_atomic
 from edgesmith.core.task import Split
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SEEDS = (0, 1, 2)

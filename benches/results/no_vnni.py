@@ -33,12 +33,15 @@ from edgesmith.benches.accuracy import labels_of, paired_drop, predict
 from edgesmith.benches.metrics import METRICS, scores_of
 from edgesmith.core.task import Split
 from edgesmith.core.values import Arrays, TensorSpec
-from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.cpu import this_cpu
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.saturating_session import SaturatingSession
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.int8 import placement, qdq
+from edgesmith.exporters.sessions import taps
+from edgesmith.exporters.sessions.cpu import this_cpu
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.saturating_session import SaturatingSession
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 KINDS = ("QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat")

@@ -29,11 +29,14 @@ from edgesmith.benches.metrics import METRICS, scores_of
 from edgesmith.compressor.int8 import recover, recover_equalize, recover_smooth
 from edgesmith.core.task import Split
 from edgesmith.core.values import Arrays, TensorSpec
-from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.graph_index import GraphIndex, replaced, with_own_vectors
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.graph.graph_index import GraphIndex, replaced, with_own_vectors
+from edgesmith.exporters.int8 import placement, qdq
+from edgesmith.exporters.sessions import taps
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 SAMPLES, BATCH = 512, 32

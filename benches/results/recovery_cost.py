@@ -19,9 +19,12 @@ from torch import nn
 
 from edgesmith.compressor.int8 import recover
 from edgesmith.core.values import Arrays, TensorSpec
-from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.int8 import placement, qdq
+from edgesmith.exporters.sessions import taps
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 NAMES = ("equalize", "smooth", "round", "bias-correction")

@@ -26,7 +26,7 @@ from torch.utils.benchmark import Timer
 from edgesmith.benches import latency
 from edgesmith.benches.environment import describe
 from edgesmith.core.files import write_atomic
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
 LAYERS, EXTRA, WIDTH, BATCH = 100, 2, 64, 16
 TRUTH = math.log((LAYERS + EXTRA) / LAYERS)  # but for what a call costs besides its layers, some 5 us of a millisecond

@@ -25,7 +25,7 @@ from edgesmith.compressor.stage import Context, Machine
 from edgesmith.compressor.task_file import load_task
 from edgesmith.core.files import write_atomic
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "text_sentiment"
 COMMON: dict[str, Any] = {"batch_size": 32, "weight_decay": 0.01, "schedule": "linear", "warmup": 0.1}

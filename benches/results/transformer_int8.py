@@ -19,9 +19,11 @@ from edgesmith.compressor.int8 import recover
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.compressor.int8.closeness_judge import run
 from edgesmith.core.values import Arrays
-from edgesmith.exporters import dynamic, onnx_file, ort_glue, ort_kernels
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.int8 import dynamic, ort_glue
+from edgesmith.exporters.sessions import ort_kernels
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
 
 CALIBRATION, TEST = slice(0, 150), slice(225, 300)
 BATCHES = (1, 32)

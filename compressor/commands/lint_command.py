@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:  # ONNX is heavy, and the help is printed without it
-    from ...exporters.lint import Finding
-    from ...exporters.lint_file import Linted
+    from ...exporters.linting.lint import Finding
+    from ...exporters.linting.lint_file import Linted
 
 _EPILOG = "exit codes: 0 nothing is refused (slow and risky ones are printed), 2 not usable, 3 something is refused"
 
@@ -39,9 +39,9 @@ def run(options: argparse.Namespace) -> int:
         UsageError: an unknown target, --out without --fix, a file that cannot be read.
     """
     from ...core.tables import unknown
-    from ...exporters.lint import refusals
-    from ...exporters.lint_file import as_json, fix_file, lint_file
-    from ...exporters.targets import TARGETS
+    from ...exporters.linting.lint import refusals
+    from ...exporters.linting.lint_file import as_json, fix_file, lint_file
+    from ...exporters.targets.targets import TARGETS
 
     if options.target not in TARGETS:
         raise unknown(options.target, TARGETS, "--target")

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from ...benches.sensitivity_report import print_sensitivity, render_html
     from ...core.files import write_atomic
     from ...core.tables import resolve
-    from ...exporters.targets import TARGETS
+    from ...exporters.targets.targets import TARGETS
     from .. import task_file
     from ..measure_options import Measure
     from ..progress import Progress

@@ -21,10 +21,10 @@ from ...core import digest
 from ...core.errors import ArtifactError, RunDirectoryError, UsageError
 from ...core.files import atomic_path, storage_errors
 from ...core.task import Metric, Task
-from ...exporters import half, onnx_file
-from ...exporters.engine_build import device_command
-from ...exporters.engine_options import Build
-from ...exporters.engine_profile import profiles
+from ...exporters.engines.engine_build import device_command
+from ...exporters.engines.engine_options import Build
+from ...exporters.engines.engine_profile import profiles
+from ...exporters.graph import half, onnx_file
 from .. import engines, recipe as recipes
 from ..artifacts import MODEL
 from ..data import sample_indices

@@ -8,14 +8,14 @@ from pathlib import Path
 PACKAGE = "edgesmith_device"
 CORE = ("digest", "errors", "feeds", "files", "tables", "task", "values")
 EXPORTERS = (
-    "cpu",
-    "cuda_driver",
-    "engine_build_child",
-    "engine_file",
-    "engine_open",
-    "engine_session",
-    "openvino_session",
-    "ort_session",
+    "engines/cuda_driver",
+    "engines/engine_build_child",
+    "engines/engine_file",
+    "engines/engine_open",
+    "engines/engine_session",
+    "sessions/cpu",
+    "sessions/openvino_session",
+    "sessions/ort_session",
 )
 BENCHES = (
     "accuracy",
@@ -46,6 +46,8 @@ def device_files() -> dict[str, Path]:
         f"lib/{PACKAGE}/__init__.py": _HOME / "benches" / "device_init.py",
     }
     for folder, modules in (("core", CORE), ("exporters", EXPORTERS), ("benches", BENCHES)):
-        for module in ("__init__", *modules):
-            found[f"lib/{PACKAGE}/{folder}/{module}.py"] = _HOME / folder / f"{module}.py"
+        for module in modules:
+            file = Path(folder, f"{module}.py")
+            for each in (file, *(place / "__init__.py" for place in file.parents[:-1])):
+                found[f"lib/{PACKAGE}/{each.as_posix()}"] = _HOME / each
     return found

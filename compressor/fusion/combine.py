@@ -11,8 +11,8 @@ from ...benches import accuracy
 from ...core import digest
 from ...core.errors import ContractError, RecipeError
 from ...core.task import Task
-from ...exporters import compose, onnx_file
-from ...exporters.ort_session import OnnxRuntimeSession
+from ...exporters.graph import compose, onnx_file
+from ...exporters.sessions.ort_session import OnnxRuntimeSession
 from ..evaluation import BATCH
 from ..stage import Context, Graph, Probe, Stage
 from .member_graphs import member_graphs

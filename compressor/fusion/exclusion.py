@@ -8,7 +8,7 @@ import onnx
 
 from ...core.errors import RecipeError
 from ...core.tables import unknown
-from ...exporters.compose import Nodes
+from ...exporters.graph.compose import Nodes
 
 _ROUNDING = 1e-5  # of a sum in single precision
 

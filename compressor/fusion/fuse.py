@@ -15,9 +15,9 @@ from ...core.files import as_file_name
 from ...core.tables import unknown
 from ...core.task import Metric, Task
 from ...core.values import TensorSpec
-from ...exporters import compose, onnx_file
 from ...exporters.from_sklearn import is_estimator
-from ...exporters.ort_session import OnnxRuntimeSession
+from ...exporters.graph import compose, onnx_file
+from ...exporters.sessions.ort_session import OnnxRuntimeSession
 from ..compare import CONFIDENCE, Comparison
 from ..evaluation import BATCH, task_metrics
 from ..stage import Context, Graph, Probe, Stage

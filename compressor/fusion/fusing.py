@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize, special
 
 from ...core.errors import RecipeError
-from ...exporters.compose import Nodes
+from ...exporters.graph.compose import Nodes
 
 LEAST = 1e-7  # no probability is taken to be smaller where its logarithm is
 _ADDS = 0.01  # a member with a smaller weight adds nothing worth its cost

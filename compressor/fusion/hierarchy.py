@@ -7,7 +7,7 @@ import numpy as np
 
 from ...core.errors import RecipeError
 from ...core.tables import unknown
-from ...exporters.compose import Nodes
+from ...exporters.graph.compose import Nodes
 
 _FAR = 3e38  # beyond all numbers of single precision
 

@@ -6,7 +6,8 @@ import onnx
 
 from ...core.errors import RecipeError
 from ...core.files import as_file_name
-from ...exporters import compose, from_torch, onnx_file
+from ...exporters import from_torch
+from ...exporters.graph import compose, onnx_file
 from ..data import any_inputs
 from ..stage import Context, Graph
 

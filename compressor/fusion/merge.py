@@ -11,7 +11,7 @@ from torch import nn
 from ...core.errors import RecipeError
 from ...core.tables import resolve
 from ...core.task import Task
-from ...exporters.torch_session import TorchSession
+from ...exporters.sessions.torch_session import TorchSession
 from ..candidate import Candidate
 from ..compare import compare
 from ..data import batches, calibration_split, reestimate_batch_norm

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ...core.errors import TaskError
 from ...core.task import Task
-from ...exporters.torch_session import Tensors, forward
+from ...exporters.sessions.torch_session import Tensors, forward
 from ..learning.losses import named_loss
 
 Batch = tuple[Tensors, torch.Tensor | None]

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import optimize, special
 
-from ...exporters.compose import Nodes
+from ...exporters.graph.compose import Nodes
 from .fusing import LEAST, log_loss, softmax
 
 _EDGE = 1e-6  # single precision tells a probability from 1 no closer

@@ -13,8 +13,9 @@ from ...calibration.observer import Observed
 from ...core.errors import QuantizationError
 from ...core.tables import resolve
 from ...core.values import Arrays
-from ...exporters import placement, qdq, taps
-from ...exporters.dialect import Dialect
+from ...exporters.int8 import placement, qdq
+from ...exporters.int8.dialect import Dialect
+from ...exporters.sessions import taps
 from ..progress import Progress
 from . import recover
 from .calibration_cache import Cache, Calibrated

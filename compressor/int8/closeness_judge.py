@@ -12,7 +12,7 @@ from ...benches.int8_report import Quality
 from ...core.errors import DataError
 from ...core.task import Metric
 from ...core.values import Arrays, Interval, Session
-from ...exporters.ort_session import OnnxRuntimeSession
+from ...exporters.sessions.ort_session import OnnxRuntimeSession
 from .runs import Runs
 
 MIN_SNR_DB = 20.0  # outputs a tenth of their size away

@@ -17,8 +17,8 @@ from ...benches import latency
 from ...benches.int8_report import Decision, Quality, describe
 from ...core.errors import QuantizationError
 from ...core.values import Arrays, Artifact, Interval, QuantParams
-from ...exporters import dynamic, placement
-from ...exporters.target import Target
+from ...exporters.int8 import dynamic, placement
+from ...exporters.targets.target import Target
 from ..progress import Progress
 from .closeness_judge import Judge
 from .int8_times import LayerTimes, layer_times, slower_in_int8

@@ -8,8 +8,9 @@ from pathlib import Path
 import onnx
 
 from ...core.values import Arrays
-from ...exporters import ort_kernels, placement
-from ...exporters.ort_kernels import Kernel
+from ...exporters.int8 import placement
+from ...exporters.sessions import ort_kernels
+from ...exporters.sessions.ort_kernels import Kernel
 
 _SECONDS = 0.3
 

@@ -20,10 +20,11 @@ from torch import fx, nn
 from ...core import digest
 from ...core.errors import EdgesmithError, QuantizationError, RecipeError
 from ...core.task import Metric, Task
-from ...exporters import from_torch, onnx_file
+from ...exporters import from_torch
 from ...exporters.from_torch import quiet
-from ...exporters.qdq_read import read_qdq
-from ...exporters.torch_session import TorchSession
+from ...exporters.graph import onnx_file
+from ...exporters.int8.qdq_read import read_qdq
+from ...exporters.sessions.torch_session import TorchSession
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split
 from ..evaluation import evaluate, task_metrics

@@ -14,8 +14,9 @@ from torch import fx, nn
 from ...core import digest
 from ...core.errors import RecipeError
 from ...core.task import Task
-from ...exporters import from_torch, onnx_file
-from ...exporters.qdq_read import read_qdq
+from ...exporters import from_torch
+from ...exporters.graph import onnx_file
+from ...exporters.int8.qdq_read import read_qdq
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split, check_calibration
 from ..learning.teaching import Taught, lesson_of

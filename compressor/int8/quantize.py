@@ -13,9 +13,9 @@ from ...core import digest
 from ...core.errors import RecipeError
 from ...core.tables import resolve
 from ...core.task import Split, Task
-from ...exporters import onnx_file
-from ...exporters.canonical import canonicalise
-from ...exporters.targets import TARGETS
+from ...exporters.graph import onnx_file
+from ...exporters.graph.canonical import canonicalise
+from ...exporters.targets.targets import TARGETS
 from ..candidate import Candidate
 from ..data import calibration_split, check_calibration, feeds, sample_indices
 from ..stage import Context, Graph, Probe, Stage

@@ -16,10 +16,11 @@ from ...core import digest
 from ...core.errors import ArtifactError, QuantizationError, UsageError
 from ...core.files import storage_errors
 from ...core.tables import resolve
-from ...exporters import calibration_note, dynamic, onnx_file, placement
-from ...exporters.artifact_file import describe_file
-from ...exporters.canonical import canonicalise
-from ...exporters.targets import TARGETS
+from ...exporters.graph import onnx_file
+from ...exporters.graph.artifact_file import describe_file
+from ...exporters.graph.canonical import canonicalise
+from ...exporters.int8 import calibration_note, dynamic, placement
+from ...exporters.targets.targets import TARGETS
 from ..progress import Progress
 from . import recover, runs
 from .calibrate import Rules, calibrate_and_recover

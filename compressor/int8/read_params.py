@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from ...core.values import QuantParams
-from ...exporters import qdq, taps
-from ...exporters.qdq_read import Read
+from ...exporters.int8 import qdq
+from ...exporters.int8.qdq_read import Read
+from ...exporters.sessions import taps
 from ..data import calibration_split, feeds, sample_indices
 from ..stage import Context
 

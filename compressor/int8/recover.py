@@ -10,11 +10,12 @@ import onnx
 from ...core.errors import RecipeError
 from ...core.tables import resolve
 from ...core.values import Arrays, QuantParams
-from ...exporters import stepwise, taps
-from ...exporters.dialect import Dialect
-from ...exporters.graph_index import with_own_vectors
-from ...exporters.layer import Layer, Visit
-from ...exporters.placement import Placement
+from ...exporters.graph.graph_index import with_own_vectors
+from ...exporters.int8 import stepwise
+from ...exporters.int8.dialect import Dialect
+from ...exporters.int8.layer import Layer, Visit
+from ...exporters.int8.placement import Placement
+from ...exporters.sessions import taps
 from ..progress import Progress
 from . import recover_equalize, recover_smooth
 from .recover_bias import correct_bias

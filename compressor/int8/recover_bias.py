@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ...exporters.layer import Layer
+from ...exporters.int8.layer import Layer
 
 
 def correct_bias(layer: Layer) -> Layer:

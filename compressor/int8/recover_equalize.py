@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from ...exporters.graph_index import GraphIndex, attribute, replaced
-from ...exporters.graph_stats import Shapes, shapes_of
+from ...exporters.graph.graph_index import GraphIndex, attribute, replaced
+from ...exporters.graph.graph_stats import Shapes, shapes_of
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _ELEMENTWISE = ("Relu", "LeakyRelu", "Identity")  # f(ax) = a f(x) for a > 0, as for these

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from ...exporters.layer import Layer
+from ...exporters.int8.layer import Layer
 from .recover_rows import Rows, as_matrix, draw, from_matrix
 
 _STEPS, _BATCH, _RATE = 400, 256, 0.02

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ...exporters.graph_index import attribute
-from ...exporters.layer import Layer
+from ...exporters.graph.graph_index import attribute
+from ...exporters.int8.layer import Layer
 
 _MEMORY = 64 << 20  # bytes of input rows
 _MOST, _FEWEST = 4096, 256  # rows

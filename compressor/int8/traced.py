@@ -9,7 +9,7 @@ from torch import fx, nn
 from ...core.errors import ExportError
 from ...core.values import Arrays, TensorSpec
 from ...exporters.from_torch import Positional, cause_of, quiet
-from ...exporters.torch_session import to_tensors
+from ...exporters.sessions.torch_session import to_tensors
 
 PREFIX = "module."  # of the traced module's own parameters and buffers
 _aten = torch.ops.aten

@@ -18,7 +18,7 @@ from torch import nn
 
 from ...core.errors import RecipeError
 from ...core.tables import did_you_mean
-from ...exporters.torch_session import forward
+from ...exporters.sessions.torch_session import forward
 from ..int8 import neural_compressor
 from .layer_groups import Example, layer_groups
 from .training import Regime, Training

@@ -12,7 +12,7 @@ from torch import nn
 from ...benches.accuracy import labels_of, predict
 from ...core.errors import RecipeError
 from ...core.task import Task
-from ...exporters.torch_session import Tensors, TorchSession, forward
+from ...exporters.sessions.torch_session import Tensors, TorchSession, forward
 from ..candidate import Candidate
 from ..evaluation import BATCH
 from ..stage import Context, Probe, Stage

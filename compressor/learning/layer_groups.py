@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from ...exporters.torch_session import forward
+from ...exporters.sessions.torch_session import forward
 
 Example = Mapping[str, torch.Tensor]
 

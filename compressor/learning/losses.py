@@ -10,7 +10,7 @@ from torch.nn import functional
 from ...core.errors import RecipeError
 from ...core.tables import resolve
 from ...core.task import Task
-from ...exporters.torch_session import forward
+from ...exporters.sessions.torch_session import forward
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]

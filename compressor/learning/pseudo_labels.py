@@ -7,7 +7,7 @@ import numpy as np
 from ...benches.accuracy import labels_of, predict
 from ...core.errors import DataError, TaskError
 from ...core.task import NO_LABEL, Split, Task, has_label
-from ...exporters.torch_session import TorchSession
+from ...exporters.sessions.torch_session import TorchSession
 from ..candidate import Candidate
 from ..evaluation import BATCH
 from ..fusion.fusing import softmax

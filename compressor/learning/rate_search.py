@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ...core.errors import RecipeError, TrainingError
-from ...exporters.torch_session import TorchSession
+from ...exporters.sessions.torch_session import TorchSession
 from ..candidate import Candidate
 from ..evaluation import evaluate, task_metrics
 from ..stage import Context

@@ -11,8 +11,8 @@ from torch import nn
 from ...core.errors import DataError, RecipeError
 from ...core.task import Task
 from ...core.values import Session
-from ...exporters.ort_session import OnnxRuntimeSession
-from ...exporters.torch_session import forward
+from ...exporters.sessions.ort_session import OnnxRuntimeSession
+from ...exporters.sessions.torch_session import forward
 from ..candidate import Candidate
 from ..data import batches
 from ..stage import Context, Graph

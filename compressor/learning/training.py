@@ -19,7 +19,7 @@ from ...core.errors import RecipeError, TaskError, TrainingError
 from ...core.files import write_atomic
 from ...core.tables import resolve
 from ...core.task import ArraySplit, Split, Task, has_label
-from ...exporters.torch_session import TorchSession
+from ...exporters.sessions.torch_session import TorchSession
 from ..evaluation import evaluate, task_metrics
 from ..stage import Context, Probe
 from .budget import Budget, Epochs, Minutes

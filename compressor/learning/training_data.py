@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ...core.task import Split, has_label
-from ...exporters.torch_session import to_tensors
+from ...exporters.sessions.torch_session import to_tensors
 
 Augment = Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, Any]]
 

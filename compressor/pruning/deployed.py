@@ -8,9 +8,10 @@ from pathlib import Path
 from ...benches import latency
 from ...core.files import atomic_directory
 from ...core.values import Artifact
-from ...exporters import from_torch, onnx_file
-from ...exporters.canonical import canonicalise
-from ...exporters.targets import TARGETS
+from ...exporters import from_torch
+from ...exporters.graph import onnx_file
+from ...exporters.graph.canonical import canonicalise
+from ...exporters.targets.targets import TARGETS
 from .. import artifacts
 from ..artifacts import Written
 from ..candidate import Candidate

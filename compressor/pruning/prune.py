@@ -15,7 +15,7 @@ from torch import nn
 from ...core.errors import RecipeError
 from ...core.tables import resolve
 from ...core.task import Task
-from ...exporters.targets import TARGETS
+from ...exporters.targets.targets import TARGETS
 from .. import replay
 from ..candidate import Candidate
 from ..data import batches, calibration_split, reestimate_batch_norm

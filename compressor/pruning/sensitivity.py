@@ -9,8 +9,8 @@ from torch import nn
 from ...benches.sensitivity_report import Curve, Point, Sensitivity
 from ...core.errors import TaskError
 from ...core.task import ArraySplit, Split, Task
-from ...exporters.targets import TARGETS
-from ...exporters.torch_session import TorchSession
+from ...exporters.sessions.torch_session import TorchSession
+from ...exporters.targets.targets import TARGETS
 from .. import task_file
 from ..candidate import Candidate, check_finite, state_of
 from ..data import any_inputs, reestimate_batch_norm, sample_indices

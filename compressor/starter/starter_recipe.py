@@ -9,8 +9,8 @@ from torch import nn
 
 from ...core.task import Task
 from ...core.values import Session
-from ...exporters.ort_session import OnnxRuntimeSession
-from ...exporters.torch_session import TorchSession
+from ...exporters.sessions.ort_session import OnnxRuntimeSession
+from ...exporters.sessions.torch_session import TorchSession
 from ..evaluation import evaluate, task_metrics
 from . import starter_limits
 from .starter_data import Sizes

@@ -10,8 +10,8 @@ import torch
 
 from ...core.errors import ArtifactError, DataError, TaskError
 from ...core.values import TensorSpec
-from ...exporters import onnx_file
-from ...exporters.ort_session import OnnxRuntimeSession
+from ...exporters.graph import onnx_file
+from ...exporters.sessions.ort_session import OnnxRuntimeSession
 from . import starter_import, starter_probe, starter_weights
 from .starter_data import Data
 from .starter_import import Architecture

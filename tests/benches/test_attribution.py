@@ -7,7 +7,7 @@ from torch import nn
 
 from edgesmith.benches.attribution import agreement, cells, missing, occlusion_maps
 from edgesmith.core.values import TensorSpec
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
 
 
 class Linear(nn.Module):

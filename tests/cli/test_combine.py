@@ -11,7 +11,7 @@ from edgesmith.cli import main
 from edgesmith.compressor.fusion.combine import Combine
 from edgesmith.core.errors import ExitCode, RecipeError
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
 TASK = """
 import numpy as np

@@ -11,7 +11,7 @@ from edgesmith.benches import doctor, environment
 from edgesmith.benches.doctor_text import lines
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters.targets.targets import TARGETS
 
 
 @pytest.fixture(scope="module")

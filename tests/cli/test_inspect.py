@@ -14,7 +14,7 @@ from edgesmith.benches.inspection import dialect_of, inspect_onnx, quantized_ops
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from edgesmith.core.values import TensorSpec
-from edgesmith.exporters import qdq
+from edgesmith.exporters.int8 import qdq
 from tests.exporters.graphs import U8, calibrate, graph, node, random
 
 RUN = Path("runs/small")

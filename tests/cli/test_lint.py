@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from edgesmith.cli import main
-from edgesmith.exporters import onnxruntime_cpu
-from tests.exporters.lint_graphs import layer
+from edgesmith.exporters.targets import onnxruntime_cpu
+from tests.exporters.linting.lint_graphs import layer
 
 
 @pytest.fixture

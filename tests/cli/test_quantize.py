@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
 from edgesmith.compressor.int8 import int8_search
-from edgesmith.exporters import taps
+from edgesmith.exporters.sessions import taps
 from tests.exporters import transformer
 
 WIDTH = 768

@@ -19,7 +19,7 @@ from edgesmith.compressor.learning import training
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.core.task import Task
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
 from tests.compressor.int8.depthwise import Digits, train
 from tests.examples_at import digits_example
 

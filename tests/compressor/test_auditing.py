@@ -17,7 +17,7 @@ from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.run_directory import RunDirectory
 from edgesmith.core.errors import DataError, TaskError
 from edgesmith.core.task import Task
-from edgesmith.exporters.artifact_file import describe_file
+from edgesmith.exporters.graph.artifact_file import describe_file
 from tests.benches.models import write
 
 GOOD, BAD = ("lovely", "wonderful", "splendid", "charming"), ("awful", "terrible", "boring", "dreadful")

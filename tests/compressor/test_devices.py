@@ -28,7 +28,7 @@ from edgesmith.compressor.stage import Context, Machine
 from edgesmith.core.errors import RecipeError, UsageError
 from edgesmith.core.task import Task
 from edgesmith.core.values import TensorSpec
-from edgesmith.exporters.torch_session import TorchSession, forward
+from edgesmith.exporters.sessions.torch_session import TorchSession, forward
 
 META = torch.device("meta")
 NOTHING_COMES_BACK = "Cannot copy out of meta tensor; no data!"

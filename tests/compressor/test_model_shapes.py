@@ -22,11 +22,11 @@ from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core.errors import DataError, ExportError, TaskError
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters import graph_stats, onnx_file
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.targets import TARGETS
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.graph import graph_stats, onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
+from edgesmith.exporters.targets.targets import TARGETS
 
 from .conftest import make_context
 

@@ -18,7 +18,7 @@ from edgesmith.compressor.run_directory import Done, RunDirectory
 from edgesmith.compressor.stage import Graph
 from edgesmith.compressor.structure import measure
 from edgesmith.core.task import Task
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
 
 from .int8.results import accuracy_of, file_of
 

@@ -21,7 +21,7 @@ from edgesmith.compressor.run_directory import RunDirectory
 from edgesmith.compressor.text import TextEncoder
 from edgesmith.core.errors import DataError, EdgesmithError, TaskError
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
 from .conftest import make_context
 

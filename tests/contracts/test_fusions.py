@@ -9,7 +9,7 @@ import pytest
 
 from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax, write_stack
 from edgesmith.compressor.fusion.recalibrate import CALIBRATIONS, Calibration, Isotonic, Temperature, best_calibration
-from edgesmith.exporters.compose import Nodes
+from edgesmith.exporters.graph.compose import Nodes
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
 LABELS = np.arange(60) % 4

@@ -10,8 +10,8 @@ import pytest
 from edgesmith.compressor.int8.recover import RECOVERIES, Folding, PerLayer, after_ranges, before_ranges, chosen
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.values import QuantParams
-from edgesmith.exporters.placement import place
-from edgesmith.exporters.qdq import weight_params, write_qdq
+from edgesmith.exporters.int8.placement import place
+from edgesmith.exporters.int8.qdq import weight_params, write_qdq
 from tests.exporters.graphs import S8, calibrate, decibels, graph, node, random, run
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()

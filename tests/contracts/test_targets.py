@@ -11,11 +11,13 @@ from edgesmith.benches import timing_loop
 from edgesmith.core import digest
 from edgesmith.core.errors import ArtifactError, DataError, MeasurementError, QuantizationError
 from edgesmith.core.values import QuantParams, TensorSpec
-from edgesmith.exporters import graph_stats, onnx_file, placement, qdq, taps
-from edgesmith.exporters.graph_view import views
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.target import Target
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters.graph import graph_stats, onnx_file
+from edgesmith.exporters.graph.graph_view import views
+from edgesmith.exporters.int8 import placement, qdq
+from edgesmith.exporters.sessions import taps
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.targets.target import Target
+from edgesmith.exporters.targets.targets import TARGETS
 
 RNG = np.random.default_rng(0)
 FEED = {"image": RNG.standard_normal((16, 3, 8, 8)).astype(np.float32)}

@@ -12,12 +12,14 @@ from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.calibration.observer import Observed
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.core.values import QuantParams, TensorSpec
-from edgesmith.exporters import from_torch, onnx_file, taps
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.dialect import Dialect
-from edgesmith.exporters.placement import Placement, place, tensors_to_observe
-from edgesmith.exporters.qdq import activation_grid, activation_params
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.int8.dialect import Dialect
+from edgesmith.exporters.int8.placement import Placement, place, tensors_to_observe
+from edgesmith.exporters.int8.qdq import activation_grid, activation_params
+from edgesmith.exporters.sessions import taps
+from edgesmith.exporters.targets.targets import TARGETS
 from tests.examples_at import example
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"

@@ -7,7 +7,7 @@ import pytest
 
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
-from edgesmith.exporters import onnx_file
+from edgesmith.exporters.graph import onnx_file
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tabular_fusion"
 

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from edgesmith.core.task import Task
 from edgesmith.core.values import QuantParams
-from edgesmith.exporters import from_torch, onnx_file
-from edgesmith.exporters.canonical import canonicalise
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
 from tests.examples_at import digits_example
 
 from .graphs import Separable, Vgg, calibrate, exported, random

@@ -12,11 +12,14 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from edgesmith.core.values import QuantParams, TensorSpec
-from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.dialect import Dialect
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
-from edgesmith.exporters.tensorrt import TensorRT
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.int8 import placement, qdq
+from edgesmith.exporters.int8.dialect import Dialect
+from edgesmith.exporters.sessions import taps
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters.targets.tensorrt import TensorRT
 
 FLOAT = onnx.TensorProto.FLOAT
 S8 = TensorRT().dialects()[0]

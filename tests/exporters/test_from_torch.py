@@ -10,8 +10,9 @@ from torch import nn
 
 from edgesmith.core.errors import ExportError, RunDirectoryError
 from edgesmith.core.values import TensorSpec
-from edgesmith.exporters import from_torch, onnx_file
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
 from .conftest import Network
 from .graphs import random

@@ -158,8 +158,8 @@ def test_what_runs_is_what_was_installed(installed: Path, tmp_path: Path) -> Non
     where = run(installed / "python", "-c", "import edgesmith; print(edgesmith.__file__)", cwd=tmp_path).strip()
     assert Path(where).is_relative_to(installed.parent)
     script = (
-        "import edgesmith.benches.html_report, edgesmith.compressor.pipeline, edgesmith.exporters.targets;"
-        "print(*sorted(edgesmith.exporters.targets.TARGETS))"
+        "import edgesmith.benches.html_report, edgesmith.compressor.pipeline, edgesmith.exporters.targets.targets;"
+        "print(*sorted(edgesmith.exporters.targets.targets.TARGETS))"
     )
     assert run(installed / "python", "-c", script, cwd=tmp_path).split() == [
         "onnxruntime-arm", "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-x86", "openvino",

@@ -11,8 +11,8 @@ from edgesmith.benches import device_engine, on_device
 from edgesmith.compressor.device.bundle import engine_how
 from edgesmith.core import digest
 from edgesmith.core.errors import BuildError, MeasurementError
-from edgesmith.exporters import engine_build, engine_file
-from edgesmith.exporters.engine_options import Build
+from edgesmith.exporters.engines import engine_build, engine_file
+from edgesmith.exporters.engines.engine_options import Build
 
 OPTIONS = Build(batch=(1, 2, 4), workspace_mb=64, precision="float16")
 

@@ -21,8 +21,8 @@ from edgesmith.compressor.model_graph import graph_of
 from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core.errors import ArtifactError, DataError, RecipeError, TaskError
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters import onnx_file
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
 from ..conftest import make_context
 

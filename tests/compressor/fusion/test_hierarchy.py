@@ -16,8 +16,8 @@ from edgesmith.compressor.fusion.fuse import Fuse
 from edgesmith.compressor.fusion.hierarchy import Hierarchy
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters.compose import Nodes
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.graph.compose import Nodes
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 from tests.contracts.test_fusions import in_onnx
 
 from ..conftest import make_context

@@ -14,10 +14,13 @@ from edgesmith.compressor.int8 import recover
 from edgesmith.compressor.int8.recover_equalize import constants, pairs, rescale
 from edgesmith.core.task import Task
 from edgesmith.core.values import QuantParams
-from edgesmith.exporters import from_torch, onnx_file, placement, qdq, taps
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.dialect import Dialect
-from edgesmith.exporters.graph_index import replaced
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.graph.graph_index import replaced
+from edgesmith.exporters.int8 import placement, qdq
+from edgesmith.exporters.int8.dialect import Dialect
+from edgesmith.exporters.sessions import taps
 
 DIALECT = Dialect(
     name="u8",

@@ -5,10 +5,10 @@ from pathlib import Path
 from edgesmith.compressor.evaluation import evaluate, task_metrics
 from edgesmith.compressor.stage import Graph
 from edgesmith.core.task import Task
-from edgesmith.exporters import onnx_file
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.target import Target
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.targets.target import Target
 
 
 def file_of(graph: Graph, target: Target, folder: Path) -> Path:

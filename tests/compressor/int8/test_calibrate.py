@@ -12,9 +12,9 @@ from edgesmith.calibration.ranges import warnings
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.core.errors import QuantizationError
 from edgesmith.core.values import QuantParams
-from edgesmith.exporters.placement import place
-from edgesmith.exporters.qdq import activation_grid
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters.int8.placement import place
+from edgesmith.exporters.int8.qdq import activation_grid
+from edgesmith.exporters.targets.targets import TARGETS
 
 
 def rows(nodes: list[onnx.NodeProto], outputs: str = "y", **weights: np.ndarray) -> onnx.ModelProto:

@@ -18,8 +18,8 @@ from edgesmith.compressor.int8.calibration_cache import Cache, Calibrated, user_
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.values import params_to_json
 from edgesmith.core import digest
-from edgesmith.exporters import taps
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters.sessions import taps
+from edgesmith.exporters.targets.targets import TARGETS
 from tests.exporters.graphs import graph, node, random
 
 X = random(24, 4, seed=1)
@@ -162,7 +162,7 @@ def test_edited_code_misses(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None
     assert runs.passes == 2
     assert {
         "calibration/calibrators.py", "calibration/histogram.py", "calibration/observer.py", "calibration/grid.py",
-        "exporters/taps.py", "exporters/placement.py", "exporters/qdq.py", "exporters/canonical.py",
+        "exporters/sessions/taps.py", "exporters/int8/placement.py", "exporters/int8/qdq.py", "exporters/graph/canonical.py",
         "int8/calibrate.py", "int8/calibration_cache.py", "compressor/values.py",
     } <= set(read)  # fmt: skip
 

@@ -19,8 +19,8 @@ from edgesmith.compressor.int8.runs import Runs
 from edgesmith.compressor.progress import Progress
 from edgesmith.core.errors import DataError
 from edgesmith.core.values import Artifact, Interval
-from edgesmith.exporters.artifact_file import describe_file
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters.graph.artifact_file import describe_file
+from edgesmith.exporters.targets.targets import TARGETS
 from tests.exporters import transformer
 
 SIZE = 64

@@ -19,7 +19,7 @@ from edgesmith.compressor.recipe import check_chain, from_mapping
 from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core.errors import QuantizationError, RecipeError
 from edgesmith.core.task import Task
-from edgesmith.exporters.targets import TARGETS
+from edgesmith.exporters.targets.targets import TARGETS
 
 from ..conftest import make_context
 from .results import accuracy_of, file_of

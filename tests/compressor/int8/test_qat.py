@@ -24,14 +24,15 @@ from edgesmith.compressor.stage import Context, Graph, Machine
 from edgesmith.core.errors import DataError, ExportError, RecipeError, TaskError
 from edgesmith.core.task import Task
 from edgesmith.core.values import TensorSpec
-from edgesmith.exporters import from_torch, onnx_file
-from edgesmith.exporters.onnxruntime_cpu import OnnxRuntimeCpu
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.placement import place
-from edgesmith.exporters.qdq_read import Read, read_qdq
-from edgesmith.exporters.targets import TARGETS
-from edgesmith.exporters.tensorrt import TensorRT
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters import from_torch
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.int8.placement import place
+from edgesmith.exporters.int8.qdq_read import Read, read_qdq
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
+from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
+from edgesmith.exporters.targets.targets import TARGETS
+from edgesmith.exporters.targets.tensorrt import TensorRT
 from tests.exporters.graphs import Separable, Vgg, random
 
 from ..conftest import Killed, kill_training, make_context
@@ -100,7 +101,7 @@ def test_tensorrt_builds_it(trained: Trained, tmp_path: Path) -> None:
 
 
 def _build() -> Any:
-    from edgesmith.exporters.engine_options import Build
+    from edgesmith.exporters.engines.engine_options import Build
 
     return Build(tool="tensorrt-rtx")
 

@@ -13,8 +13,10 @@ from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core import digest
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
-from edgesmith.exporters import onnx_file, onnxruntime_cpu, qdq
-from edgesmith.exporters.canonical import canonicalise
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.int8 import qdq
+from edgesmith.exporters.targets import onnxruntime_cpu
 from tests.compressor.int8.depthwise import DIALECT, Digits, rescaled
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 
 from edgesmith.compressor.int8.recover_bias import correct_bias
-from edgesmith.exporters.layer import Layer
-from edgesmith.exporters.placement import place
-from edgesmith.exporters.stepwise import walk
+from edgesmith.exporters.int8.layer import Layer
+from edgesmith.exporters.int8.placement import place
+from edgesmith.exporters.int8.stepwise import walk
 from tests.compressor.int8.depthwise import DIALECT, Digits, rescaled
 from tests.exporters.graphs import S8, calibrate, graph, initializer, node, run
 

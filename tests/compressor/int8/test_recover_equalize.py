@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from edgesmith.compressor.int8.recover_equalize import constants, equalize, pairs, sizes, tensors
-from edgesmith.exporters import taps
+from edgesmith.exporters.sessions import taps
 from tests.compressor.int8.depthwise import Digits, rescaled
 from tests.exporters.graphs import graph, initializer, node, random, run
 

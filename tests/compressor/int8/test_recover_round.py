@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from edgesmith.compressor.int8 import recover_rows
 from edgesmith.compressor.int8.recover_round import round_weights
-from edgesmith.exporters.layer import Layer
-from edgesmith.exporters.placement import place
-from edgesmith.exporters.qdq import write_qdq
-from edgesmith.exporters.stepwise import walk
+from edgesmith.exporters.int8.layer import Layer
+from edgesmith.exporters.int8.placement import place
+from edgesmith.exporters.int8.qdq import write_qdq
+from edgesmith.exporters.int8.stepwise import walk
 from tests.compressor.int8.depthwise import DIALECT, Digits, rescaled
 from tests.exporters.graphs import S8, U8_7, calibrate, decibels, graph, initializer, node, random, run
 

@@ -6,11 +6,11 @@ import pytest
 
 from edgesmith.compressor.int8.recover_smooth import sites, smooth, tensors
 from edgesmith.compressor.int8.smooth_scale import best_scale, noise
-from edgesmith.exporters import taps
-from edgesmith.exporters.dialect import Dialect
-from edgesmith.exporters.dynamic import write_int8
-from edgesmith.exporters.placement import place
-from edgesmith.exporters.qdq import weight_params
+from edgesmith.exporters.int8.dialect import Dialect
+from edgesmith.exporters.int8.dynamic import write_int8
+from edgesmith.exporters.int8.placement import place
+from edgesmith.exporters.int8.qdq import weight_params
+from edgesmith.exporters.sessions import taps
 from tests.exporters.graphs import S8, U8, decibels, graph, initializer, node, quantized, random, run
 
 WIDTH = 16

@@ -20,7 +20,7 @@ from edgesmith.compressor.learning.forgetting import consolidated, without_forge
 from edgesmith.compressor.task_file import check_data, load_task
 from edgesmith.core.errors import DataError, ExitCode, RecipeError, TaskError
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters.torch_session import TorchSession, forward
+from edgesmith.exporters.sessions.torch_session import TorchSession, forward
 
 from ..conftest import Killed, kill_training, make_context
 

@@ -16,7 +16,7 @@ from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.learning.pseudo_labels import Extended, with_pseudo_labels
 from edgesmith.core.errors import DataError, TaskError
 from edgesmith.core.task import NO_LABEL, ArraySplit, Task
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
 
 from ..conftest import make_context
 

@@ -25,11 +25,11 @@ from edgesmith.compressor.pruning.silenced import silenced
 from edgesmith.compressor.stage import Graph
 from edgesmith.compressor.structure import measure
 from edgesmith.core.task import ArraySplit, Task
-from edgesmith.exporters import onnx_file
-from edgesmith.exporters.canonical import canonicalise
-from edgesmith.exporters.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.targets import TARGETS
-from edgesmith.exporters.torch_session import TorchSession
+from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.graph.canonical import canonicalise
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
+from edgesmith.exporters.sessions.torch_session import TorchSession
+from edgesmith.exporters.targets.targets import TARGETS
 
 from ..conftest import make_context
 from . import architectures as nets

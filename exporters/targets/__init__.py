@@ -1,0 +1,1 @@
+"""A class for every runtime that a model is deployed to."""
