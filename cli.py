@@ -203,7 +203,7 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from edgesmith.benches.inspection_text import print_inspection
+    from edgesmith.benches.report.inspection_text import print_inspection
     from edgesmith.compressor.inspection import inspect
 
     found = inspect(options.model, options.data, options.against)
@@ -215,7 +215,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from edgesmith.benches import doctor, doctor_text
+    from edgesmith.benches.report import doctor, doctor_text
 
     found = doctor.diagnose()
     if options.json:
@@ -234,8 +234,8 @@ def _print_json(value: Any) -> None:
 
 def _compress(options: argparse.Namespace) -> int:
     progress_console = _console(stderr=True)
-    from edgesmith.benches.report import to_json
-    from edgesmith.benches.terminal import print_report
+    from edgesmith.benches.report.report import to_json
+    from edgesmith.benches.report.terminal import print_report
     from edgesmith.compressor import job as jobs
     from edgesmith.compressor.pipeline import run
     from edgesmith.compressor.progress import Progress
@@ -271,7 +271,7 @@ def _print_plan(job: Any, planned: Sequence[Any], as_json: bool) -> None:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from edgesmith.benches.engine_text import print_engine
+    from edgesmith.benches.report.engine_text import print_engine
     from edgesmith.compressor.progress import Progress
     from edgesmith.compressor.schema import parse
     from edgesmith.exporters.engines.engine_options import Build

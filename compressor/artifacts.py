@@ -9,9 +9,9 @@ from typing import Any
 
 import pydantic
 
-from ..benches import latency
-from ..benches.int8_report import Decision, Trial
-from ..benches.words import size
+from ..benches.report.int8_report import Decision, Trial
+from ..benches.report.words import size
+from ..benches.timing import latency
 from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import Artifact, Interval, Session

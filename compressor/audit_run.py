@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..benches import environment, finished, html_report
-from ..benches.audit import AUDIT, SEVERITIES, Audit, judged, kept, of_limits, to_json
-from ..benches.disparity import disparities
-from ..benches.finished import Finished
-from ..benches.judge import Evidence
-from ..benches.report import Report
+from ..benches.audits.audit import AUDIT, SEVERITIES, Audit, judged, kept, of_limits, to_json
+from ..benches.audits.disparity import disparities
+from ..benches.gates import finished
+from ..benches.gates.finished import Finished
+from ..benches.gates.judge import Evidence
+from ..benches.report import html_report
+from ..benches.report.report import Report
+from ..benches.timing import environment
 from ..core import digest
 from ..core.errors import ArtifactError, RunDirectoryError
 from ..core.files import storage_errors, write_atomic

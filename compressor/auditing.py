@@ -13,16 +13,17 @@ from typing import Any, Protocol
 import numpy as np
 import pydantic
 
-from ..benches import attribution, corruptions, metrics, perturbation, typos
-from ..benches.accuracy import labels_of, predict
-from ..benches.attribution import Agreement
-from ..benches.audit import SEVERITIES
-from ..benches.corruptions import CORRUPTIONS, image_like, images_of
-from ..benches.environment import Description
-from ..benches.flips import has_confidence
-from ..benches.groups import GroupLoss, pair_losses
-from ..benches.perturbation import FlipRate
-from ..benches.typos import TYPOS
+from ..benches.audits import attribution, corruptions, perturbation, typos
+from ..benches.audits.attribution import Agreement
+from ..benches.audits.audit import SEVERITIES
+from ..benches.audits.corruptions import CORRUPTIONS, image_like, images_of
+from ..benches.audits.perturbation import FlipRate
+from ..benches.audits.typos import TYPOS
+from ..benches.metrics import metrics
+from ..benches.metrics.accuracy import labels_of, predict
+from ..benches.metrics.flips import has_confidence
+from ..benches.metrics.groups import GroupLoss, pair_losses
+from ..benches.timing.environment import Description
 from ..core.errors import DataError, TaskError
 from ..core.files import atomic_path
 from ..core.task import ArraySplit, Split, Task

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..benches import accuracy, metrics
+from ..benches.metrics import accuracy, metrics
 from ..core.values import Interval
 from ..exporters.sessions.torch_session import TorchSession
 from .candidate import Candidate

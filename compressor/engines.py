@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ..benches.report import EngineResult
+from ..benches.report.report import EngineResult
 from ..core.values import Artifact
 from ..exporters.engines import engine_build, engine_file
 from ..exporters.engines.engine_options import Build, tool_version

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from ..benches import accuracy, metrics
+from ..benches.metrics import accuracy, metrics
 from ..core.task import Metric, Split, Task
 from ..core.values import Session
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..benches.inspection import Group, Inspection, Layer, inspect_onnx
-from ..benches.layer_closeness import layer_closeness
+from ..benches.metrics.layer_closeness import layer_closeness
+from ..benches.report.inspection import Group, Inspection, Layer, inspect_onnx
 from ..core.errors import TaskError, UsageError
 from ..core.task import Task
 from ..core.values import TensorSpec

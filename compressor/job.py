@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ..benches.accuracy import labels_of
-from ..benches.audit import SEVERITIES
-from ..benches.corruptions import CORRUPTIONS
-from ..benches.groups import class_masks
+from ..benches.audits.audit import SEVERITIES
+from ..benches.audits.corruptions import CORRUPTIONS
+from ..benches.metrics.accuracy import labels_of
+from ..benches.metrics.groups import class_masks
 from ..core.errors import ArtifactError, RecipeError, TaskError, UsageError
 from ..core.tables import unknown
 from ..core.task import Task

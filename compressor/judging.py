@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..benches.groups import GroupLoss
-from ..benches.judge import judge
+from ..benches.gates.judge import judge
+from ..benches.metrics.groups import GroupLoss
 from ..core.limits import Verdict
 from ..exporters.targets.targets import TARGETS
 from . import measuring

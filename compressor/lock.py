@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 import pydantic
 
-from ..benches import accuracy, environment, finished, metrics
-from ..benches.report import Report
+from ..benches.gates import finished
+from ..benches.metrics import accuracy, metrics
+from ..benches.report.report import Report
+from ..benches.timing import environment
 from ..core import digest
 from ..core.errors import ArtifactError, RunDirectoryError
 from ..core.task import Task

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from ..benches import accuracy, energy, fresh_process, groups, intervals, latency, metrics, throughput
-from ..benches.accuracy import labels_of, predict
-from ..benches.disparity import Kind, disparities
-from ..benches.finished import under
-from ..benches.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
-from ..benches.fresh_process import FreshProcess
-from ..benches.groups import GroupLoss
-from ..benches.judge import Evidence, SideEvidence
-from ..benches.latency import PairedLatency
-from ..benches.report import BatchLatency, MetricValue, Side, batch_latency
+from ..benches.audits.disparity import Kind, disparities
+from ..benches.gates.finished import under
+from ..benches.gates.judge import Evidence, SideEvidence
+from ..benches.metrics import accuracy, groups, metrics
+from ..benches.metrics.accuracy import labels_of, predict
+from ..benches.metrics.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
+from ..benches.metrics.groups import GroupLoss
+from ..benches.report.report import BatchLatency, MetricValue, Side, batch_latency
+from ..benches.timing import energy, fresh_process, intervals, latency, throughput
+from ..benches.timing.fresh_process import FreshProcess
+from ..benches.timing.latency import PairedLatency
 from ..core.errors import TaskError
 from ..core.files import atomic_path
 from ..core.limits import Limits, Verdict

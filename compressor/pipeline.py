@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 
-from ..benches import environment, html_report
-from ..benches.audit import Audit
-from ..benches.report import ArtifactResult, Report, to_json, worst_speedup
+from ..benches.audits.audit import Audit
+from ..benches.report import html_report
+from ..benches.report.report import ArtifactResult, Report, to_json, worst_speedup
+from ..benches.timing import environment
 from ..core import digest
 from ..core.errors import ContractError
 from ..core.files import as_file_name, storage_errors, write_atomic

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..benches.intervals import enough_restarts
-from ..benches.judge import check_limits
+from ..benches.gates.judge import check_limits
+from ..benches.timing.intervals import enough_restarts
 from ..core.errors import RecipeError
 from ..core.limits import Limits
 from ..core.tables import resolve, unknown

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..benches import artifact_check, fresh_process, intervals, last_release, latency
-from ..benches.finished import Finished
-from ..benches.last_release import TIMED, Change
-from ..benches.latency import PairedLatency
+from ..benches.gates import artifact_check, last_release
+from ..benches.gates.finished import Finished
+from ..benches.gates.last_release import TIMED, Change
+from ..benches.timing import fresh_process, intervals, latency
+from ..benches.timing.latency import PairedLatency
 from ..core.errors import ArtifactError
 from ..core.values import Artifact, Interval
 from ..exporters.graph.artifact_file import describe_file

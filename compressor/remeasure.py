@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from ..benches import accuracy, metrics, report_words, words
-from ..benches.finished import under
-from ..benches.judge import judge
-from ..benches.last_release import other_machine
-from ..benches.report import BatchLatency, Report, batch_latency
+from ..benches.gates.finished import under
+from ..benches.gates.judge import judge
+from ..benches.gates.last_release import other_machine
+from ..benches.metrics import accuracy, metrics
+from ..benches.report import report_words, words
+from ..benches.report.report import BatchLatency, Report, batch_latency
 from ..core.task import Metric
 from ..core.values import Interval
 from ..exporters.targets.targets import TARGETS

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..benches import latency
-from ..benches.contender import Contender
-from ..benches.timing_loop import SESSIONS
+from ..benches.timing import latency
+from ..benches.timing.contender import Contender
+from ..benches.timing.timing_loop import SESSIONS
 from ..core.errors import RunDirectoryError, TaskError
 from ..core.task import Task
 from ..core.values import Arrays

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..benches import metrics
-from ..benches.accuracy import labels_of
+from ..benches.metrics import metrics
+from ..benches.metrics.accuracy import labels_of
 from ..core import digest
 from ..core.errors import DataError, EdgesmithError, TaskError
 from ..core.task import SPLITS, ArraySplit, Split, Task, has_label

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..benches import fresh_probe
+from ..benches.timing import fresh_probe
 from ..exporters.sessions.torch_session import TorchSession
 
 if TYPE_CHECKING:

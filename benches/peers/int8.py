@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from edgesmith.benches import environment
 from edgesmith.benches.peers.int8_parts import quality, quantizing, table, timing
 from edgesmith.benches.peers.int8_parts.cells import Cell
 from edgesmith.benches.peers.int8_parts.models import MODELS, Model
 from edgesmith.benches.peers.int8_parts.peers import PEERS, Peer
+from edgesmith.benches.timing import environment
 from edgesmith.core.errors import EdgesmithError
 from edgesmith.core.files import locked, remove_partial, write_atomic
 from edgesmith.core.tables import unknown

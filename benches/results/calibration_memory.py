@@ -38,7 +38,7 @@ def write_network(path: Path) -> None:
 
 def measure(path: Path, count: int) -> tuple[int, int]:
     """Bytes resident with the session loaded, before the first batch, and the peak during the whole pass."""
-    from edgesmith.benches.fresh_probe import forget_peak, peak_bytes, resident_bytes
+    from edgesmith.benches.timing.fresh_probe import forget_peak, peak_bytes, resident_bytes
     from edgesmith.exporters.graph import onnx_file
     from edgesmith.exporters.graph.canonical import canonicalise
     from edgesmith.exporters.int8 import placement

@@ -19,8 +19,9 @@ import torch
 from scipy.special import softmax
 
 import edgesmith
-from edgesmith.benches import accuracy, intervals, latency
-from edgesmith.benches.report import Report
+from edgesmith.benches.metrics import accuracy
+from edgesmith.benches.report.report import Report
+from edgesmith.benches.timing import intervals, latency
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.fusion.merge import Merge

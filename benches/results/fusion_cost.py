@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from edgesmith.benches import latency
+from edgesmith.benches.timing import latency
 from edgesmith.compressor.fusion.fusing import FUSIONS, write_stack
 from edgesmith.core.values import Artifact, TensorSpec
 from edgesmith.exporters import from_torch

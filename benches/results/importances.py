@@ -24,8 +24,8 @@ import torch
 from accelerate.utils import set_seed
 
 import edgesmith
-from edgesmith.benches import accuracy, metrics
-from edgesmith.benches.metrics import METRICS
+from edgesmith.benches.metrics import accuracy, metrics
+from edgesmith.benches.metrics.metrics import METRICS
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.learning.finetune import Finetune

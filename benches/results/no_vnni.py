@@ -29,8 +29,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from edgesmith.benches.accuracy import labels_of, paired_drop, predict
-from edgesmith.benches.metrics import METRICS, scores_of
+from edgesmith.benches.metrics.accuracy import labels_of, paired_drop, predict
+from edgesmith.benches.metrics.metrics import METRICS, scores_of
 from edgesmith.core.task import Split
 from edgesmith.core.values import Arrays, TensorSpec
 from edgesmith.exporters import from_torch

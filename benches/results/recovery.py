@@ -24,8 +24,8 @@ import onnx
 import safetensors.torch
 from torch import nn
 
-from edgesmith.benches.accuracy import labels_of, paired_drop, predict
-from edgesmith.benches.metrics import METRICS, scores_of
+from edgesmith.benches.metrics.accuracy import labels_of, paired_drop, predict
+from edgesmith.benches.metrics.metrics import METRICS, scores_of
 from edgesmith.compressor.int8 import recover, recover_equalize, recover_smooth
 from edgesmith.core.task import Split
 from edgesmith.core.values import Arrays, TensorSpec

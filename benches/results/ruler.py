@@ -23,8 +23,8 @@ import onnx
 from onnx import helper, numpy_helper
 from torch.utils.benchmark import Timer
 
-from edgesmith.benches import latency
-from edgesmith.benches.environment import describe
+from edgesmith.benches.timing import latency
+from edgesmith.benches.timing.environment import describe
 from edgesmith.core.files import write_atomic
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 
-from edgesmith.benches.environment import describe
+from edgesmith.benches.timing.environment import describe
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.evaluation import evaluate, task_metrics

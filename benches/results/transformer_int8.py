@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgesmith.benches import closeness, latency
+from edgesmith.benches.metrics import closeness
+from edgesmith.benches.timing import latency
 from edgesmith.compressor.int8 import recover
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.compressor.int8.closeness_judge import run

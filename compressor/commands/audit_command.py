@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from ...benches.audit import to_json
-    from ...benches.audit_text import print_audit
+    from ...benches.audits.audit import to_json
+    from ...benches.audits.audit_text import print_audit
     from ..audit_run import audit_run, open_run
     from ..progress import Progress
 

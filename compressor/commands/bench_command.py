@@ -76,8 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from ...benches import side_by_side
-    from ...benches.side_by_side_table import print_side_by_side
+    from ...benches.report.side_by_side_table import print_side_by_side
+    from ...benches.timing import side_by_side
     from ..progress import Progress
 
     progress = Progress(None if options.json else Console(stderr=True))
@@ -111,6 +111,6 @@ def _contenders(options: argparse.Namespace) -> tuple[Any, Any]:
         from .. import run_contenders
 
         return run_contenders.contenders(options.paths[0], options.batch)
-    from ...benches import compare_files
+    from ...benches.timing import compare_files
 
     return compare_files.contenders(options.paths, options.batch or (1, 32), options.seed, dict(options.shape))

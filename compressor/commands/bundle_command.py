@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         UsageError: not a finished run, see `bundle.fill`.
     """
-    from ...benches.words import size
+    from ...benches.report.words import size
     from ..device.bundle import ROOT, write
 
     out = options.out or options.run / "bundle.tar.gz"

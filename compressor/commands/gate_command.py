@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import UsageError
 
 if TYPE_CHECKING:  # heavy, and the help is printed without them
-    from ...benches.finished import Finished
-    from ...benches.gate_check import Gate
-    from ...benches.last_release import Change
+    from ...benches.gates.finished import Finished
+    from ...benches.gates.gate_check import Gate
+    from ...benches.gates.last_release import Change
     from ...core.task import Metric
 
 _EPILOG = """exit codes: 0 every check is kept and proven, 3 one has failed, 4 one is unproven, 2 not usable (a baseline
@@ -71,9 +71,9 @@ def run(options: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from ...benches import gate as gates
-    from ...benches.finished import of_run, read
-    from ...benches.gate_text import print_gate
+    from ...benches.gates import gate as gates
+    from ...benches.gates.finished import of_run, read
+    from ...benches.gates.gate_text import print_gate
 
     finished, margins, beside = of_run(options.run), dict(options.margin), False
     gates.check_margins(margins)
@@ -119,7 +119,7 @@ def _beside(options: argparse.Namespace, baseline: "Finished", margins: dict[str
 
 def _for_ci(gate: "Gate", options: argparse.Namespace) -> None:
     """Everything that was asked for, before the verdict is printed; the same whatever the verdict is."""
-    from ...benches import gate_ci
+    from ...benches.gates import gate_ci
     from ...core.files import storage_errors, write_atomic
 
     if options.junit is not None:
@@ -135,7 +135,7 @@ def _for_ci(gate: "Gate", options: argparse.Namespace) -> None:
 
 def _metric(finished: "Finished") -> "Metric":
     """The main metric: one of the table, or the task's own, for which the task is loaded."""
-    from ...benches.metrics import METRICS
+    from ...benches.metrics.metrics import METRICS
     from .. import recipe as recipes, task_file
     from ..evaluation import task_metrics
 

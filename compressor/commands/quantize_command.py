@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from ...benches.int8_text import print_quantized
+    from ...benches.report.int8_text import print_quantized
     from ..int8.calibration_cache import user_folder
     from ..int8.quantize_file import Options, quantize_file
     from ..progress import Progress

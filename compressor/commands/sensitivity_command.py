@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from ...benches.sensitivity_report import print_sensitivity, render_html
+    from ...benches.report.sensitivity_report import print_sensitivity, render_html
     from ...core.files import write_atomic
     from ...core.tables import resolve
     from ...exporters.targets.targets import TARGETS

@@ -72,7 +72,7 @@ def _measured(options: argparse.Namespace) -> "tuple[Again, ...]":
 def _print(again: "Sequence[Again]") -> None:
     from rich.console import Console
 
-    from ...benches.terminal import add_row, new_table
+    from ...benches.report.terminal import add_row, new_table
 
     table = new_table("Measured again", "", "figure", "in the report", "now", "note")
     for column in table.columns:

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ...benches import artifact_check, finished, metrics
-from ...benches.device_launcher import MANIFEST, SCHEMA
-from ...benches.finished import Finished
-from ...benches.report import ArtifactResult
+from ...benches.device.device_launcher import MANIFEST, SCHEMA
+from ...benches.gates import artifact_check, finished
+from ...benches.gates.finished import Finished
+from ...benches.metrics import metrics
+from ...benches.report.report import ArtifactResult
 from ...core import digest
 from ...core.errors import ArtifactError, RunDirectoryError, UsageError
 from ...core.files import atomic_path, storage_errors

@@ -18,23 +18,23 @@ EXPORTERS = (
     "sessions/ort_session",
 )
 BENCHES = (
-    "accuracy",
-    "box_metrics",
-    "child",
-    "class_metrics",
-    "contender",
-    "device_engine",
-    "device_predict",
-    "embedding_metrics",
-    "environment",
-    "intervals",
-    "label_metrics",
-    "latency",
-    "metrics",
-    "number_metrics",
-    "nvml",
-    "on_device",
-    "timing_loop",
+    "device/device_engine",
+    "device/device_predict",
+    "device/on_device",
+    "metrics/accuracy",
+    "metrics/box_metrics",
+    "metrics/class_metrics",
+    "metrics/embedding_metrics",
+    "metrics/label_metrics",
+    "metrics/metrics",
+    "metrics/number_metrics",
+    "timing/child",
+    "timing/contender",
+    "timing/environment",
+    "timing/intervals",
+    "timing/latency",
+    "timing/nvml",
+    "timing/timing_loop",
 )
 _HOME = Path(__file__).parents[2]
 
@@ -42,8 +42,8 @@ _HOME = Path(__file__).parents[2]
 def device_files() -> dict[str, Path]:
     """Name in the bundle -> the file that is copied there."""
     found = {
-        "run.py": _HOME / "benches" / "device_launcher.py",
-        f"lib/{PACKAGE}/__init__.py": _HOME / "benches" / "device_init.py",
+        "run.py": _HOME / "benches" / "device" / "device_launcher.py",
+        f"lib/{PACKAGE}/__init__.py": _HOME / "benches" / "device" / "device_init.py",
     }
     for folder, modules in (("core", CORE), ("exporters", EXPORTERS), ("benches", BENCHES)):
         for module in modules:

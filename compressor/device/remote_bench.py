@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from ...benches import html_report
-from ...benches.device_launcher import MANIFEST
-from ...benches.device_result import DEVICES, DeviceResult, from_json
-from ...benches.device_table import print_devices
+from ...benches.device.device_launcher import MANIFEST
+from ...benches.device.device_result import DEVICES, DeviceResult, from_json
+from ...benches.device.device_table import print_devices
+from ...benches.report import html_report
 from ...core import digest
 from ...core.errors import ArtifactError, EdgesmithError, ExitCode, LostConnectionError, MeasurementError, UsageError
 from ...core.files import write_atomic

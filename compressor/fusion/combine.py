@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ...benches import accuracy
+from ...benches.metrics import accuracy
 from ...core import digest
 from ...core.errors import ContractError, RecipeError
 from ...core.task import Task

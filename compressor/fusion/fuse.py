@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ...benches import accuracy, metrics
+from ...benches.metrics import accuracy, metrics
 from ...core import digest
 from ...core.errors import ContractError, DataError, RecipeError
 from ...core.files import as_file_name

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ...benches import accuracy, closeness, intervals, metrics
-from ...benches.closeness import Closeness
-from ...benches.int8_report import Quality
+from ...benches.metrics import accuracy, closeness, metrics
+from ...benches.metrics.closeness import Closeness
+from ...benches.report.int8_report import Quality
+from ...benches.timing import intervals
 from ...core.errors import DataError
 from ...core.task import Metric
 from ...core.values import Arrays, Interval, Session

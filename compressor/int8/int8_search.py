@@ -13,8 +13,8 @@ from pathlib import Path
 
 import onnx
 
-from ...benches import latency
-from ...benches.int8_report import Decision, Quality, describe
+from ...benches.report.int8_report import Decision, Quality, describe
+from ...benches.timing import latency
 from ...core.errors import QuantizationError
 from ...core.values import Arrays, Artifact, Interval, QuantParams
 from ...exporters.int8 import dynamic, placement

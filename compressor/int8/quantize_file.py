@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 
 import onnx
 
-from ...benches import latency
-from ...benches.inspection import dialect_of
-from ...benches.int8_report import Quantized, describe
+from ...benches.report.inspection import dialect_of
+from ...benches.report.int8_report import Quantized, describe
+from ...benches.timing import latency
 from ...calibration.calibrators import CALIBRATORS
 from ...calibration.ranges import warnings
 from ...core import digest

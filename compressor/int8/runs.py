@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...benches.metrics import METRICS
+from ...benches.metrics.metrics import METRICS
 from ...core import digest
 from ...core.errors import DataError
 from ...core.task import Metric, Split

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...benches.accuracy import labels_of, predict
+from ...benches.metrics.accuracy import labels_of, predict
 from ...core.errors import RecipeError
 from ...core.task import Task
 from ...exporters.sessions.torch_session import Tensors, TorchSession, forward

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from ...benches.environment import features
+from ...benches.timing.environment import features
 
 Precision = Literal["no", "fp16", "bf16"]
 _BF16 = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86 tiles, Arm; as /proc/cpuinfo calls them

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from ...benches.accuracy import labels_of, predict
+from ...benches.metrics.accuracy import labels_of, predict
 from ...core.errors import DataError, TaskError
 from ...core.task import NO_LABEL, Split, Task, has_label
 from ...exporters.sessions.torch_session import TorchSession

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ...benches import latency
+from ...benches.timing import latency
 from ...core.files import atomic_directory
 from ...core.values import Artifact
 from ...exporters import from_torch

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...benches.sensitivity_report import Curve, Point, Sensitivity
+from ...benches.report.sensitivity_report import Curve, Point, Sensitivity
 from ...core.errors import TaskError
 from ...core.task import ArraySplit, Split, Task
 from ...exporters.sessions.torch_session import TorchSession

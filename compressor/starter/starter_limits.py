@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ...benches.accuracy import samples_needed
-from ...benches.metrics import METRICS
+from ...benches.metrics.accuracy import samples_needed
+from ...benches.metrics.metrics import METRICS
 from ...core.errors import DataError
 
 CONFIDENCE = 0.95

@@ -15,7 +15,7 @@ import numpy as np
 import task
 
 import edgesmith
-from edgesmith.benches import accuracy, metrics
+from edgesmith.benches.metrics import accuracy, metrics
 from edgesmith.compressor.stage import Machine
 
 SEEDS = (0, 1, 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .benches.entity_metrics import entity_f1 as entity_f1
+    from .benches.metrics.entity_metrics import entity_f1 as entity_f1
     from .compressor.candidate import load_model as load_model
     from .compressor.pipeline import compress as compress
     from .compressor.text import TextEncoder as TextEncoder
@@ -27,7 +27,7 @@ _PUBLIC = {
     "TaskError": "core.errors",
     "TextEncoder": "compressor.text",
     "compress": "compressor.pipeline",
-    "entity_f1": "benches.entity_metrics",
+    "entity_f1": "benches.metrics.entity_metrics",
     "load_model": "compressor.candidate",
 }
 __all__ = [

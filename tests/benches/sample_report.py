@@ -1,9 +1,8 @@
 """A report with the numbers of a plausible run, for the tests of its three forms."""
 
-from edgesmith.benches.fresh_process import Start
-from edgesmith.benches.int8_report import Decision
-from edgesmith.benches.judge import Evidence, SideEvidence, judge
-from edgesmith.benches.report import (
+from edgesmith.benches.gates.judge import Evidence, SideEvidence, judge
+from edgesmith.benches.report.int8_report import Decision
+from edgesmith.benches.report.report import (
     ArtifactResult,
     BatchLatency,
     EngineResult,
@@ -14,6 +13,7 @@ from edgesmith.benches.report import (
     SpeedUp,
     worst_speedup,
 )
+from edgesmith.benches.timing.fresh_process import Start
 from edgesmith.calibration.ranges import TensorRange
 from edgesmith.core.ledger import Ledger, LedgerEntry
 from edgesmith.core.limits import Limits

@@ -10,8 +10,8 @@ import onnxruntime
 from onnx import numpy_helper
 from sklearn.datasets import load_digits
 
-from edgesmith.benches import metrics
-from edgesmith.benches.report import MetricValue, Report, Side, from_json, to_json
+from edgesmith.benches.metrics import metrics
+from edgesmith.benches.report.report import MetricValue, Report, Side, from_json, to_json
 from edgesmith.core import digest
 
 Weights = dict[str, np.ndarray]

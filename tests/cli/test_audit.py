@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesmith.benches.corruptions import CORRUPTIONS
+from edgesmith.benches.audits.corruptions import CORRUPTIONS
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesmith.benches.device_launcher import Refused, verified
+from edgesmith.benches.device.device_launcher import Refused, verified
 from edgesmith.cli import main
 from edgesmith.compressor.data import sample_indices
 from edgesmith.core import digest

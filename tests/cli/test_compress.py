@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import edgesmith
-from edgesmith.benches.report import to_json
+from edgesmith.benches.report.report import to_json
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 

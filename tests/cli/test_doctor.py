@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgesmith.benches import doctor, environment
-from edgesmith.benches.doctor_text import lines
+from edgesmith.benches.report import doctor
+from edgesmith.benches.report.doctor_text import lines
+from edgesmith.benches.timing import environment
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from edgesmith.exporters.targets.targets import TARGETS

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesmith.benches import intervals
+from edgesmith.benches.timing import intervals
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from tests.cli.planted import (

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgesmith.benches.inspection import dialect_of, inspect_onnx, quantized_ops, unknown_operators
+from edgesmith.benches.report.inspection import dialect_of, inspect_onnx, quantized_ops, unknown_operators
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from edgesmith.core.values import TensorSpec

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import edgesmith
-from edgesmith.benches.audit import SEVERITIES
+from edgesmith.benches.audits.audit import SEVERITIES
 from edgesmith.compressor import auditing
 from edgesmith.compressor.auditing import Pair, corruption_losses, flip_rates, map_agreement
 from edgesmith.compressor.progress import Progress

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgesmith.benches import accuracy as paired
-from edgesmith.benches.metrics import METRICS
+from edgesmith.benches.metrics import accuracy as paired
+from edgesmith.benches.metrics.metrics import METRICS
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.compare import Comparison, compare
 from edgesmith.compressor.learning.distill import Distill

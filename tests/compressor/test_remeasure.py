@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from edgesmith.benches.metrics import METRICS
-from edgesmith.benches.report import BatchLatency, Report
+from edgesmith.benches.metrics.metrics import METRICS
+from edgesmith.benches.report.report import BatchLatency, Report
 from edgesmith.compressor.remeasure import compare_scores, compare_times
 from tests.benches.sample_report import make_report
 

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from edgesmith.benches.corruptions import CORRUPTIONS, Images, corrupt
-from edgesmith.benches.typos import TYPOS, mistype
+from edgesmith.benches.audits.corruptions import CORRUPTIONS, Images, corrupt
+from edgesmith.benches.audits.typos import TYPOS, mistype
 
 IMAGES, TEXTS = sorted(CORRUPTIONS), sorted(TYPOS)
 UNIT = Images(channels_last=False, low=np.zeros((3, 1, 1)), high=np.ones((3, 1, 1)))

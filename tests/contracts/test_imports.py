@@ -50,7 +50,7 @@ NOT_INSTALLED = (("benches", "peers"), ("benches", "results"))  # run by hand, f
 
 
 def parts_of(path: Path, package: Path = PACKAGE) -> tuple[str, ...]:
-    """`benches/report.py` -> ("benches", "report")."""
+    """`benches/report/report.py` -> ("benches", "report")."""
     return path.relative_to(package).with_suffix("").parts
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edgesmith.benches import accuracy, metrics
-from edgesmith.benches.metrics import METRICS
+from edgesmith.benches.metrics import accuracy, metrics
+from edgesmith.benches.metrics.metrics import METRICS
 from edgesmith.core.errors import DataError
 from edgesmith.core.values import Interval
 

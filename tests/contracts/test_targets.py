@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgesmith.benches import timing_loop
+from edgesmith.benches.timing import timing_loop
 from edgesmith.core import digest
 from edgesmith.core.errors import ArtifactError, DataError, MeasurementError, QuantizationError
 from edgesmith.core.values import QuantParams, TensorSpec

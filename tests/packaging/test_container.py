@@ -104,5 +104,5 @@ def test_what_it_copies_is_all_that_the_program_needs(context: Path, tmp_path: P
     )
     where, version = done.stdout.splitlines()
     assert where.startswith(str(tmp_path / "site")) and version == f"edgesmith {edgesmith.__version__}"
-    for name in ("benches/report.html", "compressor/starter/templates/recipe.toml.j2"):
+    for name in ("benches/report/report.html", "compressor/starter/templates/recipe.toml.j2"):
         assert (tmp_path / "site/edgesmith" / name).is_file()

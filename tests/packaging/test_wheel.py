@@ -21,9 +21,9 @@ MUST_HAVE = {
     "edgesmith/__init__.py",
     "edgesmith/__main__.py",
     "edgesmith/benches/__init__.py",
-    "edgesmith/benches/report.html",
-    "edgesmith/benches/report_parts.html",
-    "edgesmith/benches/report_style.html",
+    "edgesmith/benches/report/report.html",
+    "edgesmith/benches/report/report_parts.html",
+    "edgesmith/benches/report/report_style.html",
     "edgesmith/calibration/__init__.py",
     "edgesmith/cli.py",
     "edgesmith/compressor/__init__.py",
@@ -106,7 +106,9 @@ def test_the_wheel_holds_what_it_must(wheel: zipfile.ZipFile) -> None:
 
 def test_a_file_is_what_it_is_in_the_checkout(wheel: zipfile.ZipFile) -> None:
     assert wheel.read("edgesmith/cli.py") == (ROOT / "cli.py").read_bytes()
-    assert wheel.read("edgesmith/benches/report.html") == (ROOT / "benches" / "report.html").read_bytes()
+    assert (
+        wheel.read("edgesmith/benches/report/report.html") == (ROOT / "benches" / "report" / "report.html").read_bytes()
+    )
 
 
 def test_the_sdist_holds_files_where_the_checkout_has_links(dist: Path) -> None:
@@ -158,7 +160,7 @@ def test_what_runs_is_what_was_installed(installed: Path, tmp_path: Path) -> Non
     where = run(installed / "python", "-c", "import edgesmith; print(edgesmith.__file__)", cwd=tmp_path).strip()
     assert Path(where).is_relative_to(installed.parent)
     script = (
-        "import edgesmith.benches.html_report, edgesmith.compressor.pipeline, edgesmith.exporters.targets.targets;"
+        "import edgesmith.benches.report.html_report, edgesmith.compressor.pipeline, edgesmith.exporters.targets.targets;"
         "print(*sorted(edgesmith.exporters.targets.targets.TARGETS))"
     )
     assert run(installed / "python", "-c", script, cwd=tmp_path).split() == [

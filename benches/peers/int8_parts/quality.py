@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from edgesmith.benches import accuracy, closeness, timing_loop
-from edgesmith.benches.metrics import METRICS, scores_of
+from edgesmith.benches.metrics import accuracy, closeness
+from edgesmith.benches.metrics.metrics import METRICS, scores_of
+from edgesmith.benches.timing import timing_loop
 from edgesmith.core import digest
 from edgesmith.core.errors import EdgesmithError
 from edgesmith.core.files import atomic_path

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgesmith.benches import environment, latency, timing_loop
-from edgesmith.benches.contender import Contender
+from edgesmith.benches.timing import environment, latency, timing_loop
+from edgesmith.benches.timing.contender import Contender
 from edgesmith.core import digest
 from edgesmith.core.task import ArraySplit
 from edgesmith.core.values import Arrays

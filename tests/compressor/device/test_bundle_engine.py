@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgesmith.benches import device_engine, on_device
+from edgesmith.benches.device import device_engine, on_device
 from edgesmith.compressor.device.bundle import engine_how
 from edgesmith.core import digest
 from edgesmith.core.errors import BuildError, MeasurementError

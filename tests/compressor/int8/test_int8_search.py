@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgesmith.benches.metrics import resolve_metric
+from edgesmith.benches.metrics.metrics import resolve_metric
 from edgesmith.compressor.int8 import int8_search
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.compressor.int8.closeness_judge import Judge, Promise

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesmith.benches.metrics import METRICS
+from edgesmith.benches.metrics.metrics import METRICS
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.int8 import neural_compressor
 from edgesmith.compressor.int8.quantize import Quantize

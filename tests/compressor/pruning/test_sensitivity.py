@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesmith.benches.sensitivity_report import Sensitivity, render_html
+from edgesmith.benches.report.sensitivity_report import Sensitivity, render_html
 from edgesmith.cli import main
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.pruning import blocks, deployed

@@ -1,0 +1,1 @@
+"""What compression changed that the mean hides: corruptions, perturbations, attribution, disparity."""

@@ -1,0 +1,1 @@
+"""Limits and verdicts: of a run, against the last release, for a CI."""

@@ -1,0 +1,104 @@
+"""A finished run as a gate reads it: its report and the predictions beside it."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...core.errors import ArtifactError, RunDirectoryError
+from ...core.limits import Limits
+from ...core.task import Metric
+from ..audits.disparity import Kind
+from ..metrics import metrics
+from ..metrics.groups import GroupLoss, class_masks, losses
+from ..report.report import Report, from_json
+
+_LIMITS = {field.name for field in dataclasses.fields(Limits)} - {"confidence"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A report and, where they stand beside it, the predictions it rests on."""
+
+    path: Path  # of report.json
+    report: Report
+    arrays: Mapping[str, np.ndarray] | None
+
+    def outputs(self, side: str) -> dict[str, np.ndarray]:
+        """Output name -> `(N, ...)` of "original" or "final"."""
+        assert self.arrays is not None
+        return under(f"{side}/", self.arrays)
+
+    def scores(self, metric: Metric, side: str) -> np.ndarray:
+        """One row of scores per test sample, `(N,)` or `(N, K)`."""
+        assert self.arrays is not None
+        return metrics.scores_of(metric, self.outputs(side), self.arrays["labels"])
+
+    def masks(self) -> dict[Kind, dict[str, np.ndarray]]:
+        """The classes and slices that the report names: kind -> group -> bool `(N,)`."""
+        assert self.arrays is not None
+        classes = [each.name for each in self.report.groups if each.kind == "class"]
+        named = dict(zip(classes, class_masks(self.arrays["labels"]).values(), strict=True)) if classes else {}
+        return {"class": named, "slice": under("slices/", self.arrays)}
+
+    def groups(self, metric: Metric, before: np.ndarray, after: np.ndarray) -> tuple[GroupLoss, ...]:
+        """What the classes and slices that the report names lost between two rows of scores."""
+        confidence = self.report.confidence
+        found = (losses(metric, before, after, masks, kind, confidence) for kind, masks in self.masks().items())
+        return tuple(itertools.chain.from_iterable(found))
+
+
+def under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file of predictions whose name begins so, by the rest of it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def of_run(folder: Path) -> Finished:
+    """What `read` finds in the directory of a run.
+
+    Raises:
+        RunDirectoryError: no run ended there.
+        ArtifactError: see `read`.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        raise RunDirectoryError(
+            f"{folder}: not a finished run (no report.json); give the directory that `edgesmith compress` wrote"
+        )
+    return read(path)
+
+
+def read(path: Path) -> Finished:
+    """A report.json and the predictions it names, None where they are not there.
+
+    Raises:
+        ArtifactError: not a readable report, or predictions that are damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: cannot read the report: {getattr(error, 'strerror', error)}") from error
+    report = from_json(text, str(path))
+    for limit in report.limits:
+        if limit.name not in _LIMITS:
+            raise ArtifactError(f"{path}: limits: there is no limit '{limit.name}'")
+    if Path(report.predictions).name != report.predictions:
+        raise ArtifactError(f"{path}: predictions: '{report.predictions}' must be a file beside the report")
+    file = path.with_name(report.predictions)
+    if not file.exists():
+        return Finished(path=path, report=report, arrays=None)
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        labels = arrays["labels"]
+    except Exception as error:  # zipfile, zlib and numpy have errors of their own for every kind of damage
+        raise _damaged(file, error) from error
+    if any(len(array) != len(labels) for array in arrays.values()):
+        raise ArtifactError(f"{file}: arrays of different lengths; these are not the predictions of one test split")
+    return Finished(path=path, report=report, arrays=arrays)
+
+
+def _damaged(file: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{file}: not a whole file of predictions: {error}; run `edgesmith compress` again")

@@ -1,0 +1,165 @@
+"""What a model costs a process that has just begun: its memory, and the time until the first answer.
+
+Every figure is from processes of their own, the models by turns. Memory is that of the process less that of an empty
+session of the same runtime beside it, so that the runtime itself and the inputs cancel out.
+"""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import MeasurementError
+from ...core.files import storage_errors
+from ...core.values import Arrays, Artifact, Interval
+from . import child
+from .contender import Contender, kind_of, path_of
+from .latency import Progress
+from .timing_loop import SESSIONS
+
+REPEATS = 3
+_TIMEOUT = 300.0
+
+Figures = Mapping[str, float]  # what a probe prints
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """Milliseconds until a new process answers; each the median, smallest and largest over the processes."""
+
+    import_ms: Interval  # of the runtime's library, whatever the file
+    open_ms: Interval  # from opening the file to a session that is ready
+    first_ms: Interval  # the first call
+    steady_ms: Interval  # a later call, with inputs handed over anew
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FreshProcess:
+    """One model; memory in bytes, the median, smallest and largest over the processes, never below zero.
+
+    An allocator does not place things alike twice; the spread says what a difference between two models is worth.
+    """
+
+    peak_memory: Interval  # the most that loading and running added
+    held_memory: Interval  # what stays while the session is kept: weights, and what calls reuse
+    start: Start
+
+
+def measure(
+    files: Sequence[Artifact | Path | Contender],
+    feed: Arrays,
+    threads: int = 1,
+    repeats: int = REPEATS,
+    progress: Progress | None = None,
+) -> list[FreshProcess | MeasurementError]:
+    """Start every model in fresh processes, by turns.
+
+    A contender that is no target (a torch module) is weighed against an empty session of ONNX Runtime, so that its
+    framework's own footprint counts.
+
+    Args:
+        files: a path is taken for an ONNX file run by ONNX Runtime.
+        feed: input name -> array `(batch, ...)`, the same for all.
+        threads: of every session.
+        repeats: processes for each model.
+        progress: called after each round.
+
+    Returns:
+        One for each file; an error in its place where an optional contender cannot be run.
+
+    Raises:
+        MeasurementError: another one cannot be run, or its target not here.
+    """
+    kinds = [_known(kind_of(file)) for file in files]
+    beside = [kind if kind in SESSIONS else "onnxruntime-cpu" for kind in kinds]
+    found: list[list[Figures]] = [[] for _ in files]
+    errors: dict[int, MeasurementError] = {}
+    with tempfile.TemporaryDirectory(prefix="edgesmith-fresh-") as name:
+        probe = _prober(Path(name), feed, threads)
+        for done in range(repeats):
+            empty = {kind: probe(kind, None) for kind in dict.fromkeys(beside)}
+            order = reversed(range(len(files))) if done % 2 else range(len(files))
+            for index in (each for each in order if each not in errors):
+                try:
+                    seen = probe(kinds[index], path_of(files[index]))
+                except MeasurementError as error:
+                    if not getattr(files[index], "optional", False):
+                        raise
+                    errors[index] = error
+                    continue
+                less = {key: max(0.0, seen[key] - empty[beside[index]][key]) for key in ("peak_bytes", "held_bytes")}
+                found[index].append({**seen, **less})
+            if progress is not None:
+                progress(done + 1, repeats)
+    return [errors[index] if index in errors else _summary(each) for index, each in enumerate(found)]
+
+
+def measure_one(
+    file: Artifact | Path | Contender, feed: Arrays, threads: int = 1, repeats: int = REPEATS
+) -> FreshProcess:
+    """The same of one model.
+
+    Raises:
+        MeasurementError: it cannot be run, or its target not here.
+    """
+    return succeeded(measure([file], feed, threads, repeats)[0])
+
+
+def succeeded(found: FreshProcess | MeasurementError) -> FreshProcess:
+    """What was measured.
+
+    Raises:
+        MeasurementError: it was not.
+    """
+    if isinstance(found, MeasurementError):
+        raise found
+    return found
+
+
+def _known(kind: str) -> str:
+    if ":" not in kind and kind not in SESSIONS:
+        raise MeasurementError(f"target '{kind}' cannot be measured here; measured are: {', '.join(sorted(SESSIONS))}")
+    return kind
+
+
+def _prober(folder: Path, feed: Arrays, threads: int) -> Callable[[str, Path | None], Figures]:
+    """A function of a session's kind and its file (None: the empty model) that starts it in a process."""
+    with storage_errors(folder):
+        stored: dict[str, Any] = {str(index): array for index, array in enumerate(feed.values())}
+        np.savez(folder / "feed.npz", **stored)
+        _write_empty(folder / "empty.onnx")
+    job = {"threads": threads, "feeds": str(folder / "feed.npz"), "inputs": list(feed)}
+
+    def probe(kind: str, path: Path | None) -> Figures:
+        own = {"files": [str(path or folder / "empty.onnx")], "target": kind, "own_feed": path is not None}
+        said = child.run(f"{__package__}.fresh_probe", job | own, folder, threads, _TIMEOUT)
+        figures: Figures = json.loads(said.splitlines()[-1])
+        return figures
+
+    return probe
+
+
+def _summary(found: Sequence[Figures]) -> FreshProcess:
+    def over(key: str) -> Interval:
+        values = [each[key] for each in found]
+        return Interval(value=float(median(values)), low=float(min(values)), high=float(max(values)))
+
+    return FreshProcess(
+        peak_memory=over("peak_bytes"),
+        held_memory=over("held_bytes"),
+        start=Start(**{field.name: over(field.name) for field in dataclasses.fields(Start)}),
+    )
+
+
+def _write_empty(path: Path) -> None:
+    """The smallest model: one Identity on one number."""
+    import onnx  # here: a report, which names `Start`, is read without it
+
+    tensors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "empty", tensors[:1], tensors[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), str(path))
