@@ -23,7 +23,7 @@ def test_it_names_what_decides_a_measurement() -> None:
 
 def test_it_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from edgesmith.benches.environment import describe; describe(1, 0);"
+        "import sys; from edgesmith.benches.timing.environment import describe; describe(1, 0);"
         "print(sorted({'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

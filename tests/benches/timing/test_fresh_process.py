@@ -115,7 +115,7 @@ def test_units() -> None:
 
 def test_the_peak_is_in_bytes_and_does_not_fall_again() -> None:
     code = (
-        "import numpy; from edgesmith.benches.fresh_probe import peak_bytes; before = peak_bytes();"
+        "import numpy; from edgesmith.benches.timing.fresh_probe import peak_bytes; before = peak_bytes();"
         "block = numpy.ones(8_000_000); del block; print(peak_bytes() - before)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -124,7 +124,7 @@ def test_the_peak_is_in_bytes_and_does_not_fall_again() -> None:
 
 def test_what_the_allocator_keeps_for_later_is_not_held() -> None:
     code = (
-        "from edgesmith.benches.fresh_probe import held_bytes, resident_bytes; before = held_bytes();"
+        "from edgesmith.benches.timing.fresh_probe import held_bytes, resident_bytes; before = held_bytes();"
         "blocks = [bytes(60_000) for _ in range(600)]; last = bytes(60_000); del blocks;"
         "print(resident_bytes() - before, held_bytes() - before)"
     )

@@ -167,7 +167,7 @@ def test_no_measurement_outlives_who_asked_for_it(tmp_path: Path, signal_number:
 
 def test_the_child_imports_no_training_library() -> None:
     code = (
-        "import sys; from edgesmith.benches import timing_loop; import edgesmith.exporters.sessions.ort_session;"
+        "import sys; from edgesmith.benches.timing import timing_loop; import edgesmith.exporters.sessions.ort_session;"
         "print(sorted({'torch', 'onnx', 'pydantic', 'rich', 'jinja2'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
