@@ -21,7 +21,13 @@ from ...core.values import QuantParams
 from ..values import params_from_json, params_to_json
 
 _MOST = 100  # entries kept; the oldest go
-_CODE = ("calibration/*.py", "exporters/*.py", "compressor/int8/calibrat*.py", "compressor/values.py")  # makes ranges
+_MAKES_RANGES = ("graph", "int8", "sessions")  # of exporters/
+_CODE = (
+    "calibration/*.py",
+    *(f"exporters/{room}/*.py" for room in _MAKES_RANGES),
+    "compressor/int8/calibrat*.py",
+    "compressor/values.py",
+)
 _RANGES = pydantic.TypeAdapter(tuple[TensorRange, ...])
 
 

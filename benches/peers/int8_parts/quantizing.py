@@ -68,7 +68,8 @@ def _sources() -> str:
     """Of all that edgesmith quantizes with: a changed quantizer is measured anew."""
     package = Path(edgesmith.__file__).parent
     folders = ("core", "calibration", "exporters", "benches", "compressor")
-    files = sorted(file for folder in folders for file in (package / folder).glob("*.py"))
+    found = sorted(file for folder in folders for file in (package / folder).rglob("*.py"))
+    files = [file for file in found if not {"peers", "results"} & set(file.parts)]
     return digest.of_json({str(file.relative_to(package)): digest.of_file(file) for file in files})
 
 

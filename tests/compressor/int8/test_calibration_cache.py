@@ -162,7 +162,7 @@ def test_edited_code_misses(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None
     assert runs.passes == 2
     assert {
         "calibration/calibrators.py", "calibration/histogram.py", "calibration/observer.py", "calibration/grid.py",
-        "exporters/sessions/taps.py", "exporters/int8/placement.py", "exporters/int8/qdq.py", "exporters/graph/canonical.py",
+        "sessions/taps.py", "int8/placement.py", "int8/qdq.py", "graph/canonical.py",
         "int8/calibrate.py", "int8/calibration_cache.py", "compressor/values.py",
     } <= set(read)  # fmt: skip
 
