@@ -137,7 +137,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     os.chdir(library)  # before Python 3.11 a child looks here first; it holds nothing but the package
     sys.path.insert(0, library)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")]))
-    on_device = importlib.import_module("edgesmith_device.benches.on_device")
+    on_device = importlib.import_module("edgesmith_device.benches.device.on_device")
     code: int = on_device.main(folder, manifest, _digest(folder / MANIFEST), options)
     return code
 
