@@ -109,7 +109,11 @@ class CoupledChannels:
 
 
 def find(module: nn.Module, example: Example, graph: Any = None) -> list[CoupledChannels]:
-    """Every group of coupled channels of `module`, in the order of its layers; `graph`: that of `graph_of`, if known."""
+    """Every group of coupled channels of `module`, in the order of its layers.
+
+    Args:
+        graph: what `graph_of` gives, where it is known.
+    """
     graph = graph or graph_of(module, example)
     names = {layer: name for name, layer in module.named_modules()}
     groups = []

@@ -37,11 +37,12 @@ class Dependencies(torch_pruning.DependencyGraph):  # type: ignore[misc]  # the 
     def _as_elementwise(self, node: Any) -> None:
         """A rotary embedding joins halves of each head: offsets of whole layers would lead out of every layer."""
         node.enable_index_mapping = False
-        for source in {node, *node.inputs}:
+        joined = [(source, node) for source in node.inputs] + [(node, source) for source in node.inputs]
+        for source, target in joined:
             for dependency in source.dependencies:
-                if dependency.target is node or (source is node and dependency.target in node.inputs):
-                    if isinstance(dependency.index_mapping[1], index_mapping._ConcatIndexMapping):
-                        dependency.index_mapping[1] = None
+                second = dependency.index_mapping[1]
+                if dependency.target is target and isinstance(second, index_mapping._ConcatIndexMapping):
+                    dependency.index_mapping[1] = None
 
     def get_pruning_group(self, module: nn.Module, pruning_fn: Any, idxs: Sequence[int]) -> Any:
         """See `DependencyGraph.get_pruning_group`."""

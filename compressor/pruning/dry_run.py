@@ -33,6 +33,7 @@ from .coupling import (
     leaving,
     together,
 )
+from .kept_trials import KeptTrials, key_of
 from .regions import Region, Regions, lean_copy
 from .silenced import silenced
 
@@ -48,13 +49,20 @@ _MOST_COUNTS = 8
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
 
 
+_kept = KeptTrials()
+
+
 def prunable(
-    module: nn.Module, example: Example, groups: Iterable[CoupledChannels] | None = None
+    module: nn.Module,
+    example: Example,
+    groups: Iterable[CoupledChannels] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
 ) -> tuple[list[CoupledChannels], dict[str, str]]:
     """Every group of coupled channels of `module`, with channels that can leave, in the order of its layers.
 
     Args:
         groups: of those that `find` gives; None: all.
+        factory: what made the module; what is found is kept for the next that it makes and that is built alike.
 
     Returns:
         The groups, and root -> reason for those that must not be pruned: one whose removal changes the shape of an
@@ -65,12 +73,18 @@ def prunable(
     """
     graph = graph_of(module, example)
     groups = find(module, example, graph) if groups is None else list(groups)
+    key = "" if factory is None else key_of(module, example, groups)
+    if factory is not None and (known := _kept.get(factory, module, key)) is not None:
+        return known
     trial = _Trial(module, example, graph, groups)
     fitted = trial.all_fitted()
     if not trial.confirmed():  # something outside the parts that were tried knows of their channels
         trial.in_whole = True
         fitted = trial.all_fitted()
-    return [group for group, _ in fitted], {group.root: reason for group, reason in fitted if reason}
+    found = [group for group, _ in fitted], {group.root: reason for group, reason in fitted if reason}
+    if factory is not None and not trial.own_weights:
+        _kept.put(factory, module, key, found)
+    return found
 
 
 def with_open_attention(value: Candidate) -> Candidate:
@@ -119,10 +133,10 @@ class _Trial:
         }
         count = len(next(iter(example.values())))
         large = count * measure(module, example, ()).macs > _MOST_MACS
-        self._random, inputs, whole = _run(module, inputs, not large)
+        self._random, given, whole, self.own_weights = _run(module, inputs, not large)
         if not whole:
             raise TaskError("the model's forward returns no tensors")
-        self._regions = Regions(self._random, inputs, whole, map(_names, groups))
+        self._regions = Regions(self._random, given, whole, map(_names, groups))
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
         self._passed: list[tuple[CoupledChannels, Leaving]] = []  # in a part
 
@@ -283,9 +297,7 @@ def _counted(
     return dataclasses.replace(group, counts=chosen), ""
 
 
-def _difference(
-    found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]
-) -> str:
+def _difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> str:
     """An empty string if a network gives what is expected: within little of what silencing did."""
     for ours, theirs, before in zip(found, expected, whole, strict=True):
         if theirs.is_floating_point():
@@ -296,10 +308,14 @@ def _difference(
     return ""
 
 
-def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor]]:
-    """A copy to try things on, what goes in, what comes out: in double precision and with random weights if it can."""
+def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor], bool]:
+    """A copy to try things on, what goes in, what comes out, whether it has its own weights.
+
+    In double precision and with random weights if it can.
+    """
     doubled = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
-    for weights in (randomized, copy.deepcopy):
+    for own in (False, True):
+        weights: Callable[[nn.Module], nn.Module] = copy.deepcopy if own else randomized
         if double:
             trial = weights(module).double().eval()
             try:
@@ -308,12 +324,12 @@ def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, E
                 pass
             else:
                 if _finite(found):
-                    return trial, doubled, found
+                    return trial, doubled, found, own
         trial = weights(module).eval()
         found = answers(trial, inputs)
         if _finite(found):
             break
-    return trial, inputs, found
+    return trial, inputs, found, own
 
 
 def _finite(found: Sequence[torch.Tensor]) -> bool:

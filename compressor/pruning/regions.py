@@ -4,6 +4,7 @@ What is computed outside the modules that lose rows is the same with and without
 modules, on what went into them when the whole network ran, and to compare what comes out.
 """
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -77,7 +78,7 @@ class Regions:
 
 
 def lean_copy(module: nn.Module, region: Region, changed: Iterable[str]) -> nn.Module:
-    """A copy for a trial: modules outside the region, and tensors of layers that do not change, are the same objects."""
+    """A copy for a trial; modules outside the region, and tensors of layers that stay, are the same objects."""
     memo: dict[int, Any] = {}
     own = {id(tensor) for name in changed for tensor in _tensors(module.get_submodule(name))}
     for name, layer in module.named_modules():
@@ -124,9 +125,7 @@ def _enclosing(module: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
         return (prefix,)
     children = [name for name, _ in holder.named_children()]
     places = [children.index(path[len(common)]) for path in paths]
-    return tuple(
-        f"{prefix}.{name}" if prefix else name for name in children[min(places) : max(places) + 1]
-    )
+    return tuple(f"{prefix}.{name}" if prefix else name for name in children[min(places) : max(places) + 1])
 
 
 def _calls(module: nn.Module, inputs: Inputs) -> dict[str, int]:
@@ -148,19 +147,15 @@ def _calls(module: nn.Module, inputs: Inputs) -> dict[str, int]:
     return found
 
 
-def _recorded(
-    module: nn.Module, inputs: Inputs, wanted: Sequence[tuple[str, ...]]
-) -> dict[tuple[str, ...], Region]:
+def _recorded(module: nn.Module, inputs: Inputs, wanted: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Region]:
     """What goes in and comes out, copied, since layers that work in place change both; without what has no copy."""
     entered: dict[str, Any] = {}
     left: dict[str, list[torch.Tensor]] = {}
 
     def before(name: str) -> Callable[..., None]:
         def note(_: Any, args: Any, keys: Any) -> None:
-            try:
+            with contextlib.suppress(Exception):  # a foreign object may have no copy: the whole network is tried then
                 entered[name] = copy.deepcopy((args, keys))
-            except Exception:  # a foreign object that cannot be copied: the trial takes the whole network
-                pass
 
         return note
 
