@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 from edgesmith.compressor.pruning import coupling, dry_run, kept_trials, regions
-from edgesmith.compressor.pruning.coupling import Layout
 
 from . import architectures as nets
 
 IMAGE = {"x": torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))}
-TOKENS = {"input_ids": torch.arange(12).reshape(2, 6) + 1, "attention_mask": torch.ones(2, 6, dtype=torch.long)}
 
 
 def residual() -> nn.Module:
@@ -112,15 +110,29 @@ def test_a_layer_that_works_in_place_spoils_no_trial(inplace: bool) -> None:
     assert [group.root for group in groups if group.root not in reasons] == ["0.1", "0.3", "1.1", "1.3"]
 
 
-def test_a_rotary_embedding_is_followed_and_heads_leave() -> None:
-    """Its halves are joined along a head's numbers; taken for channels they led on for ever."""
-    groups, reasons = dry_run.prunable(nets.llama(4).eval(), TOKENS)
-    assert reasons == {"score": "its channels are the model's output"}
-    assert {group.root: group.layout for group in groups if group.layout.size > 1} == {
-        f"model.layers.{index}.self_attn.v_proj": Layout(inner=4) for index in (0, 1)
-    }
-    rows = {group.root: group.channels for group in groups}
-    assert rows["model.layers.0.mlp.up_proj"] == 24 and rows["model.layers.1.mlp.down_proj"] == 16
+class Rotary(nn.Module):
+    """Queries whose halves of each head are turned, as rotary embeddings do: joined along the last axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = 4
+        self.query, self.key, self.out = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k = (self.turned(layer(x)) for layer in (self.query, self.key))
+        return self.out((q * k).transpose(1, 2).flatten(2))
+
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+        return x + torch.cat([-x[..., 2:], x[..., :2]], -1) * 0.5
+
+
+def test_halves_of_a_head_that_are_joined_are_no_channels() -> None:
+    """Taken for channels they led to ever higher rows, without end."""
+    groups, reasons = dry_run.prunable(Rotary().eval(), {"x": torch.randn(2, 6, 3)})
+    assert [(group.root, group.channels, group.layout) for group in groups if group.root not in reasons] == [
+        ("key", 2, coupling.Layout(inner=4))
+    ]
 
 
 @pytest.fixture
