@@ -1,7 +1,7 @@
 """What planning costs before anything is measured: `python benches/results/planning.py [NET ...]`.
 
-For networks of the sizes that people deploy, with random weights: the dry run that finds what may leave, the same asked
-again as a run asks after its rehearsal, and the whole of `edgesmith compress --dry-run` with a pruning to half the MACs.
+For networks of the sizes that people deploy, with random weights: the dry run that finds what may leave, the same
+asked again as a run asks after its rehearsal, and the whole of `edgesmith compress --dry-run` with half the MACs.
 Each in a process of its own. CPU seconds stand beside those of the clock, for a machine that others use too.
 """
 
@@ -51,8 +51,8 @@ def main() -> None:
         tried, planned = (_apart(job, name) for job in JOBS)
         print(
             f"| {name} | {tried['parameters'] / 1e6:.1f} M | {tried['groups']} | {tried['refused']} | "
-            f"{tried['cpu']:.1f} | {tried['clock']:.1f} | {tried['peak']:.0f} | {tried['again']:.1f} | {planned['cpu']:.1f} | "
-            f"{planned['clock']:.1f} | {planned['peak']:.0f} |",
+            f"{tried['cpu']:.1f} | {tried['clock']:.1f} | {tried['peak']:.0f} | {tried['again']:.1f} | "
+            f"{planned['cpu']:.1f} | {planned['clock']:.1f} | {planned['peak']:.0f} |",
             flush=True,
         )
 
