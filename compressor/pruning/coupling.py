@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-import torch_pruning
 from torch import nn
-from torch_pruning.pruner.function import ConvPruner
 
 from ...core.errors import ArtifactError
 from ..edit import ChannelEdit
 from . import shuffles
+from .dependencies import Dependencies
 
 Example = Mapping[str, torch.Tensor]
 
@@ -109,9 +108,13 @@ class CoupledChannels:
         return dataclasses.replace(self, channels=channels, members=members, layout=layout, counts=tuple(counts))
 
 
-def find(module: nn.Module, example: Example) -> list[CoupledChannels]:
-    """Every group of coupled channels of `module`, in the order of its layers."""
-    graph = graph_of(module, example)
+def find(module: nn.Module, example: Example, graph: Any = None) -> list[CoupledChannels]:
+    """Every group of coupled channels of `module`, in the order of its layers.
+
+    Args:
+        graph: what `graph_of` gives, where it is known.
+    """
+    graph = graph or graph_of(module, example)
     names = {layer: name for name, layer in module.named_modules()}
     groups = []
     for group in graph.get_all_groups():
@@ -164,11 +167,44 @@ class Leaving:
     """All that an edit takes out of a network: rows of layers and of parameters that belong to no layer."""
 
     parts: tuple[tuple[str, Literal["out", "in", "parameter"], int, tuple[int, ...]], ...]  # (name, kind, axis, rows)
+    handlers: tuple[Callable[..., Any], ...]  # what cuts each part: (layer or parameter, rows)
     prune: Callable[[], None]
 
     def rows(self, layer: str) -> set[int]:
         """What leaves of the channels that a layer writes."""
         return {row for name, kind, _, rows in self.parts if name == layer and kind == "out" for row in rows}
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Every layer, or holder of a parameter, that loses something."""
+        holders = (name.rpartition(".")[0] if kind == "parameter" else name for name, kind, _, _ in self.parts)
+        return tuple(dict.fromkeys(holders))
+
+    def cut(self, copied: nn.Module) -> None:
+        """What `prune` does, on a copy of the module and without its graph: of no use for further edits."""
+        for (name, kind, axis, rows), handler in zip(self.parts, self.handlers, strict=True):
+            if kind == "parameter":
+                handler.__self__.pruning_dim = axis  # type: ignore[attr-defined]  # a pruner's method
+                holder, _, attribute = name.rpartition(".")
+                setattr(copied.get_submodule(holder), attribute, handler(copied.get_parameter(name), list(rows)))
+            else:
+                handler.__self__.pruning_dim = -1  # type: ignore[attr-defined]
+                handler(copied.get_submodule(name), list(rows))
+        _norms_follow(copied)
+
+
+def together(edits: Sequence[Leaving]) -> Leaving:
+    """Several edits of one network as one that can be `cut`."""
+    rows: dict[Any, set[int]] = {}
+    for edit in edits:
+        for (name, kind, axis, gone), handler in zip(edit.parts, edit.handlers, strict=True):
+            rows.setdefault((name, kind, axis, handler), set()).update(gone)
+
+    def prune() -> None:
+        raise AssertionError("edits of several groups are cut from a copy")
+
+    parts = tuple((name, kind, axis, tuple(sorted(gone))) for (name, kind, axis, _), gone in rows.items())
+    return Leaving(parts=parts, handlers=tuple(handler for *_, handler in rows), prune=prune)
 
 
 def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any = None) -> Leaving:
@@ -191,25 +227,31 @@ def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any =
         )
     group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(edit.remove))
     names: dict[int, str] = {id(each): name for name, each in (*module.named_modules(), *module.named_parameters())}
-    parts = []
+    parts, handlers = [], []
     for item in group.items:
         target, rows = item.dep.target, tuple(sorted(set(item.idxs)))
         if isinstance(target.module, nn.Parameter):
             parts.append((names[id(target.module)], "parameter", target.pruning_dim, rows))
+            handlers.append(item.dep.handler)
         elif id(target.module) in names:
             kind = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
             parts.append((names[id(target.module)], kind, 0, rows))
+            handlers.append(item.dep.handler)
 
     def prune() -> None:
         frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
         group.prune(record_history=False)
         for name in frozen:
             module.get_parameter(name).requires_grad_(False)
-        for each in module.modules():
-            if isinstance(each, nn.RMSNorm) and each.weight is not None:
-                each.normalized_shape = tuple(each.weight.shape)  # the library cuts its weight alone
+        _norms_follow(module)
 
-    return Leaving(parts=tuple(parts), prune=prune)  # type: ignore[arg-type]
+    return Leaving(parts=tuple(parts), handlers=tuple(handlers), prune=prune)  # type: ignore[arg-type]
+
+
+def _norms_follow(module: nn.Module) -> None:
+    for each in module.modules():
+        if isinstance(each, nn.RMSNorm) and each.weight is not None:
+            each.normalized_shape = tuple(each.weight.shape)  # the library cuts its weight alone
 
 
 def channel_rows(layer: nn.Module, kind: str, values: torch.Tensor) -> torch.Tensor:
@@ -228,36 +270,6 @@ def channel_rows(layer: nn.Module, kind: str, values: torch.Tensor) -> torch.Ten
     return rows
 
 
-class _Grouped(ConvPruner):  # type: ignore[misc]  # the library has no types
-    """Torch-Pruning's, which takes the rows of a grouped transposed convolution from the wrong axis."""
-
-    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        if not layer.transposed or layer.groups == 1:
-            return super().prune_out_channels(layer, idxs)
-        kept = [row for row in range(layer.out_channels) if row not in set(idxs)]
-        layer.out_channels = len(kept)
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept[: len(kept) // layer.groups], 1)
-        if layer.bias is not None:
-            layer.bias = self._prune_parameter_and_grad(layer.bias, kept, 0)
-        return layer
-
-    def prune_in_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
-        if not layer.transposed or layer.groups == 1:
-            return super().prune_in_channels(layer, idxs)
-        kept = [row for row in range(layer.in_channels) if row not in set(idxs)]
-        layer.in_channels = len(kept)
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, 0)
-        return layer
-
-
-def _dependencies() -> Any:
-    graph, pruner = torch_pruning.DependencyGraph(), _Grouped()
-    graph.REGISTERED_PRUNERS[torch_pruning.ops.OPTYPE.CONV] = pruner
-    graph._out_channel_pruning_fn.add(pruner.prune_out_channels)
-    graph._in_channel_pruning_fn.add(pruner.prune_in_channels)
-    return graph
-
-
 def _traced(outputs: Any) -> list[torch.Tensor]:
     """The tensors of any structure that come from weights."""
     leaves = torch.utils._pytree.tree_leaves(outputs)
@@ -273,7 +285,7 @@ def graph_of(module: nn.Module, example: Example) -> Any:
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad():
-            graph = _dependencies().build_dependency(
+            graph = Dependencies().build_dependency(
                 module, dict(example), forward_fn=lambda model, inputs: _traced(model(*inputs.values())), verbose=False
             )
             graph.shuffles = shuffles.follow(graph)

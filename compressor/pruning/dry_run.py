@@ -8,8 +8,10 @@ among the numbers that the layers themselves hold. No kind of network is known b
 
 import copy
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +20,21 @@ from ...core.errors import TaskError
 from ..candidate import Candidate
 from ..edit import AttentionEdit
 from ..structure import measure
-from . import open_attention
-from .coupling import Count, CoupledChannels, Example, Layout, find, kind_of, leaving
+from . import open_attention, regions
+from .coupling import (
+    Count,
+    CoupledChannels,
+    Example,
+    Layout,
+    Leaving,
+    find,
+    graph_of,
+    kind_of,
+    leaving,
+    together,
+)
+from .kept_trials import KeptTrials, key_of
+from .regions import Region, Regions, lean_copy
 from .silenced import silenced
 
 _OUTPUT = "its channels are the model's output"
@@ -34,13 +49,20 @@ _MOST_COUNTS = 8
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
 
 
+_kept = KeptTrials()
+
+
 def prunable(
-    module: nn.Module, example: Example, groups: Iterable[CoupledChannels] | None = None
+    module: nn.Module,
+    example: Example,
+    groups: Iterable[CoupledChannels] | None = None,
+    factory: Callable[[], nn.Module] | None = None,
 ) -> tuple[list[CoupledChannels], dict[str, str]]:
     """Every group of coupled channels of `module`, with channels that can leave, in the order of its layers.
 
     Args:
         groups: of those that `find` gives; None: all.
+        factory: what made the module; what is found is kept for the next that it makes and that is built alike.
 
     Returns:
         The groups, and root -> reason for those that must not be pruned: one whose removal changes the shape of an
@@ -49,14 +71,20 @@ def prunable(
     Raises:
         TaskError: the forward pass returns no tensors.
     """
-    trial = _Trial(module, example)
-    found, reasons = [], {}
-    for group in find(module, example) if groups is None else groups:
-        fitted, reason = (group, _LOST.format(group.lost)) if group.lost else trial.fitted(group)
-        found.append(fitted)
-        if reason:
-            reasons[group.root] = reason
-    return found, reasons
+    graph = graph_of(module, example)
+    groups = find(module, example, graph) if groups is None else list(groups)
+    key = "" if factory is None else key_of(module, example, groups)
+    if factory is not None and (known := _kept.get(factory, module, key)) is not None:
+        return known
+    trial = _Trial(module, example, graph, groups)
+    fitted = trial.all_fitted()
+    if not trial.confirmed():  # something outside the parts that were tried knows of their channels
+        trial.in_whole = True
+        fitted = trial.all_fitted()
+    found = [group for group, _ in fitted], {group.root: reason for group, reason in fitted if reason}
+    if factory is not None and not trial.own_weights:
+        _kept.put(factory, module, key, found)
+    return found
 
 
 def with_open_attention(value: Candidate) -> Candidate:
@@ -83,7 +111,7 @@ def randomized(module: nn.Module) -> nn.Module:
 def answers(module: nn.Module, inputs: Example) -> list[torch.Tensor]:
     """All tensors that the forward pass returns."""
     with torch.no_grad():
-        return [x for x in torch.utils._pytree.tree_leaves(module(*inputs.values())) if isinstance(x, torch.Tensor)]
+        return regions.tensors(module(*inputs.values()))
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
@@ -93,10 +121,11 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 
 class _Trial:
-    """One module, to be tried without one channel of each group."""
+    """One module, to be tried without one channel of each group: first in the part that it runs through."""
 
-    def __init__(self, module: nn.Module, example: Example) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, example: Example, graph: Any, groups: Sequence[CoupledChannels]) -> None:
+        self._module, self._example, self._graph, self._groups = module, example, graph, groups
+        self.in_whole = False  # try in the whole network only
         generator = torch.Generator().manual_seed(1)
         inputs = {
             name: torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x
@@ -104,10 +133,34 @@ class _Trial:
         }
         count = len(next(iter(example.values())))
         large = count * measure(module, example, ()).macs > _MOST_MACS
-        self._random, self._inputs, self._whole = _run(module, inputs, not large)
-        if not self._whole:
+        self._random, given, whole, self.own_weights = _run(module, inputs, not large)
+        if not whole:
             raise TaskError("the model's forward returns no tensors")
+        self._regions = Regions(self._random, given, whole, map(_names, groups))
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
+        self._passed: list[tuple[CoupledChannels, Leaving]] = []  # in a part
+
+    def all_fitted(self) -> list[tuple[CoupledChannels, str]]:
+        """Each group as `fitted` gives it."""
+        self._passed.clear()
+        return [(group, _LOST.format(group.lost)) if group.lost else self.fitted(group) for group in self._groups]
+
+    def confirmed(self) -> bool:
+        """Whether what passed in a part holds in the whole network: every other group at once, then the others."""
+        return not any(self._together(self._passed[first::2]) for first in (0, 1) if self._passed[first:])
+
+    def _together(self, passed: Sequence[tuple[CoupledChannels, Leaving]]) -> str:
+        left, whole = together([each for _, each in passed]), self._regions.whole
+        trial = lean_copy(self._random, whole, left.layers)
+        try:
+            left.cut(trial)
+            for group, _ in passed:
+                for count in group.counts:
+                    setattr(trial.get_submodule(count.module), count.attribute, count.each * (group.channels - 1))
+            expected = whole.answers(silenced(lean_copy(self._random, whole, left.layers), trial, left))
+        except Exception as error:  # a foreign forward pass may raise anything; each group is tried by itself then
+            return _broken(error)
+        return self._compared(trial, whole, expected)
 
     def fitted(self, group: CoupledChannels) -> tuple[CoupledChannels, str]:
         """The group with the smallest channels that can leave, and an empty string; or as it was, and why none can."""
@@ -135,78 +188,75 @@ class _Trial:
         Args:
             follow: it may need an attribute to follow; else attributes follow that do no harm.
         """
-        if follow and not next(_counts(self._random, group), None):
+        counts = list(itertools.islice(_counts(self._random, group), _MOST_COUNTS))
+        if follow and not counts:
             return group, _COUPLED
         edit = group.edit([group.channels // 2])
-        trial = copy.deepcopy(self._random)
         try:
-            left = leaving(trial, self._inputs, edit)
-            if left.rows(edit.layer) != set(edit.remove):
-                return group, _COUPLED
-            left.prune()
-        except Exception as error:  # a foreign forward pass may raise anything; whatever it is, the group stays whole
+            left = leaving(self._module, self._example, edit, self._graph)
+        except Exception as error:  # see `_together`
             return group, _broken(error)
-        reason = self._runs(trial)
+        if left.rows(edit.layer) != set(edit.remove):
+            return group, _COUPLED
+        part = self._regions.around(left.layers)
+        if not self.in_whole and all(part.holds(count.module) for count in counts):
+            found, reason = self._at(part, group, left, counts, follow)
+            if not reason:
+                self._passed.append((found, left))
+                return found, ""
+        return self._at(self._regions.whole, group, left, counts, follow)
+
+    def _at(
+        self, part: Region, group: CoupledChannels, left: Leaving, counts: Sequence[Count], follow: bool
+    ) -> tuple[CoupledChannels, str]:
+        """See `_tried`; in a part of the network."""
+        trial = lean_copy(self._random, part, left.layers)
+        try:
+            left.cut(trial)
+        except Exception as error:  # see `_together`
+            return group, _broken(error)
+        found, reason = self._answers(trial, part)
         if reason == _OUTPUT or (reason and not follow):
             return group, reason
         try:
-            expected = answers(silenced(copy.deepcopy(self._random), trial, left), self._inputs)
-        except Exception as error:  # see above
+            expected = part.answers(silenced(lean_copy(self._random, part, left.layers), trial, left))
+        except Exception as error:  # see `_together`
             return group, _broken(error)
-        if not reason:
-            reason = self._compared(trial, expected)
-        return self._counted(group, trial, expected, reason) if follow or not reason else (group, reason)
+        reason = reason or _difference(found, expected, part.outputs)
+        if reason and not follow:
+            return group, reason
+        holds = functools.partial(self._holds, trial, part, expected, group)
+        return _counted(group, counts, holds, reason)
 
-    def _counted(
-        self, group: CoupledChannels, trial: nn.Module, expected: Sequence[torch.Tensor], reason: str
-    ) -> tuple[CoupledChannels, str]:
-        """Attributes that count channels: one without which the network would not run, then those that do no harm."""
-        counts = list(itertools.islice(_counts(self._random, group), _MOST_COUNTS))
-        chosen: tuple[Count, ...] = ()
-        if reason:
-            for tried in [*((count,) for count in counts), tuple(counts)]:
-                if not self._with(trial, tried, group, expected):
-                    chosen = tried
-                    break
-            else:
-                return group, reason
-        for count in counts:
-            same = any((count.module, count.attribute) == (each.module, each.attribute) for each in chosen)
-            if not same and not self._with(trial, (*chosen, count), group, expected):
-                chosen = (*chosen, count)
-        return dataclasses.replace(group, counts=chosen), ""
-
-    def _with(
-        self, trial: nn.Module, counts: Sequence[Count], group: CoupledChannels, expected: Sequence[torch.Tensor]
-    ) -> str:
+    def _holds(
+        self,
+        trial: nn.Module,
+        part: Region,
+        expected: Sequence[torch.Tensor],
+        group: CoupledChannels,
+        counts: Sequence[Count],
+    ) -> bool:
+        """Whether a network without a channel is right when these attributes follow."""
         before = [(trial.get_submodule(count.module), count) for count in counts]
         values = [getattr(layer, count.attribute) for layer, count in before]
         for layer, count in before:
             setattr(layer, count.attribute, count.each * (group.channels - 1))
         try:
-            return self._compared(trial, expected)
+            return not self._compared(trial, part, expected)
         finally:
             for (layer, count), value in zip(before, values, strict=True):
                 setattr(layer, count.attribute, value)
 
-    def _runs(self, trial: nn.Module) -> str:
+    def _answers(self, trial: nn.Module, part: Region) -> tuple[list[torch.Tensor], str]:
         try:
-            found = answers(trial, self._inputs)
-        except Exception as error:  # see above
-            return _broken(error)
-        return "" if [x.shape for x in found] == [x.shape for x in self._whole] else _OUTPUT
+            found = part.answers(trial)
+        except Exception as error:  # see `_together`
+            return [], _broken(error)
+        return found, "" if [x.shape for x in found] == [x.shape for x in part.outputs] else _OUTPUT
 
-    def _compared(self, trial: nn.Module, expected: Sequence[torch.Tensor]) -> str:
-        """An empty string if a network gives what is expected: within little of what silencing did."""
-        if reason := self._runs(trial):
-            return reason
-        for ours, theirs, whole in zip(answers(trial, self._inputs), expected, self._whole, strict=True):
-            if theirs.is_floating_point():
-                noise = 1e3 * torch.finfo(theirs.dtype).eps * float(theirs.abs().max())
-                effect = float((theirs - whole).abs().max())
-                if not float((ours - theirs).abs().max()) <= max(1e-3 * effect, noise):
-                    return _DIFFERENT
-        return ""
+    def _compared(self, trial: nn.Module, part: Region, expected: Sequence[torch.Tensor]) -> str:
+        found, reason = self._answers(trial, part)
+        return reason or _difference(found, expected, part.outputs)
 
     def _layouts(self, group: CoupledChannels) -> Iterator[Layout]:
         """Other ways to see the rows, by numbers that the layers hold: groups first, then runs of rows, then rows."""
@@ -228,10 +278,44 @@ class _Trial:
         yield from (Layout(outer=outer, inner=inner) for outer, inner in sorted(pairs, key=order)[:_MOST_LAYOUTS])
 
 
-def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor]]:
-    """A copy to try things on, what goes in, what comes out: in double precision and with random weights if it can."""
+def _counted(
+    group: CoupledChannels, counts: Sequence[Count], holds: Callable[[Sequence[Count]], bool], reason: str
+) -> tuple[CoupledChannels, str]:
+    """Attributes that count channels: one without which the network would not run, then those that do no harm."""
+    chosen: tuple[Count, ...] = ()
+    if reason:
+        for tried in [*((count,) for count in counts), tuple(counts)]:
+            if holds(tried):
+                chosen = tried
+                break
+        else:
+            return group, reason
+    for count in counts:
+        same = any((count.module, count.attribute) == (each.module, each.attribute) for each in chosen)
+        if not same and holds((*chosen, count)):
+            chosen = (*chosen, count)
+    return dataclasses.replace(group, counts=chosen), ""
+
+
+def _difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> str:
+    """An empty string if a network gives what is expected: within little of what silencing did."""
+    for ours, theirs, before in zip(found, expected, whole, strict=True):
+        if theirs.is_floating_point():
+            noise = 1e3 * torch.finfo(theirs.dtype).eps * float(theirs.abs().max())
+            effect = float((theirs - before).abs().max())
+            if not float((ours - theirs).abs().max()) <= max(1e-3 * effect, noise):
+                return _DIFFERENT
+    return ""
+
+
+def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor], bool]:
+    """A copy to try things on, what goes in, what comes out, whether it has its own weights.
+
+    In double precision and with random weights if it can.
+    """
     doubled = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
-    for weights in (randomized, copy.deepcopy):
+    for own in (False, True):
+        weights: Callable[[nn.Module], nn.Module] = copy.deepcopy if own else randomized
         if double:
             trial = weights(module).double().eval()
             try:
@@ -240,12 +324,12 @@ def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, E
                 pass
             else:
                 if _finite(found):
-                    return trial, doubled, found
+                    return trial, doubled, found, own
         trial = weights(module).eval()
         found = answers(trial, inputs)
         if _finite(found):
             break
-    return trial, inputs, found
+    return trial, inputs, found, own
 
 
 def _finite(found: Sequence[torch.Tensor]) -> bool:

@@ -200,7 +200,7 @@ class Prune(Stage):
         self, module: nn.Module, candidate: Candidate, context: Context, report: bool
     ) -> tuple[list[CoupledChannels], list[CoupledChannels]]:
         """The groups this recipe may prune, and all."""
-        groups, reasons = prunable(module, candidate.example)
+        groups, reasons = prunable(module, candidate.example, factory=candidate.factory)
         for patterns, key in ((self.keep, "keep"), (self.only, "only"), (tuple(self.intensity), "intensity")):
             for pattern in patterns:
                 if not any(matches(group, pattern) for group in groups):

@@ -58,7 +58,7 @@ def measure_sensitivity(candidate: Candidate, context: Context, samples: int, wo
     task, target = context.task, TARGETS[context.targets[0]]
     candidate = with_open_attention(candidate)
     module = candidate.module()
-    groups, refused = prunable(module, candidate.example)
+    groups, refused = prunable(module, candidate.example, factory=candidate.factory)
     scores = _magnitudes(module, [group for group in groups if group.root not in refused], context)
     names = blocks.find(module, candidate.example)
     planner = Planner(candidate, groups, scores, names, target.channel_multiple, context)

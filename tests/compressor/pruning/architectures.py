@@ -308,3 +308,18 @@ def mobilevit() -> nn.Module:
         patch_size=2, num_labels=5, expand_ratio=2.0,
     )  # fmt: skip
     return transformers.MobileViTForImageClassification(config)
+
+
+def llama(keys: int) -> nn.Module:
+    """Hugging Face's, with four heads: tokens `(N, 6)` below 50 and their mask.
+
+    Args:
+        keys: heads of keys and values.
+    """
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=keys, max_position_embeddings=16, num_labels=5, pad_token_id=0,
+    )  # fmt: skip
+    return transformers.LlamaForSequenceClassification(config)

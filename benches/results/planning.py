@@ -1,0 +1,114 @@
+"""What planning costs before anything is measured: `python benches/results/planning.py [NET ...]`.
+
+For networks of the sizes that people deploy, with random weights: the dry run that finds what may leave, the same
+asked again as a run asks after its rehearsal, and the whole of `edgesmith compress --dry-run` with half the MACs.
+Each in a process of its own. CPU seconds stand beside those of the clock, for a machine that others use too.
+"""
+
+import argparse
+import importlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.data import any_inputs
+from edgesmith.compressor.job import plan, prepare
+from edgesmith.compressor.pruning.dry_run import prunable, with_open_attention
+from edgesmith.core.task import ArraySplit, Task
+
+planning_nets: Any = importlib.import_module("planning_nets")  # beside this file
+SAMPLES = 8
+RECIPE = {
+    "task": "task.py",
+    "stages": [{"use": "prune", "macs_ratio": 0.5}, {"use": "export"}],
+    "targets": ["onnxruntime-cpu"],
+    "limits": {"drop": 0.5},
+}
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(planning_nets.NETS))
+    parser.add_argument("--alone", choices=tuple(JOBS), help=argparse.SUPPRESS)  # in a process of its own
+    options = parser.parse_args()
+    if options.alone:
+        print(json.dumps(JOBS[options.alone](options.nets[0])))
+        return
+    print("| network | parameters | groups | refused | dry run: CPU s | s | MB | again: CPU s | plan: CPU s | s | MB |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|", flush=True)
+    for name in options.nets or planning_nets.NETS:
+        tried, planned = (_apart(job, name) for job in JOBS)
+        print(
+            f"| {name} | {tried['parameters'] / 1e6:.1f} M | {tried['groups']} | {tried['refused']} | "
+            f"{tried['cpu']:.1f} | {tried['clock']:.1f} | {tried['peak']:.0f} | {tried['again']:.1f} | "
+            f"{planned['cpu']:.1f} | {planned['clock']:.1f} | {planned['peak']:.0f} |",
+            flush=True,
+        )
+
+
+def _apart(job: str, name: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--alone", job, name]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(result.stdout.strip().splitlines()[-1])
+    return found
+
+
+def _dry_run(name: str) -> dict[str, float]:
+    task = _task(name)
+    assert callable(task.model)
+    module = task.model().eval()
+    example = {key: torch.tensor(array) for key, array in any_inputs(task, 2).items()}
+    value = Candidate(factory=task.model, example=example, edits=(), weights=state_of(module))
+    value = with_open_attention(value)
+    module = value.module()
+    before = _peak()
+    found, spent = _timed(lambda: prunable(module, example, factory=value.factory))
+    peak = _peak() - before
+    _, again = _timed(lambda: prunable(value.module(), example, factory=value.factory))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    counts = {"parameters": parameters, "groups": len(found[0]), "refused": len(found[1])}
+    return {**counts, **spent, "peak": peak, "again": again["cpu"]}
+
+
+def _plan(name: str) -> dict[str, float]:
+    task, before = _task(name), _peak()
+    with tempfile.TemporaryDirectory() as folder:
+        _, spent = _timed(lambda: plan(prepare(RECIPE, task, out=Path(folder) / "run")))
+    return {**spent, "peak": _peak() - before}
+
+
+def _task(name: str) -> Task:
+    make, inputs = planning_nets.NETS[name]
+    torch.manual_seed(0)
+    split = ArraySplit(inputs(np.random.default_rng(0), SAMPLES), np.zeros(SAMPLES, np.int64))
+    return Task(
+        name=name, model=make, train=split, validation=split, test=split, outputs=("logits",), loss="cross-entropy"
+    )
+
+
+def _timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    cpu, clock = time.process_time(), time.perf_counter()
+    result = run()
+    return result, {"cpu": time.process_time() - cpu, "clock": time.perf_counter() - clock}
+
+
+def _peak() -> float:
+    """Of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+JOBS: dict[str, Callable[[str], dict[str, float]]] = {"dry-run": _dry_run, "plan": _plan}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The dry run's short ways: parts of networks, axes that hold no channels, trials that are kept."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from edgesmith.compressor.pruning import coupling, dry_run, kept_trials, regions
+
+from . import architectures as nets
+
+IMAGE = {"x": torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))}
+
+
+def residual() -> nn.Module:
+    torch.manual_seed(0)
+    return nets.Residual().eval()
+
+
+def part_of(module: nn.Module, layers: list[str]) -> regions.Region:
+    with torch.no_grad():
+        outputs = [module(*IMAGE.values())]
+    return regions.Regions(module, IMAGE, outputs, [layers]).around(layers)
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (["blocks.0.first", "blocks.0.norm1", "blocks.0.second"], ("blocks.0",)),
+        (["blocks.1.second", "blocks.1.project", "blocks.2.first"], ("blocks.1", "blocks.2")),
+        (["blocks.1.second"], ("blocks.1",)),  # what calls it may read its numbers
+        (["stem", "head"], ("",)),
+    ],
+)
+def test_a_part_is_the_least_that_holds_the_layers(layers: list[str], names: tuple[str, ...]) -> None:
+    assert part_of(residual(), layers).names == names
+
+
+def test_children_of_a_sequential_are_a_part_too() -> None:
+    module = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(4))).eval()
+    part = part_of(module, ["1", "2"])
+    assert part.names == ("1", "2")
+    assert torch.equal(part.answers(module)[0], module[:3](IMAGE["x"]))
+    assert torch.equal(part.outputs[0], module[:3](IMAGE["x"]))
+
+
+class Twice(nn.Module):
+    """One block, run two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.head = nets.ResidualBlock(3, 3, 1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.block(x)))
+
+
+def test_what_runs_twice_is_no_part() -> None:
+    module = Twice().eval()
+    assert part_of(module, ["block.first", "block.second"]).names == ("",)
+    groups, reasons = dry_run.prunable(module, IMAGE)
+    assert [group.root for group in groups if group.root not in reasons] == ["block.first"]
+
+
+def test_a_copy_shares_what_does_not_change() -> None:
+    module = residual()
+    part = part_of(module, ["blocks.1.first", "blocks.1.second"])
+    trial: Any = regions.lean_copy(module, part, ["blocks.1.first"])
+    assert trial.stem is module.stem and trial.blocks[0] is module.blocks[0]
+    assert trial.blocks[1].second.weight is module.blocks[1].second.weight
+    assert trial.blocks[1] is not module.blocks[1]
+    nn.init.zeros_(trial.blocks[1].first.weight)
+    assert module.blocks[1].first.weight.abs().min() > 0
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x).relu())
+
+
+class Outside(nn.Module):
+    """What scales the result is the width of a layer inside another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.other, self.head = Inner(), Inner(), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.other(x) + self.inner(x) / self.inner.first.out_channels)
+
+
+def test_what_is_outside_of_a_part_and_knows_its_width_is_found() -> None:
+    groups, reasons = dry_run.prunable(Outside().eval(), IMAGE)
+    assert reasons["inner.first"] == dry_run._DIFFERENT
+    assert "other.first" in {group.root for group in groups} - set(reasons)
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_layer_that_works_in_place_spoils_no_trial(inplace: bool) -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.ReLU(inplace), nn.Conv2d(3, 8, 1), nn.ReLU(inplace), nn.Conv2d(8, 3, 1)) for _ in "ab"]
+    groups, reasons = dry_run.prunable(nn.Sequential(*blocks, nn.Conv2d(3, 2, 1)).eval(), IMAGE)
+    assert [group.root for group in groups if group.root not in reasons] == ["0.1", "0.3", "1.1", "1.3"]
+
+
+class Rotary(nn.Module):
+    """Queries whose halves of each head are turned, as rotary embeddings do: joined along the last axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_dim = 4
+        self.query, self.key, self.out = nn.Linear(3, 8), nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k = (self.turned(layer(x)) for layer in (self.query, self.key))
+        return self.out((q * k).transpose(1, 2).flatten(2))
+
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+        return x + torch.cat([-x[..., 2:], x[..., :2]], -1) * 0.5
+
+
+def test_halves_of_a_head_that_are_joined_are_no_channels() -> None:
+    """Taken for channels they led to ever higher rows, without end."""
+    groups, reasons = dry_run.prunable(Rotary().eval(), {"x": torch.randn(2, 6, 3)})
+    assert [(group.root, group.channels, group.layout) for group in groups if group.root not in reasons] == [
+        ("key", 2, coupling.Layout(inner=4))
+    ]
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Every module that is tried."""
+    monkeypatch.setattr(dry_run, "_kept", kept_trials.KeptTrials())
+    tried: list[nn.Module] = []
+    whole = dry_run._Trial.__init__
+
+    def noted(self: Any, module: nn.Module, *others: Any) -> None:
+        tried.append(module)
+        whole(self, module, *others)
+
+    monkeypatch.setattr(dry_run._Trial, "__init__", noted)
+    return tried
+
+
+def plain(found: kept_trials.Found) -> Any:
+    return [(group.root, group.channels, group.layout, group.counts) for group in found[0]], found[1]
+
+
+def test_what_a_rehearsal_found_a_run_finds_too(trials: list[nn.Module]) -> None:
+    untrained, trained = residual(), residual()
+    nn.init.normal_(trained.stem.weight)  # type: ignore[arg-type]
+    first = dry_run.prunable(untrained, IMAGE, factory=residual)
+    again = dry_run.prunable(trained, IMAGE, factory=residual)
+    assert trials == [untrained]
+    assert plain(again) == plain(first) == plain(dry_run.prunable(trained, IMAGE))
+
+
+def narrower(module: Any) -> None:
+    coupling.remove(module, IMAGE, [coupling.ChannelEdit(layer="stem", remove=(1,))])
+
+
+def renumbered(module: Any) -> None:
+    module.blocks[0].heads = 3
+
+
+def tied(module: Any) -> None:
+    module.blocks[2].first.weight = module.blocks[2].second.weight
+
+
+def of_another_class(module: Any) -> None:
+    module.head = type("Linear", (nn.Linear,), {})(12, 5)
+
+
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "narrower": narrower,
+    "another number": renumbered,
+    "tied": tied,
+    "another class": of_another_class,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_network_is_tried_by_itself(change: str, trials: list[nn.Module]) -> None:
+    module = residual()
+    dry_run.prunable(module, IMAGE, factory=residual)
+    other = copy.deepcopy(module)
+    CHANGES[change](other)
+    assert plain(dry_run.prunable(other, IMAGE, factory=residual)) == plain(dry_run.prunable(other, IMAGE))
+    assert trials == [module, other, other]
+
+
+def test_other_makers_and_other_inputs_are_tried_by_themselves(trials: list[nn.Module]) -> None:
+    module = residual()
+    dry_run.prunable(module, IMAGE, factory=residual)
+    dry_run.prunable(module, IMAGE, factory=lambda: residual())
+    dry_run.prunable(module, {"x": IMAGE["x"] + 1}, factory=residual)
+    assert len(trials) == 3
