@@ -1,4 +1,4 @@
-"""Runs one model over a bundle's samples: ``python -m edgesmith_device.benches.device_predict JOB.json``.
+"""Runs one model over a bundle's samples: ``python -m edgesmith_device.benches.device.device_predict JOB.json``.
 
 A child of `on_device`: a runtime that crashes takes only this process with it.
 """
