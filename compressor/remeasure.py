@@ -96,8 +96,9 @@ def compare_times(report: Report, now: Sequence[BatchLatency]) -> list[Again]:
 def compare_absolute(report: Report, now: Sequence[BatchLatency], slower: float | None) -> list[Again]:
     """What the speed-up cannot show: both files slower (or faster) alike, at each batch size that was timed then and now.
 
-    The change of both is that of the file that changed less, by the medians of the calls. A governor, another build of
-    the runtime or a busy machine does that, so that it is noted beyond `_BETWEEN_DAYS` and differs beyond `slower` alone.
+    The change of both is that of the file that changed less, by the medians of the calls. A governor, another build
+    of the runtime or a busy machine does that, so that it is noted beyond `_BETWEEN_DAYS`, and differs
+    beyond `slower` alone.
     """
     found, fresh = [], {each.batch: each for each in now}
     for before in (each for each in report.latency if each.batch in fresh):
@@ -111,7 +112,9 @@ def compare_absolute(report: Report, now: Sequence[BatchLatency], slower: float 
             note = f"both {longer:.2f}x slower than they were: look at clocks, other load and the runtime's build"
         if slower is not None and longer > slower:
             status, note = "differs", f"both {longer:.2f}x slower than they were, at most {slower:g}x is allowed"
-        said = [" and ".join(words.milliseconds(each.p50) for each in each_side) for each_side in zip(*sides)]
+        said = [
+            " and ".join(words.milliseconds(each.p50) for each in each_side) for each_side in zip(*sides, strict=True)
+        ]
         what = f"times of both, batch {before.batch}"
         found.append(Again(what=what, status=status, report=said[0], now=said[1], note=note))
     return found

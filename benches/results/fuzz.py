@@ -1,9 +1,10 @@
-"""Mutated recipes, ONNX files, reports, locks, predictions, bundles and their results: ``python benches/results/fuzz.py RUN [--cases N]``.
+"""Mutated recipes, ONNX files, reports, locks, predictions, bundles: ``python benches/results/fuzz.py RUN [--cases N]``.
 
 RUN is the directory of a finished run. Every case is a command as a user gives it, or a bundle's own reader, on a file
-that was damaged by a seeded mutation. A finding is what must not be: an exception that leaves the command line, a crash of the process, more
-than `LIMIT` seconds, an exit code that is none, a file opened for writing outside the case's own folder. Printed are
-the counts by kind and exit code, and every finding with its seed; `--kind K --first SEED --cases 1` plays one again.
+that was damaged by a seeded mutation. A finding is what must not be: an exception that leaves the command line, a crash
+of the process, more than `LIMIT` seconds, an exit code that is none, a file opened for writing outside the case's own
+folder. Printed are the counts by kind and exit code, and every finding with its seed; `--kind K --first SEED --cases 1`
+plays one again.
 """
 
 import argparse
@@ -304,7 +305,10 @@ def _stream_case(
             if rng.random() < 0.3:
                 info.name = rng.choice(("../x", "/tmp/x", "a/../../x", "", "run.py/x", "x" * 5000, name + "\udcff"))
             if rng.random() < 0.2:
-                info.type, info.linkname = rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE)), "/etc/passwd"
+                info.type, info.linkname = (
+                    rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE)),
+                    "/etc/passwd",
+                )
             if rng.random() < 0.1:
                 info.size = rng.choice((0, 1, 2**40))  # says another size than there is
             archive.fileobj.write(info.tobuf(tarfile.PAX_FORMAT, errors="surrogateescape"))  # type: ignore[union-attr]

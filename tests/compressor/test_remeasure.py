@@ -44,9 +44,21 @@ def test_a_time_differs_where_the_intervals_have_no_common_value(
     [
         (1.4, 3.0, None, "same", ""),  # the speed-up shows what the final alone lost
         (0.7, 0.7, None, "same", ""),
-        (2.0, 1.6, None, "noted", "both 1.60x slower than they were: look at clocks, other load and the runtime's build"),
+        (
+            2.0,
+            1.6,
+            None,
+            "noted",
+            "both 1.60x slower than they were: look at clocks, other load and the runtime's build",
+        ),
         (0.5, 0.4, None, "noted", "both 2.00x faster than they were"),
-        (2.0, 1.6, 1.7, "noted", "both 1.60x slower than they were: look at clocks, other load and the runtime's build"),
+        (
+            2.0,
+            1.6,
+            1.7,
+            "noted",
+            "both 1.60x slower than they were: look at clocks, other load and the runtime's build",
+        ),
         (2.0, 1.6, 1.55, "differs", "both 1.60x slower than they were, at most 1.55x is allowed"),
         (1.3, 1.25, 1.2, "differs", "both 1.25x slower than they were, at most 1.2x is allowed"),
         (0.5, 0.5, 1.0, "noted", "both 2.00x faster than they were"),

@@ -26,7 +26,9 @@ def test_nothing_but_the_bundles_files_is_sent(name: Any) -> None:
 def test_what_is_missing() -> None:
     assert missing_of({"missing": ["run.py"]}, FILES, "ssh://a") == ["run.py"]
     for answer in ({}, {"missing": "run.py"}, {"missing": {"run.py": 1}}):
-        with pytest.raises(MeasurementError, match="^ssh://a: did not say which files it lacks; look at what answers there$"):
+        with pytest.raises(
+            MeasurementError, match=r"^ssh://a: did not say which files it lacks; look at what answers there$"
+        ):
             missing_of(answer, FILES, "ssh://a")
 
 
@@ -34,9 +36,7 @@ def test_what_is_missing() -> None:
 def test_an_answer_that_is_none(text: str) -> None:
     with pytest.raises(MeasurementError) as caught:
         _answer(text, "ssh://a")
-    assert str(caught.value) == (
-        f"ssh://a: gave an answer that is none: {text[:80]!r}; look at what answers there"
-    )
+    assert str(caught.value) == (f"ssh://a: gave an answer that is none: {text[:80]!r}; look at what answers there")
     assert _answer('{"gone": true}', "ssh://a") == {"gone": True}
 
 
@@ -44,7 +44,7 @@ def test_an_answer_that_is_none(text: str) -> None:
 def test_a_manifest_that_needs_what_is_no_module(needs: Any, tmp_path: Path) -> None:
     tree = {"schema": "edgesmith.bundle/1", "files": {}, "needs": needs}
     (tmp_path / "manifest.json").write_text(json.dumps(tree))
-    with pytest.raises(Refused, match="manifest.json: not the manifest of a bundle"):
+    with pytest.raises(Refused, match=r"manifest\.json: not the manifest of a bundle"):
         verified(tmp_path)
 
 
