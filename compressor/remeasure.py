@@ -94,9 +94,9 @@ def compare_times(report: Report, now: Sequence[BatchLatency]) -> list[Again]:
 
 
 def compare_absolute(report: Report, now: Sequence[BatchLatency], slower: float | None) -> list[Again]:
-    """What the speed-up cannot show: both files slower (or faster) alike, at each batch size that was timed then and now.
+    """Both files slower (or faster) alike, which the speed-up cannot show, at each batch size of then and now.
 
-    The change of both is that of the file that changed less, by the medians of the calls. A governor, another build
+    The change of both is that of the file that changed less, by the medians of calls. A governor, another build
     of the runtime or a busy machine does that, so that it is noted beyond `_BETWEEN_DAYS`, and differs
     beyond `slower` alone.
     """

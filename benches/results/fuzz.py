@@ -1,4 +1,4 @@
-"""Mutated recipes, ONNX files, reports, locks, predictions, bundles: ``python benches/results/fuzz.py RUN [--cases N]``.
+"""Broken recipes, ONNX files, reports, locks, predictions, bundles: ``python benches/results/fuzz.py RUN [--cases N]``.
 
 RUN is the directory of a finished run. Every case is a command as a user gives it, or a bundle's own reader, on a file
 that was damaged by a seeded mutation. A finding is what must not be: an exception that leaves the command line, a crash

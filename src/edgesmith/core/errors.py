@@ -14,7 +14,7 @@
     ├── BuildError            1  TensorRT refuses a graph, or cannot build an engine from it
     ├── MeasurementError      1  a runtime or a timing process failed
     │   ├── LostConnectionError  to a device; what was done there stays
-    │   └── VoidError         4  every measurement is void, as on a GPU that is slowed down
+    │   └── VoidError         4  void, as on a GPU that is slowed down
     ├── UnreachableError      3  no network of the allowed kind is as fast as was asked
     └── ContractError         1  a stage broke its promise (a defect of the stage, not of the input)
 
