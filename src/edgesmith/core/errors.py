@@ -18,8 +18,8 @@
     ├── UnreachableError      3  no network of the allowed kind is as fast as was asked
     └── ContractError         1  a stage broke its promise (a defect of the stage, not of the input)
 
-A verdict is not an error: a missed limit (3) or an unproven one (4) is returned, see `core.limits`. A measurement that is
-refused as void ends with the code of an unproven one all the same, for a release build asks the same of both.
+A verdict is not an error: a missed limit (3) or an unproven one (4) is returned (`core.limits`). A measurement
+that is refused as void ends with the code of an unproven one all the same, for a release build asks the same of both.
 """
 
 from __future__ import annotations
