@@ -31,7 +31,7 @@ _EPILOG = """exit codes:
   1  failed        the run itself failed
   2  usage         the recipe, the task or a file cannot be used; nothing was changed
   3  limit missed  at least one limit is proven to be missed
-  4  unproven      at least one limit could not be proven or measured
+  4  unproven      at least one limit could not be proven or measured, or every measurement was void
   130 interrupted  the same command goes on where it stopped
 """
 

@@ -25,6 +25,8 @@ from .measuring import Costs
 from .progress import Progress
 
 _STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
+# Between two days the same work takes up to about so much longer or shorter: other load, clocks, placement of memory.
+_BETWEEN_DAYS = 1.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,20 +34,21 @@ class Again:
     """One figure, in the report and now."""
 
     what: str
-    status: Literal["same", "differs", "not compared"]
+    status: Literal["same", "noted", "differs", "not compared"]  # noted: worth a look, and no reason to stop a release
     report: str  # in words
     now: str
     note: str = ""
 
 
-def measure_again(run: Path, progress: Progress) -> tuple[Again, ...]:
+def measure_again(run: Path, progress: Progress, slower: float | None = None) -> tuple[Again, ...]:
     """Both files on the test split and against the clock once more.
 
     Accuracy is paired with the predictions that were kept, sample by sample. Speed-ups differ where their intervals
-    hold no common value; before that is said, they are measured for longer.
+    hold no common value; before that is said, they are measured for longer. So are times, see `compare_absolute`.
 
     Args:
         run: directory of a finished run that is what its lock says.
+        slower: both files together may take at most so many times as long as in the report; None: that is only said.
 
     Raises:
         RunDirectoryError, ArtifactError, TaskError: see `audit_run.open_run`.
@@ -64,11 +67,11 @@ def measure_again(run: Path, progress: Progress) -> tuple[Again, ...]:
     first = (pair.original, pair.final, pair.task, recipe, pair.threads, progress)
     weighed = any(each.name.startswith("peak_memory") for each in report.limits)
     costs = (measuring.measure_costs if weighed else measuring.time_alone)(*first)
-    times = compare_times(report, _latency(costs))
+    times = _compared(report, costs, slower)
     if any(each.status == "differs" for each in times):
         progress.say("  the times differ: measuring for longer")
         costs = measuring.look_again(costs, *first)
-        times = compare_times(report, _latency(costs))
+        times = _compared(report, costs, slower)
     return (*found, *times, *_limits(opened, costs))
 
 
@@ -87,6 +90,33 @@ def compare_times(report: Report, now: Sequence[BatchLatency]) -> list[Again]:
         )
         status: Literal["same", "differs"] = "differs" if apart else "same"
         found.append(Again(what=what, status=status, report=said, now=words.speed_change(after), note=note))
+    return found
+
+
+def compare_absolute(report: Report, now: Sequence[BatchLatency], slower: float | None) -> list[Again]:
+    """Both files slower (or faster) alike, which the speed-up cannot show, at each batch size of then and now.
+
+    The change of both is that of the file that changed less, by the medians of calls. A governor, another build
+    of the runtime or a busy machine does that, so that it is noted beyond `_BETWEEN_DAYS`, and differs
+    beyond `slower` alone.
+    """
+    found, fresh = [], {each.batch: each for each in now}
+    for before in (each for each in report.latency if each.batch in fresh):
+        after = fresh[before.batch]
+        sides = ((before.original, after.original), (before.final, after.final))
+        ratios = [new.p50 / old.p50 for old, new in sides]
+        longer, shorter = min(ratios), 1 / max(ratios)
+        status: Literal["same", "noted", "differs"] = "noted" if max(longer, shorter) > _BETWEEN_DAYS else "same"
+        note = "" if status == "same" else f"both {shorter:.2f}x faster than they were"
+        if longer > _BETWEEN_DAYS:
+            note = f"both {longer:.2f}x slower than they were: look at clocks, other load and the runtime's build"
+        if slower is not None and longer > slower:
+            status, note = "differs", f"both {longer:.2f}x slower than they were, at most {slower:g}x is allowed"
+        said = [
+            " and ".join(words.milliseconds(each.p50) for each in each_side) for each_side in zip(*sides, strict=True)
+        ]
+        what = f"times of both, batch {before.batch}"
+        found.append(Again(what=what, status=status, report=said[0], now=said[1], note=note))
     return found
 
 
@@ -114,6 +144,11 @@ def _answers(opened: Opened) -> Iterator[Again]:
         for metric in task_metrics(pair.task):
             now = metrics.scores_of(metric, under(f"{side}/", arrays), arrays["labels"])
             yield compare_scores(metric, side, run.scores(metric, side), now, run.report.confidence)
+
+
+def _compared(report: Report, costs: Costs, slower: float | None) -> list[Again]:
+    now = _latency(costs)
+    return [*compare_times(report, now), *compare_absolute(report, now, slower)]
 
 
 def _latency(costs: Costs) -> list[BatchLatency]:

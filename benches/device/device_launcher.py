@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional
 SCHEMA = "edgesmith.bundle/1"
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")  # no "..", nothing absolute
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN = ("work", "result.json")  # what running makes
 _CHUNK = 1 << 20
 
@@ -44,7 +45,10 @@ def verified(folder: Path, digest: Optional[str] = None) -> Dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in manifest["files"].items()}
         schema = manifest["schema"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        needs = {name: pip for name, pip in manifest["needs"].items() if _MODULE.fullmatch(name) and pip + ""}
+        if len(needs) != len(manifest["needs"]):
+            raise ValueError("needs: a name that is no module's")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Refused(f"{path}: not the manifest of a bundle ({error!r})") from error
     if schema != SCHEMA:
         raise Refused(f"{path}: schema is {schema!r}, this run.py reads '{SCHEMA}'")

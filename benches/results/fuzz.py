@@ -1,22 +1,28 @@
-"""Mutated recipes, ONNX files, reports, locks and predictions: ``python benches/results/fuzz.py RUN [--cases N]``.
+"""Broken recipes, ONNX files, reports, locks, predictions, bundles: ``python benches/results/fuzz.py RUN [--cases N]``.
 
-RUN is the directory of a finished run. Every case is a command as a user gives it, on a file that was damaged by a
-seeded mutation. A finding is what must not be: an exception that leaves the command line, a crash of the process, more
-than `LIMIT` seconds, an exit code that is none, a file opened for writing outside the case's own folder. Printed are
-the counts by kind and exit code, and every finding with its seed; `--kind K --first SEED --cases 1` plays one again.
+RUN is the directory of a finished run. Every case is a command as a user gives it, or a bundle's own reader, on a file
+that was damaged by a seeded mutation. A finding is what must not be: an exception that leaves the command line, a crash
+of the process, more than `LIMIT` seconds, an exit code that is none, a file opened for writing outside the case's own
+folder. Printed are the counts by kind and exit code, and every finding with its seed; `--kind K --first SEED --cases 1`
+plays one again.
 """
 
 import argparse
+import atexit
 import collections
 import contextlib
+import functools
 import io
+import json
 import os
 import random
 import re
 import select
 import shutil
 import signal
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -29,7 +35,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: what 
 import onnx
 
 from edgesmith import cli
+from edgesmith.benches.device import device_launcher, device_result
+from edgesmith.benches.device.device_launcher import MANIFEST
 from edgesmith.compressor import pipeline
+from edgesmith.compressor.device import bundle, device_agent
+from edgesmith.core import digest
+from edgesmith.core.errors import EdgesmithError
 
 assert pipeline  # torch and the rest are imported once, not in every process
 
@@ -252,12 +263,100 @@ def of_run(command: str, name: str) -> Callable[[Path, Path, Mutation, random.Ra
     return case
 
 
-KINDS: dict[str, tuple[Callable[[Path, Path, Mutation, random.Random], list[str]], tuple[Mutation, ...], int]] = {
+def bundle_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -> Callable[[], int]:
+    """A bundle as an unpacked folder that the runner looks at, or as the stream that the device's side is sent."""
+    source = _bundle(run)
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    if change is not unchanged and rng.random() < 0.5:
+        return _stream_case(source, names, folder, change, rng)
+    unpacked = folder / "edgesmith-bundle"
+    shutil.copytree(source, unpacked)
+    victim = unpacked / (MANIFEST if rng.random() < 0.7 else rng.choice(names))
+    how = rng.randrange(4) if change is not unchanged else 3
+    if how == 0:  # a link in its place
+        victim.unlink()
+        victim.symlink_to(rng.choice(("/etc/passwd", "..", "/dev/zero", victim.name)))
+    elif how == 1:  # two members change places
+        other = unpacked / rng.choice(names)
+        first, second = victim.read_bytes(), other.read_bytes()
+        victim.write_bytes(second)
+        other.write_bytes(first)
+    else:
+        victim.write_bytes(change(victim.read_bytes(), rng))
+
+    def look() -> int:
+        try:
+            device_launcher.missing(device_launcher.verified(unpacked)["needs"])
+        except device_launcher.Refused:
+            return 2
+        return 0
+
+    return look
+
+
+def _stream_case(
+    source: Path, names: Sequence[str], folder: Path, change: Mutation, rng: random.Random
+) -> Callable[[], int]:
+    packed, chosen = io.BytesIO(), rng.sample(list(names), 4)
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in chosen:
+            info, data = tarfile.TarInfo(name), (source / name).read_bytes()
+            info.size = len(data)
+            if rng.random() < 0.3:
+                info.name = rng.choice(("../x", "/tmp/x", "a/../../x", "", "run.py/x", "x" * 5000, name + "\udcff"))
+            if rng.random() < 0.2:
+                info.type, info.linkname = (
+                    rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE)),
+                    "/etc/passwd",
+                )
+            if rng.random() < 0.1:
+                info.size = rng.choice((0, 1, 2**40))  # says another size than there is
+            archive.fileobj.write(info.tobuf(tarfile.PAX_FORMAT, errors="surrogateescape"))  # type: ignore[union-attr]
+            archive.fileobj.write(data + bytes(-len(data) % 512))  # type: ignore[union-attr]
+    stream = packed.getvalue()
+    files = {name: digest.of_file(source / name) for name in names}
+    request = {"operation": "put", "folder": str(folder / "edgesmith-bundle-00"), "files": files}
+    text = json.dumps(request).encode() + b"\n" + (change(stream, rng) if rng.random() < 0.7 else stream)
+    return lambda: device_agent.main(io.BytesIO(text))
+
+
+def result_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -> Callable[[], int]:
+    """What a device sent back."""
+    text = change((_bundle(run).parent / "result.json").read_bytes(), rng).decode(errors="replace")
+
+    def read() -> int:
+        try:
+            device_result.from_json(text, "result.json")
+        except EdgesmithError as error:
+            return error.exit_code
+        return 0
+
+    return read
+
+
+@functools.cache
+def _bundle(run: Path) -> Path:
+    """The run's bundle in a folder, and beside it what it measured here: both made once, before anything is damaged."""
+    folder = Path(tempfile.mkdtemp(prefix="edgesmith-fuzz-bundle-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "bundle").mkdir()
+    bundle.fill(run, folder / "bundle", 16)
+    command = [sys.executable, str(folder / "bundle" / "run.py"), "--seconds", "0.2", "--batch", "1"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    os.replace(folder / "bundle" / "result.json", folder / "result.json")
+    shutil.rmtree(folder / "bundle" / "work")
+    return folder / "bundle"
+
+
+Made = list[str] | Callable[[], int]  # a command, or what reads a file without one
+KINDS: dict[str, tuple[Callable[[Path, Path, Mutation, random.Random], Made], tuple[Mutation, ...], int]] = {
     "recipe": (recipe_case, TEXT, 4),  # how to make a case, what damages it, share of all cases
     "onnx": (onnx_case, (*BINARY, other_graph, other_graph, other_graph), 4),
     "report": (of_run("gate", "report.json"), TEXT, 3),
     "predictions": (of_run("gate", "predictions.npz"), BINARY, 1),
     "lock": (of_run("verify", "edgesmith.lock"), TEXT, 1),
+    "bundle": (bundle_case, (*TEXT, *BINARY), 2),
+    "result": (result_case, TEXT, 1),
 }
 
 
@@ -276,7 +375,7 @@ def played(kind: str, seed: int, run: Path, changes: Sequence[Mutation] = ()) ->
         _written.clear()
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                code = cli.main(command)
+                code = command() if callable(command) else cli.main(command)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else -1
         except BaseException:  # whatever leaves the command line is what is looked for

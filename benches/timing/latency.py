@@ -14,7 +14,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from ...core.errors import DataError, MeasurementError, UsageError
+from ...core.errors import DataError, UsageError, VoidError
 from ...core.files import storage_errors
 from ...core.task import Split
 from ...core.values import Arrays, Artifact, Interval
@@ -94,6 +94,7 @@ def compare(
         UsageError: too few files or restarts.
         DataError: feeds with different inputs.
         MeasurementError: a target that cannot be timed here, a process that crashed or took too long.
+        VoidError: the GPU was slowed down in as many runs as were wanted.
     """
     runs = restarted(
         "timing_loop",
@@ -179,9 +180,10 @@ def _check(files: Sequence[Artifact | Path | Contender], restarts: int, confiden
 def _check_void(slowdowns: int, voided: int, good: int, restarts: int) -> None:
     """A run while the GPU was slowed down is void and done again; as many void ones as were wanted are enough."""
     if voided >= restarts:
-        raise MeasurementError(
+        raise VoidError(
             f"the GPU was slowed down ({named(slowdowns)}) in {voided} of {voided + good} runs, which says nothing of "
-            "the models; cool it, or lock clocks that it can keep: nvidia-smi --lock-gpu-clocks=MIN,MAX"
+            "the models, so that nothing is proven; cool it, or lock clocks that it can keep (nvidia-smi "
+            "--lock-gpu-clocks=MIN,MAX), and run the same command again"
         )
 
 

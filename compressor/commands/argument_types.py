@@ -11,6 +11,14 @@ def positive(text: str) -> int:
     return value
 
 
+def factor(text: str) -> float:
+    """A finite number from 1 on."""
+    value = float(text)
+    if not 1 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of 1 or more, got {text}")
+    return value
+
+
 def sizes(text: str) -> tuple[int, ...]:
     """`1,32`."""
     return tuple(positive(part) for part in text.split(","))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.errors import ExitCode
+from ...core.errors import ExitCode, UsageError
+from .argument_types import factor
 
 if TYPE_CHECKING:  # torch is heavy, and the help is printed without it
     from ..lock import Difference, Verified
@@ -30,6 +31,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--measure", action="store_true", help="evaluate and time original and final again; takes as long as in the run"
     )
+    parser.add_argument(
+        "--slower",
+        type=factor,
+        metavar="FACTOR",
+        help="with --measure: both files together may take at most FACTOR times as long as in the report, on the same "
+        "machine (default: beyond 1.5 it is said, and changes no exit code)",
+    )
     parser.add_argument("--json", action="store_true", help="print what differs as JSON")
     parser.set_defaults(command=run)
 
@@ -38,10 +46,12 @@ def run(options: argparse.Namespace) -> int:
     """Verify and print.
 
     Raises:
-        UsageError: no lock, or a task that cannot be loaded.
+        UsageError: no lock, or a task that cannot be loaded; --slower without --measure.
     """
     from ..lock import verify
 
+    if options.slower is not None and not options.measure:
+        raise UsageError("--slower: nothing is timed without --measure; give both")
     found = verify(options.run)
     again = _measured(options) if options.measure and found.same else ()
     if options.json:
@@ -66,7 +76,7 @@ def _measured(options: argparse.Namespace) -> "tuple[Again, ...]":
     from ..progress import Progress
     from ..remeasure import measure_again
 
-    return measure_again(options.run, Progress(None if options.json else Console(stderr=True)))
+    return measure_again(options.run, Progress(None if options.json else Console(stderr=True)), options.slower)
 
 
 def _print(again: "Sequence[Again]") -> None:
@@ -89,13 +99,15 @@ def lines(found: "Verified", again: "Sequence[Again]" = ()) -> list[str]:
     said += [f"elsewhere: {_text(each)}" for each in found.environment]
     if not found.same:
         return [*said, f"{found.run}: {len(found.differences)} thing(s) differ from its lock"]
-    counts = {status: sum(each.status == status for each in again) for status in ("differs", "not compared")}
+    counts = {status: sum(each.status == status for each in again) for status in ("differs", "not compared", "noted")}
     measured = (
-        [f"{counts['differs']} figure(s) differ from its report beyond the intervals"] if counts["differs"] else []
+        [f"{counts['differs']} figure(s) differ from its report beyond what is allowed"] if counts["differs"] else []
     )
     measured += [f"{counts['not compared']} could not be compared"] if counts["not compared"] else []
     if again and not measured:
         measured = ["measured again, and within the intervals of its report"]
+    if counts["noted"]:
+        measured.append(f"{counts['noted']} time(s) noted, which stop nothing")
     return [*said, f"{found.run}: {'; '.join(['what its lock says', *measured])}"]
 
 

@@ -6,7 +6,7 @@ import json
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -93,7 +93,7 @@ def measure(
     request = {"folder": folder, "files": packed.files}
 
     def once() -> DeviceResult:
-        missing = connection.ask({"operation": "have", **request})["missing"]
+        missing = missing_of(connection.ask({"operation": "have", **request}), packed.files, url)
         if missing:
             size = sum((packed.folder / name).stat().st_size for name in missing)
             progress.say(f"{url}: copying {len(missing)} of {len(packed.files)} files ({size:,} bytes)")
@@ -123,6 +123,20 @@ def measure(
     else:
         _again(lambda: connection.ask({"operation": "remove", **request}), url, progress)
     return result
+
+
+def missing_of(answer: Mapping[str, Any], files: Mapping[str, str], url: str) -> list[str]:
+    """What a device says it lacks; nothing but the bundle's own files is ever sent, whatever it asks for.
+
+    Raises:
+        MeasurementError: it asks for something else.
+    """
+    names = answer.get("missing")
+    if not isinstance(names, list):
+        raise MeasurementError(f"{url}: did not say which files it lacks; look at what answers there")
+    if other := [name for name in names if not isinstance(name, str) or name not in files]:
+        raise MeasurementError(f"{url}: asks for {other[0]!r}, which is no file of the bundle; nothing was sent")
+    return names
 
 
 def keep(result: DeviceResult, path: Path, address: Address) -> None:

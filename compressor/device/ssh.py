@@ -115,7 +115,7 @@ class Connection:
         if not answers:
             said = _last_line(stderr) or (lines[-1].strip() if lines else "")
             raise MeasurementError(f"{self.address.url}: {self.python} there gave no answer (code {code}): {said}")
-        answer: dict[str, Any] = json.loads(answers[-1])
+        answer = _answer(answers[-1], self.address.url)
         if "refused" in answer:
             raise UsageError(f"{self.address.url}: {answer['refused']}")
         if "failed" in answer:
@@ -223,3 +223,14 @@ def failure(address: Address, stderr: str) -> EdgesmithError:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def _answer(text: str, url: str) -> dict[str, Any]:
+    """An answer of `device_agent`: what comes from a device is a stranger's text."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise MeasurementError(f"{url}: gave an answer that is none: {text[:80]!r}; look at what answers there")
+    return answer

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgesmith.benches.timing import intervals
+from edgesmith.benches.timing import intervals, latency
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from tests.cli.planted import (
@@ -409,6 +409,22 @@ def test_the_last_releases_file_beside_the_new_one(
     slower = beside(capsys, ExitCode.LIMIT_MISSED, "--margin", "file=9")["latency_ms"]
     assert slower["status"] == "fail" and slower["low"] > 0.5, "the last release's machine is of no interest now"
     assert slower["note"].startswith("batch 1; both files timed side by side, noise floor ")
+
+
+def test_a_slowed_gpu_beside_the_last_release_is_unproven(
+    last: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hot(program: str, job: dict[str, Any], *rest: Any) -> str:
+        np.savez(job["result"], slowdowns=0x40, clocks="watched")
+        return ""
+
+    monkeypatch.setattr(latency.child, "run", hot)
+    with_limits(RUN)
+    shutil.copytree(RUN, "last run")
+    change_weights(judged_file(RUN), nudge)
+    relabel(RUN)
+    assert main(["gate", str(RUN), "--baseline", "last run"]) == ExitCode.UNPROVEN
+    assert capsys.readouterr().err.splitlines()[-1].startswith("VoidError: the GPU was slowed down (hardware thermal")
 
 
 def test_a_run_directory_that_cannot_stand_beside(last: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,6 +166,27 @@ def test_measured_again(finished: Path, capsys: pytest.CaptureFixture[str], monk
         assert (one["status"], one["note"]) == ("differs", "slower than it was")
 
 
+def test_both_slower_alike(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report's times become a tenth for both files: said, and red only where a factor is asked for."""
+    monkeypatch.setattr(measuring, "_looks", lambda recipe: ((2, 0.75), (2, 0.75)))
+    path = RUN / "report.json"
+    tree = json.loads(path.read_text())
+    for each in tree["latency"]:
+        for side in ("original", "final"):
+            each[side]["p50"] /= 10
+        each["speedup"] |= {"low": 0.01, "high": 1000.0}  # this test is not about the ratio
+    path.write_text(json.dumps(tree))
+    code, (text,) = verify(capsys, "--measure", "--json")
+    found = {each["what"]: each for each in json.loads(text)["measured"]}
+    assert (code, found["times of both, batch 8"]["status"]) == (ExitCode.PASS, "noted")
+    code, lines = verify(capsys, "--measure", "--slower", "2")
+    assert code == ExitCode.LIMIT_MISSED
+    assert "runs/small: what its lock says; 2 figure(s) differ from its report beyond what is allowed" in lines
+    assert verify(capsys, "--slower", "2") == (
+        ExitCode.USAGE, ["UsageError: --slower: nothing is timed without --measure; give both"],
+    )  # fmt: skip
+
+
 def test_another_machines_times_are_not_compared(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = RUN / "report.json"
     tree = json.loads(path.read_text())

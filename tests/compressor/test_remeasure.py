@@ -7,7 +7,7 @@ import pytest
 
 from edgesmith.benches.metrics.metrics import METRICS
 from edgesmith.benches.report.report import BatchLatency, Report
-from edgesmith.compressor.remeasure import compare_scores, compare_times
+from edgesmith.compressor.remeasure import compare_absolute, compare_scores, compare_times
 from tests.benches.sample_report import make_report
 
 ACCURACY = METRICS["accuracy"]
@@ -37,6 +37,45 @@ def test_a_time_differs_where_the_intervals_have_no_common_value(
     (found,) = compare_times(report, now(report, low, median, high))
     assert (found.what, found.status, found.note) == ("speed-up, batch 1", status, note)
     assert found.report == "3.10x faster (2.88 to 3.29)"
+
+
+@pytest.mark.parametrize(
+    ("original", "final", "slower", "status", "note"),
+    [
+        (1.4, 3.0, None, "same", ""),  # the speed-up shows what the final alone lost
+        (0.7, 0.7, None, "same", ""),
+        (
+            2.0,
+            1.6,
+            None,
+            "noted",
+            "both 1.60x slower than they were: look at clocks, other load and the runtime's build",
+        ),
+        (0.5, 0.4, None, "noted", "both 2.00x faster than they were"),
+        (
+            2.0,
+            1.6,
+            1.7,
+            "noted",
+            "both 1.60x slower than they were: look at clocks, other load and the runtime's build",
+        ),
+        (2.0, 1.6, 1.55, "differs", "both 1.60x slower than they were, at most 1.55x is allowed"),
+        (1.3, 1.25, 1.2, "differs", "both 1.25x slower than they were, at most 1.2x is allowed"),
+        (0.5, 0.5, 1.0, "noted", "both 2.00x faster than they were"),
+    ],
+)
+def test_times_that_changed_for_both_alike(
+    original: float, final: float, slower: float | None, status: str, note: str
+) -> None:
+    report = make_report()
+    before = report.latency[0]
+    sides = {
+        name: dataclasses.replace(getattr(before, name), p50=change * getattr(before, name).p50)
+        for name, change in (("original", original), ("final", final))
+    }
+    (found,) = compare_absolute(report, [dataclasses.replace(before, **sides)], slower)
+    assert (found.what, found.status, found.note) == (f"times of both, batch {before.batch}", status, note)
+    assert found.report == "0.412 ms and 0.133 ms"
 
 
 def test_answers_differ_beyond_what_the_samples_could_do_by_chance() -> None:

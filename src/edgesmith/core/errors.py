@@ -13,11 +13,13 @@
     ├── QuantizationError     1  a graph that cannot be quantized
     ├── BuildError            1  TensorRT refuses a graph, or cannot build an engine from it
     ├── MeasurementError      1  a runtime or a timing process failed
-    │   └── LostConnectionError  to a device; what was done there stays
+    │   ├── LostConnectionError  to a device; what was done there stays
+    │   └── VoidError         4  void, as on a GPU that is slowed down
     ├── UnreachableError      3  no network of the allowed kind is as fast as was asked
     └── ContractError         1  a stage broke its promise (a defect of the stage, not of the input)
 
-A verdict is not an error: a missed limit (3) or an unproven one (4) is returned, see `core.limits`.
+A verdict is not an error: a missed limit (3) or an unproven one (4) is returned (`core.limits`). A measurement
+that is refused as void ends with the code of an unproven one all the same, for a release build asks the same of both.
 """
 
 from __future__ import annotations
@@ -94,6 +96,12 @@ class MeasurementError(EdgesmithError):
 
 class LostConnectionError(MeasurementError):
     """The connection to a device broke, or could not be made; what was done there stays and is not done again."""
+
+
+class VoidError(MeasurementError):
+    """What was measured says nothing of the models, again and again; the message says what disturbs it."""
+
+    exit_code = ExitCode.UNPROVEN
 
 
 class UnreachableError(EdgesmithError):

@@ -12,7 +12,7 @@ import pytest
 from edgesmith.benches.device import on_device
 from edgesmith.benches.device.on_device import distance
 from edgesmith.benches.metrics import metrics
-from edgesmith.core.errors import MeasurementError
+from edgesmith.core.errors import ExitCode, MeasurementError, VoidError
 from edgesmith.core.task import Metric
 
 MANIFEST: dict[str, Any] = {
@@ -88,6 +88,24 @@ def test_what_is_finished_is_not_done_again(run: on_device._Run, tmp_path: Path)
     other = on_device._Run(tmp_path, MANIFEST, "1" * 64, run._settings)
     assert other._once("latency-x", make) == {"latency": 3}
     assert json.loads((tmp_path / "work" / "latency-x.json").read_text())["found"] == {"latency": 3}
+
+
+def test_a_void_measurement_is_a_row_without_figures_and_unproven(
+    run: on_device._Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`bench --on` brings the row back as a file that was not measured: exit code 4 there and here."""
+
+    def hot(self: on_device._Run, model: Any) -> dict[str, Any]:
+        raise VoidError("the GPU was slowed down")
+
+    monkeypatch.setattr(on_device._Run, "_measured", hot)
+    model = {"target": "onnxruntime-cpu", "dialect": "float", "precision": "float32", "judged": True, "path": "m.onnx"}
+    (tmp_path / "m.onnx").write_bytes(b"1234")
+    manifest = {**MANIFEST, "models": [model], "files": {"m.onnx": {"sha256": "0" * 64, "bytes": 4}}}
+    options = argparse.Namespace(threads=1, batch="1", seconds=0.1)
+    assert on_device.main(tmp_path, manifest, "0" * 64, options) == ExitCode.UNPROVEN
+    (row,) = json.loads((tmp_path / "result.json").read_text())["models"]
+    assert (row["measured"], row["reason"]) == (False, "the GPU was slowed down")
 
 
 def test_a_reader_that_is_gone_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

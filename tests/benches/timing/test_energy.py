@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgesmith.benches.timing import energy, latency, nvml, throughput, throughput_loop, timing_loop
-from edgesmith.core.errors import MeasurementError
+from edgesmith.core.errors import MeasurementError, VoidError
 
 RANGE = 262_143_328_850
 
@@ -202,12 +202,14 @@ def test_a_run_of_a_slowed_gpu_is_void_and_done_again(warm: int, monkeypatch: py
         return found
 
     if warm == 5:
-        with pytest.raises(MeasurementError) as caught:
+        with pytest.raises(VoidError) as caught:
             compare()
         assert str(caught.value) == (
             "the GPU was slowed down (software thermal slowdown, hardware thermal slowdown) in 5 of 5 runs, which says "
-            "nothing of the models; cool it, or lock clocks that it can keep: nvidia-smi --lock-gpu-clocks=MIN,MAX"
+            "nothing of the models, so that nothing is proven; cool it, or lock clocks that it can keep (nvidia-smi "
+            "--lock-gpu-clocks=MIN,MAX), and run the same command again"
         )
+        assert caught.value.exit_code == 4
         assert started == 5
         return
     found = compare()
