@@ -311,8 +311,8 @@ def _stream_case(
                 )
             if rng.random() < 0.1:
                 info.size = rng.choice((0, 1, 2**40))  # says another size than there is
-            archive.fileobj.write(info.tobuf(tarfile.PAX_FORMAT, errors="surrogateescape"))  # type: ignore[union-attr]
-            archive.fileobj.write(data + bytes(-len(data) % 512))  # type: ignore[union-attr]
+            archive.fileobj.write(info.tobuf(tarfile.PAX_FORMAT, errors="surrogateescape"))
+            archive.fileobj.write(data + bytes(-len(data) % 512))
     stream = packed.getvalue()
     files = {name: digest.of_file(source / name) for name in names}
     request = {"operation": "put", "folder": str(folder / "edgesmith-bundle-00"), "files": files}
