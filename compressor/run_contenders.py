@@ -21,7 +21,7 @@ _ORIGINAL_FILE = Path("measurements/00-original/model.onnx")
 
 
 def contenders(run: Path, batch_sizes: Sequence[int] | None = None) -> tuple[list[Contender], dict[int, list[Arrays]]]:
-    """What `benches.side_by_side.measure` compares, and real test samples to feed it.
+    """What `benches.timing.side_by_side.measure` compares, and real test samples to feed it.
 
     Args:
         run: directory of a finished run.

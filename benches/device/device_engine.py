@@ -99,7 +99,7 @@ def _job(parsed: Path, partial: Path, name: str, how: Mapping[str, Any]) -> dict
 
 
 def _run(path: Path, job: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    package = __package__.rpartition(".")[0]
+    package = __package__.partition(".")[0]
     safe = ["-P"] if sys.version_info >= (3, 11) else []
     with tempfile.TemporaryDirectory(prefix="edgesmith-build-") as name:
         place, result = Path(name) / "job.json", Path(name) / "result.json"

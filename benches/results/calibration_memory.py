@@ -1,6 +1,6 @@
 """Resident memory of calibration, by number of samples: ``python benches/results/calibration_memory.py``.
 
-A convolutional network of 1.1 M parameters (VGG-like, 3x32x32) is calibrated through `exporters.taps.observe`, as the
+A convolutional network of 1.1 M parameters (VGG-like, 3x32x32) is calibrated through `sessions/taps.observe`, as the
 quantize stage does it: each count in fresh processes. Printed is what the pass adds to the loaded session: its peak
 less what was resident when the first batch was asked for. Samples are drawn batch by batch; data held would count.
 """

@@ -49,9 +49,10 @@ def main() -> None:
                 process.wait()
                 kills, code, moment = kills + 1, -9, where(run)
             now = done(run)
-            again = [name for name, content in finished.items() if now.get(name) != content]
+            # What is needed for a while only leaves when the run ends; whatever comes back must be the same.
+            again = [name for name, content in finished.items() if now.get(name, content) != content]
             assert not again, f"done again: {again}"
-            finished = now
+            finished |= now
             if code != -9:
                 break
             print(f"kill {kills:3d} in {run.name}, {moment}: {len(now)} results finished", flush=True)

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     """Judge, ratchet where asked to, print.
 
     Raises:
-        UsageError: what cannot be judged or compared, see `benches.gate`.
+        UsageError: what cannot be judged or compared, see `benches.gates.gate`.
     """
     from rich.console import Console
 

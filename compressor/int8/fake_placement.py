@@ -1,4 +1,4 @@
-"""Where fake quantization stands in a traced graph: the rules of `exporters.placement`, on torch's operators.
+"""Where fake quantization stands in a traced graph: the rules of `exporters.int8.placement`, on torch's operators.
 
 What placement will quantize in the exported file is trained as INT8, and nothing else. Where the two differ (an
 operator that only one of them knows), the tensor is calibrated after training instead, and the stage says so.
