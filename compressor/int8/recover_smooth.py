@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from ...exporters.graph.canonical import unused
 from ...exporters.graph.graph_index import GraphIndex, attribute, replaced
-from ...exporters.int8.placement import names_read
+from ...exporters.graph.names import names_read
 from .smooth_scale import best_scale
 
 _WORTH = 1.25  # times smaller has a Mul to make the noise, in power: 1 dB

@@ -4,9 +4,9 @@ import numpy as np
 import onnx
 from onnx import inliner, numpy_helper
 
-from ..int8.placement import names_read
 from .canonical import unused
 from .graph_view import GraphView, views
+from .names import names_read
 
 
 class GraphEditor:

@@ -6,9 +6,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..int8.placement import names_read
-from ..sessions.one_node import reads
 from .canonical import unused
+from .names import names_read, reads
 
 
 class GraphIndex:

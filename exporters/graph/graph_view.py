@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..int8.placement import names_read
+from .names import names_read
 from .onnx_file import subgraphs
 
 _STANDARD = ("", "ai.onnx")

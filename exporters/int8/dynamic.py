@@ -11,8 +11,9 @@ from ...core.errors import QuantizationError
 from ...core.values import QuantParams
 from ..graph.canonical import unused
 from ..graph.graph_index import attribute
+from ..graph.names import names_read
 from .dialect import Dialect
-from .placement import Placement, names_read, place
+from .placement import Placement, place
 from .qdq import drop_unread_constants, weight_grid, write_qdq
 
 PRODUCTS = ("MatMul", "Gemm")

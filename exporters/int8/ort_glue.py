@@ -10,7 +10,8 @@ from onnx import helper, numpy_helper
 
 from ..graph.canonical import unused
 from ..graph.graph_index import GraphIndex
-from .placement import FLOAT_RESULT, names_read
+from ..graph.names import names_read
+from .placement import FLOAT_RESULT
 from .qdq import drop_unread_constants
 
 _MARKS = ("ReduceMean", "Sub")  # with these two begins a normalization that is written out

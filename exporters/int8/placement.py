@@ -8,6 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from ...core.errors import QuantizationError
+from ..graph.names import names_read
 from ..graph.onnx_file import subgraphs
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -191,15 +192,6 @@ class _Graph:
             if through or node.op_type in _NEVER_NEGATIVE or (node.op_type == "Clip" and self._clips_at_zero(node)):
                 found.add(node.output[0])
         return found
-
-
-def names_read(graph: onnx.GraphProto) -> set[str]:
-    """Every name that the nodes and outputs of a graph read, those of graphs inside it too."""
-    found = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for node in graph.node:
-        for inner in subgraphs(node):
-            found |= names_read(inner)
-    return found
 
 
 def _channel_axis(node: onnx.NodeProto) -> int:

@@ -10,8 +10,9 @@ from onnx import helper, numpy_helper
 from ...core.errors import QuantizationError
 from ...core.values import QuantParams
 from ..graph.canonical import unused
+from ..graph.names import names_read
 from .dialect import Dialect
-from .placement import Placement, names_read, place
+from .placement import Placement, place
 
 DIALECT_NOTE = "edgesmith.activations"  # in the file: whose zero points these are, which a reader cannot tell by itself
 _TINY = float(np.finfo(np.float32).tiny)  # the smallest scale that a float32 holds in full

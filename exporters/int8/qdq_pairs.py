@@ -9,8 +9,9 @@ from onnx import helper, numpy_helper
 
 from ...core.errors import QuantizationError
 from ..graph.canonical import unused
+from ..graph.names import names_read
 from ..graph.onnx_file import subgraphs
-from .placement import names_read, never_negative
+from .placement import never_negative
 from .qdq import DIALECT_NOTE
 from .qdq_pair import BYTES, Pair, PairReader
 

@@ -15,10 +15,11 @@ from onnx import numpy_helper
 from ...core.values import Arrays, QuantParams
 from ..graph.canonical import unused
 from ..graph.graph_index import GraphIndex
-from ..sessions.one_node import Constants, OneNode, alone, reads
+from ..graph.names import names_read, reads
+from ..sessions.one_node import Constants, OneNode, alone
 from .dialect import Dialect
 from .layer import Layer, Visit
-from .placement import Placement, names_read
+from .placement import Placement
 from .qdq import activation_grid, weight_grid
 
 _REMEDY = "; leave 'round' and 'bias-correction' out of recover"

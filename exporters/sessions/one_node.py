@@ -9,17 +9,10 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from ...core.errors import QuantizationError
-from ..graph.onnx_file import subgraphs
-from ..int8.placement import names_read
+from ..graph.names import reads
 from .ort_session import provider
 
 Constants = Mapping[str, onnx.TensorProto]
-
-
-def reads(node: onnx.NodeProto) -> list[str]:
-    """Names a node reads, those that graphs inside it take from outside too; these may name inner tensors as well."""
-    inner = [name for graph in subgraphs(node) for name in sorted(names_read(graph))]
-    return [name for name in dict.fromkeys([*node.input, *inner]) if name]
 
 
 class OneNode:

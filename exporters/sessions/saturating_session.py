@@ -9,11 +9,12 @@ from onnx import numpy_helper
 from ...core.errors import ArtifactError, MeasurementError
 from ...core.feeds import check_feed
 from ...core.values import Arrays, TensorSpec
+from ..graph.names import reads
 from ..graph.onnx_file import subgraphs
 from ..int8 import saturation
 from ..int8.integer_node import IntegerNode, attributes, roles
 from . import ort_kernels
-from .one_node import OneNode, reads
+from .one_node import OneNode
 from .ort_session import OnnxRuntimeSession
 
 
