@@ -4,7 +4,6 @@ A test may be skipped for one reason only, that the machine has no CUDA device; 
 hide a test that never ran.
 """
 
-import functools
 import os
 
 # Before anything imports torch or numpy: small machines share their cores with timing tests; one thread is steadier.
@@ -44,15 +43,6 @@ def seeded() -> None:
     np.random.seed(SEED)  # for libraries that draw from the global state; own code uses generators
     if torch := sys.modules.get("torch"):
         torch.manual_seed(SEED)
-    _read_operators_once()
-
-
-def _read_operators_once() -> None:
-    """Torch's exporter reads its library of operators anew for every export, a sixth of what a small one takes."""
-    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
-    if registration is not None and "_read_once" not in vars(registration):
-        registration._read_once = functools.cache(registration.ONNXRegistry.from_torchlib)
-        registration.ONNXRegistry.from_torchlib = staticmethod(registration._read_once)
 
 
 def pytest_configure() -> None:
