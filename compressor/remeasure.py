@@ -25,7 +25,7 @@ from .measuring import Costs
 from .progress import Progress
 
 _STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
-# Between two days the same work takes up to about so much longer or shorter: other load, clocks, placement of memory.
+# Chosen, not measured: between two days load, clocks and placement of memory move absolute times.
 _BETWEEN_DAYS = 1.5
 
 
