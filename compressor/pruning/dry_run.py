@@ -44,6 +44,9 @@ _DIFFERENT = (
 )
 _COUPLED = "its rows leave only together, and no number that the layers hold says how"
 _LOST = "several of its channels share one of {}, as the heads of a grouped-query attention do, which is not followed"
+_SHARED = (
+    "each of its channels is shared by several of {}, as heads of a grouped-query attention are, which is not followed"
+)
 _MOST_LAYOUTS = 24  # that are tried for one group
 _MOST_COUNTS = 8
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
@@ -191,7 +194,7 @@ class _Trial:
                 first = reason if first in ("", _COUPLED) else first
                 if reason == _OUTPUT:
                     return group, first
-        return group, first
+        return group, _SHARED.format(group.shared) if group.shared else first
 
     def _tried(self, group: CoupledChannels, follow: bool) -> tuple[CoupledChannels, str]:
         """The group with the attributes that have to follow, or why it cannot lose a channel.
