@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edgesmith.compressor.pruning import coupling, dry_run, kept_trials, regions
+from edgesmith.compressor.pruning.silenced import silenced
 
 from . import architectures as nets
 
@@ -173,6 +174,31 @@ def test_halves_of_a_head_that_are_joined_are_no_channels() -> None:
     assert [(group.root, group.channels, group.layout) for group in groups if group.root not in reasons] == [
         ("key", 2, coupling.Layout(inner=4))
     ]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "layout", "counts"),
+    [
+        (4, coupling.Layout(inner=6), {"num_attention_heads": 1, "all_head_size": 6}),
+        (1, coupling.Layout(inner=2), {"attention_head_size": 1, "all_head_size": 2}),
+    ],
+)
+def test_heads_are_whole_where_there_is_something_to_attend_to(
+    tokens: int, layout: coupling.Layout, counts: dict[str, int]
+) -> None:
+    """A softmax over one token is 1, whatever queries and keys are: rows of a head leave alone, and rightly for that size."""
+    torch.manual_seed(0)
+    module, example = nets.MobileViTsAttention().eval(), {"x": torch.randn(2, tokens, 3)}
+    groups, reasons = dry_run.prunable(module, example)
+    (group,) = (group for group in groups if group.root == "attention.value")
+    assert group.layout == layout and group.root not in reasons
+    assert {count.attribute: count.each for count in group.counts} == counts
+    for channels in ({0}, {group.channels - 1}, set(range(group.channels // 2))):
+        pruned, edit = copy.deepcopy(module), group.edit(channels)
+        left = coupling.leaving(pruned, example, edit)
+        coupling.remove(pruned, example, [edit])
+        expected = dry_run.answers(silenced(copy.deepcopy(module), pruned, left), example)
+        torch.testing.assert_close(dry_run.answers(pruned, example), expected)
 
 
 @pytest.fixture
