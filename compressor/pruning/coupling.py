@@ -73,6 +73,7 @@ class CoupledChannels:
     layout: Layout = Layout()
     counts: tuple[Count, ...] = ()
     lost: str = ""  # a layer whose rows could not be followed to channels
+    shared: str = ""  # a layer of which several channels seem to go with each of these, as queries with keys
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ def find(module: nn.Module, example: Example, graph: Any = None) -> list[Coupled
     """
     graph = graph or graph_of(module, example)
     names = {layer: name for name, layer in module.named_modules()}
-    groups = []
+    groups, shared = [], {}
     for group in graph.get_all_groups():
         known = [item for item in group.items if None not in item.root_idxs]  # it loses track of repeated heads
         members = [member for item in known if (member := _member(graph, item, names)) is not None]
@@ -124,11 +125,28 @@ def find(module: nn.Module, example: Example, graph: Any = None) -> list[Coupled
         lost = [names[layer] for layer in unknown if layer in names]
         if members and members[0].kind == "out":
             root, channels = members[0].layer, len(group[0].idxs)
+            part = next((member.layer for member in members if _in_part(module, graph, member)), "")
             groups.append(
-                CoupledChannels(root=root, channels=channels, members=tuple(members), lost=next(iter(lost), ""))
+                CoupledChannels(
+                    root=root, channels=channels, members=tuple(members), lost=next(iter(lost), ""), shared=part
+                )
             )
+            shared.update(dict.fromkeys(lost, root))
+    groups = [dataclasses.replace(group, shared=shared.get(group.root, group.shared)) for group in groups]
     order = list(names.values())
     return sorted(groups, key=lambda group: order.index(group.root))
+
+
+def _in_part(module: nn.Module, graph: Any, member: Member) -> bool:
+    """Whether the graph followed all channels of a group into a fraction of those that a layer writes.
+
+    It takes a head of keys for the query's head of the same number, and there are more queries.
+    """
+    if member.kind != "out":
+        return False
+    layer = module.get_submodule(member.layer)
+    written, followed = graph.get_pruner_of_module(layer).get_out_channels(layer), int(member.rows.max()) + 1
+    return bool(written > followed and written % followed == 0 and len(member.rows) == followed)
 
 
 def kind_of(module: nn.Module, group: CoupledChannels) -> str:

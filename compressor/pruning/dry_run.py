@@ -18,9 +18,9 @@ from torch import nn
 
 from ...core.errors import TaskError
 from ..candidate import Candidate
-from ..edit import AttentionEdit
+from ..edit import AttentionEdit, ChannelEdit
 from ..structure import measure
-from . import open_attention, regions
+from . import confirmation, open_attention, regions
 from .coupling import (
     Count,
     CoupledChannels,
@@ -44,6 +44,9 @@ _DIFFERENT = (
 )
 _COUPLED = "its rows leave only together, and no number that the layers hold says how"
 _LOST = "several of its channels share one of {}, as the heads of a grouped-query attention do, which is not followed"
+_SHARED = (
+    "each of its channels is shared by several of {}, as heads of a grouped-query attention are, which is not followed"
+)
 _MOST_LAYOUTS = 24  # that are tried for one group
 _MOST_COUNTS = 8
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
@@ -77,11 +80,7 @@ def prunable(
     if factory is not None and (known := _kept.get(factory, module, key)) is not None:
         return known
     trial = _Trial(module, example, graph, groups)
-    fitted = trial.all_fitted()
-    if not trial.confirmed():  # something outside the parts that were tried knows of their channels
-        trial.in_whole = True
-        fitted = trial.all_fitted()
-    found = [group for group, _ in fitted], {group.root: reason for group, reason in fitted if reason}
+    found = trial.confirmed()
     if factory is not None and not trial.own_weights:
         _kept.put(factory, module, key, found)
     return found
@@ -125,7 +124,7 @@ class _Trial:
 
     def __init__(self, module: nn.Module, example: Example, graph: Any, groups: Sequence[CoupledChannels]) -> None:
         self._module, self._example, self._graph, self._groups = module, example, graph, groups
-        self.in_whole = False  # try in the whole network only
+        self._in_whole = False  # try in the whole network only
         generator = torch.Generator().manual_seed(1)
         inputs = {
             name: torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x
@@ -138,32 +137,47 @@ class _Trial:
             raise TaskError("the model's forward returns no tensors")
         self._regions = Regions(self._random, given, whole, map(_names, groups))
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
-        self._passed: list[tuple[CoupledChannels, Leaving]] = []  # in a part
+        self._samples: dict[tuple[str, Layout, tuple[Count, ...]], tuple[ChannelEdit, Leaving]] = {}
+        self._generator = torch.Generator().manual_seed(2)
 
-    def all_fitted(self) -> list[tuple[CoupledChannels, str]]:
-        """Each group as `fitted` gives it."""
-        self._passed.clear()
-        return [(group, _LOST.format(group.lost)) if group.lost else self.fitted(group) for group in self._groups]
+    def confirmed(self) -> tuple[list[CoupledChannels], dict[str, str]]:
+        """What `prunable` returns: what passed by itself holds in the whole network too, or is refused."""
+        fitted = {group.root: self.fitted(group) for group in self._groups}
+        passed = [root for root, (_, reason) in fitted.items() if not reason]
+        if again := confirmation.wrong(passed, functools.partial(self._together, fitted)):
+            self._in_whole = True  # something outside the parts that were tried knows of their channels
+            fitted |= {group.root: self.fitted(group) for group in self._groups if group.root in again}
+            passed = [root for root, (_, reason) in fitted.items() if not reason]
+            for root, reason in confirmation.wrong(passed, functools.partial(self._together, fitted)).items():
+                fitted[root] = fitted[root][0], reason
+        return [group for group, _ in fitted.values()], {root: reason for root, (_, reason) in fitted.items() if reason}
 
-    def confirmed(self) -> bool:
-        """Whether what passed in a part holds in the whole network: every other group at once, then the others."""
-        return not any(self._together(self._passed[first::2]) for first in (0, 1) if self._passed[first:])
-
-    def _together(self, passed: Sequence[tuple[CoupledChannels, Leaving]]) -> str:
-        left, whole = together([each for _, each in passed]), self._regions.whole
-        trial = lean_copy(self._random, whole, left.layers)
+    def _together(self, fitted: Mapping[str, tuple[CoupledChannels, str]], roots: Sequence[str]) -> str:
+        """Why the whole network is wrong without channels of all these groups, or an empty string."""
         try:
+            samples, whole = [self._sample(fitted[root][0]) for root in roots], self._regions.whole
+            left = together([left for _, left in samples])
+            trial = lean_copy(self._random, whole, left.layers)
             left.cut(trial)
-            for group, _ in passed:
-                for count in group.counts:
-                    setattr(trial.get_submodule(count.module), count.attribute, count.each * (group.channels - 1))
+            for name, attribute, value in (each for edit, _ in samples for each in edit.attributes):
+                setattr(trial.get_submodule(name), attribute, value)
             expected = whole.answers(silenced(lean_copy(self._random, whole, left.layers), trial, left))
-        except Exception as error:  # a foreign forward pass may raise anything; each group is tried by itself then
+        except Exception as error:  # a foreign forward pass may raise anything
             return _broken(error)
-        return self._compared(trial, whole, expected)
+        return self._compared(trial, whole, expected, share=1e-4)  # of what all together did
+
+    def _sample(self, group: CoupledChannels) -> tuple[ChannelEdit, Leaving]:
+        """Some channels of a group, the same ones whenever it is asked for."""
+        key = group.root, group.layout, group.counts
+        if key not in self._samples:
+            edit = group.edit(confirmation.sample(group, self._generator))
+            self._samples[key] = edit, leaving(self._module, self._example, edit, self._graph)
+        return self._samples[key]
 
     def fitted(self, group: CoupledChannels) -> tuple[CoupledChannels, str]:
         """The group with the smallest channels that can leave, and an empty string; or as it was, and why none can."""
+        if group.lost:
+            return group, _LOST.format(group.lost)
         reason = "has a single channel" if group.channels < 2 else _bound(self._module, group)
         if reason:
             return group, reason
@@ -180,7 +194,7 @@ class _Trial:
                 first = reason if first in ("", _COUPLED) else first
                 if reason == _OUTPUT:
                     return group, first
-        return group, first
+        return group, _SHARED.format(group.shared) if group.shared else first
 
     def _tried(self, group: CoupledChannels, follow: bool) -> tuple[CoupledChannels, str]:
         """The group with the attributes that have to follow, or why it cannot lose a channel.
@@ -199,10 +213,9 @@ class _Trial:
         if left.rows(edit.layer) != set(edit.remove):
             return group, _COUPLED
         part = self._regions.around(left.layers)
-        if not self.in_whole and all(part.holds(count.module) for count in counts):
+        if not self._in_whole and all(part.holds(count.module) for count in counts):
             found, reason = self._at(part, group, left, counts, follow)
             if not reason:
-                self._passed.append((found, left))
                 return found, ""
         return self._at(self._regions.whole, group, left, counts, follow)
 
@@ -254,9 +267,9 @@ class _Trial:
             return [], _broken(error)
         return found, "" if [x.shape for x in found] == [x.shape for x in part.outputs] else _OUTPUT
 
-    def _compared(self, trial: nn.Module, part: Region, expected: Sequence[torch.Tensor]) -> str:
+    def _compared(self, trial: nn.Module, part: Region, expected: Sequence[torch.Tensor], share: float = 1e-3) -> str:
         found, reason = self._answers(trial, part)
-        return reason or _difference(found, expected, part.outputs)
+        return reason or _difference(found, expected, part.outputs, share)
 
     def _layouts(self, group: CoupledChannels) -> Iterator[Layout]:
         """Other ways to see the rows, by numbers that the layers hold: groups first, then runs of rows, then rows."""
@@ -297,13 +310,15 @@ def _counted(
     return dataclasses.replace(group, counts=chosen), ""
 
 
-def _difference(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> str:
-    """An empty string if a network gives what is expected: within little of what silencing did."""
+def _difference(
+    found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], whole: Sequence[torch.Tensor], share: float = 1e-3
+) -> str:
+    """An empty string if a network gives what is expected: within a small share of what silencing did."""
     for ours, theirs, before in zip(found, expected, whole, strict=True):
         if theirs.is_floating_point():
             noise = 1e3 * torch.finfo(theirs.dtype).eps * float(theirs.abs().max())
             effect = float((theirs - before).abs().max())
-            if not float((ours - theirs).abs().max()) <= max(1e-3 * effect, noise):
+            if not float((ours - theirs).abs().max()) <= max(share * effect, noise):
                 return _DIFFERENT
     return ""
 

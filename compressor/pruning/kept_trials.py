@@ -65,7 +65,7 @@ def key_of(module: nn.Module, example: Example, groups: Sequence[CoupledChannels
     }
     layers = {name: _plain(vars(layer)) for name, layer in module.named_modules(remove_duplicate=False)}
     coupled = [
-        [group.root, group.channels, group.lost, [[each.layer, each.kind] for each in group.members]]
+        [group.root, group.channels, group.lost, group.shared, [[each.layer, each.kind] for each in group.members]]
         for group in groups
     ]
     rows = {

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from edgesmith.compressor.pruning import coupling, dry_run, kept_trials, regions
+from edgesmith.compressor.pruning.silenced import silenced
 
 from . import architectures as nets
 
@@ -102,6 +103,46 @@ def test_what_is_outside_of_a_part_and_knows_its_width_is_found() -> None:
     assert "other.first" in {group.root for group in groups} - set(reasons)
 
 
+class Quotient(nn.Module):
+    """Three branches; what scales the result is the quotient of two of their widths, or the difference."""
+
+    def __init__(self, pair: tuple[int, int], how: str) -> None:
+        super().__init__()
+        self.pair, self.how = pair, how
+        self.branches, self.head = nn.ModuleList(Inner() for _ in range(3)), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = (self.branches[index].first.out_channels for index in self.pair)
+        scale = one / other if self.how == "quotient" else 1 + one - other
+        return self.head(sum(branch(x) for branch in self.branches) * scale)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (1, 2), (2, 0)])
+@pytest.mark.parametrize("how", ["quotient", "difference"])
+def test_two_side_effects_that_make_up_for_each_other_are_both_found(how: str, pair: tuple[int, int]) -> None:
+    """Where one channel of each leaves at once, the scale stays 1."""
+    groups, reasons = dry_run.prunable(Quotient(pair, how).eval(), IMAGE)
+    assert len(groups) == 5
+    assert reasons == {
+        **{f"branches.{index}.first": dry_run._DIFFERENT for index in pair},
+        "head": "its channels are the model's output",
+    }
+
+
+class Skipped(Inner):
+    """Means its first channel by number, where autograd sees nothing of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        return self.second(y.relu()) * y[:, :1].detach().mean()
+
+
+def test_channels_meant_by_number_are_found_although_another_one_could_leave() -> None:
+    torch.manual_seed(0)
+    _, reasons = dry_run.prunable(nn.Sequential(Inner(), Skipped(), nn.Conv2d(3, 2, 1)).eval(), IMAGE)
+    assert reasons == {"1.first": dry_run._DIFFERENT, "2": "its channels are the model's output"}
+
+
 @pytest.mark.parametrize("inplace", [True, False])
 def test_a_layer_that_works_in_place_spoils_no_trial(inplace: bool) -> None:
     torch.manual_seed(0)
@@ -133,6 +174,31 @@ def test_halves_of_a_head_that_are_joined_are_no_channels() -> None:
     assert [(group.root, group.channels, group.layout) for group in groups if group.root not in reasons] == [
         ("key", 2, coupling.Layout(inner=4))
     ]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "layout", "counts"),
+    [
+        (4, coupling.Layout(inner=6), {"num_attention_heads": 1, "all_head_size": 6}),
+        (1, coupling.Layout(inner=2), {"attention_head_size": 1, "all_head_size": 2}),
+    ],
+)
+def test_heads_are_whole_where_there_is_something_to_attend_to(
+    tokens: int, layout: coupling.Layout, counts: dict[str, int]
+) -> None:
+    """A softmax over one token is 1, whatever queries and keys are: rows of a head leave alone, and rightly for that size."""
+    torch.manual_seed(0)
+    module, example = nets.MobileViTsAttention().eval(), {"x": torch.randn(2, tokens, 3)}
+    groups, reasons = dry_run.prunable(module, example)
+    (group,) = (group for group in groups if group.root == "attention.value")
+    assert group.layout == layout and group.root not in reasons
+    assert {count.attribute: count.each for count in group.counts} == counts
+    for channels in ({0}, {group.channels - 1}, set(range(group.channels // 2))):
+        pruned, edit = copy.deepcopy(module), group.edit(channels)
+        left = coupling.leaving(pruned, example, edit)
+        coupling.remove(pruned, example, [edit])
+        expected = dry_run.answers(silenced(copy.deepcopy(module), pruned, left), example)
+        torch.testing.assert_close(dry_run.answers(pruned, example), expected)
 
 
 @pytest.fixture

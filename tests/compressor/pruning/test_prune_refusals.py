@@ -20,6 +20,7 @@ from edgesmith.core.errors import ArtifactError, EdgesmithError
 from edgesmith.core.task import ArraySplit, Task
 
 from ..conftest import make_context
+from . import architectures
 
 WHERE = "stages[0] 'stage'"
 HEAD = "head: its channels are the model's output"
@@ -125,6 +126,10 @@ def prepared(make: Callable[[], nn.Module], work: Path) -> tuple[Candidate, Cont
 
 
 BREAKS = "the model breaks without one of its channels: "
+LOST = "several of its channels share one of {}, as the heads of a grouped-query attention do, which is not followed"
+SHARED = (
+    "each of its channels is shared by several of {}, as heads of a grouped-query attention are, which is not followed"
+)
 NONE = f"{WHERE}: no group of channels is left to prune: "
 DIFFERENT = (
     "without one of its channels the model runs, but computes something else: the forward pass knows channels by their "
@@ -199,15 +204,30 @@ def test_an_attention_that_cannot_lose_a_head_is_named() -> None:
         assert reasons[how].pop("head") == "its channels are the model's output"
     assert reasons["nothing"] == {}
     assert reasons["grouped queries"] == {
-        "attention.query": "several of its channels share one of attention.value, as the heads of a grouped-query "
-        "attention do, which is not followed",
-        "attention.key": f"{BREAKS}shape '[2, 6, -1, 4]' is invalid for input of size 84",
-        "attention.value": f"{BREAKS}shape '[2, 6, -1, 4]' is invalid for input of size 84",
+        "attention.query": LOST.format("attention.value"),
+        "attention.key": SHARED.format("attention.query"),
+        "attention.value": SHARED.format("attention.query"),
     }
     assert reasons["a width from elsewhere"] == {
         "embed": f"{BREAKS}shape '[2, 6, 15]' is invalid for input of size 192",
         "attention.value": f"{BREAKS}shape '[2, 6, -1, 4]' is invalid for input of size 180",
     }
+
+
+@pytest.mark.parametrize("how", ["eager", "sdpa"])
+def test_llamas_grouped_queries_are_named(how: str) -> None:
+    """With torch's own repetition of keys the graph takes queries and keys for equally many, and couples the first."""
+    module: Any = architectures.llama(2).eval()
+    module.set_attn_implementation(how)
+    example = {"input_ids": torch.randint(1, 50, (2, 6)), "attention_mask": torch.ones(2, 6, dtype=torch.int64)}
+    expected = {"score": "its channels are the model's output"}
+    for index in (0, 1):
+        attention = f"model.layers.{index}.self_attn"
+        expected[f"{attention}.v_proj"] = SHARED.format(f"{attention}.q_proj")
+        if how == "eager":
+            expected[f"{attention}.k_proj"] = SHARED.format(f"{attention}.q_proj")
+            expected[f"{attention}.q_proj"] = LOST.format(f"{attention}.v_proj")
+    assert dry_run.prunable(module, example)[1] == expected
 
 
 def test_control_flow_is_followed_the_way_it_went(tmp_path: Path) -> None:
