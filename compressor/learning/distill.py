@@ -63,7 +63,10 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         plain = 0.0
         if self.compare:
             plain = self.training_seconds(task, len(task.split("train", self.name)), probe)
-        return self.training_seconds(task, samples, probe, self.teacher_names()) + plain
+        if not self._repeats(task):
+            return self.training_seconds(task, samples, probe, self.teacher_names()) + plain
+        asked = samples * sum(probe.named(name) for name in self.teacher_names())
+        return self.training_seconds(task, samples, probe) + asked + plain
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""
@@ -80,9 +83,9 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         return taught if found.first_is_better else plain
 
     def _taught(self, value: Candidate, context: Context) -> Candidate:
-        module, lesson = value.module(), lesson_of(self, context)
-        learner, objective = module, lesson.objective
         data = TrainingData(context.task.train, context.task.unlabelled)
+        module, lesson = value.module(), lesson_of(self, context, data if self._repeats(context.task) else None)
+        learner, objective = module, lesson.objective
         if self.features is not None:
             modules = {name: teacher.module for name, teacher in lesson.teachers.items() if teacher.module is not None}
             transfer = Transfer(self, module, value, modules, lesson.shares, context)
@@ -93,6 +96,12 @@ class Distill(Taught, FeatureKeys, Training, Stage):
             context.notes.append(transfer.note())
             transfer.close()
         return Candidate.of(module, value)
+
+    def _repeats(self, task: Task) -> bool:
+        """Whether every epoch shows the teachers what they have seen, and only what they answer is wanted."""
+        unchanged = not self.augment or task.augment is None
+        fixed = all(isinstance(size, int) for spec in task.input_specs() for size in spec.shape[1:])
+        return unchanged and fixed and self.features is None and (self.epochs > 1 or self.minutes is not None)
 
     def _student(self, context: Context) -> Candidate:
         assert self.student is not None

@@ -18,7 +18,9 @@ from ..data import batches
 from ..stage import Context, Graph
 from .distillation import measure_of, objective, soft_part
 from .losses import named_loss
+from .remembered import remembered
 from .training import Objective, require_training_data
+from .training_data import TrainingData
 
 Tensors = Mapping[str, torch.Tensor]
 _JUDGED_AT_ONCE = 64  # validation samples
@@ -82,16 +84,24 @@ class Lesson:
         return "taught by " + ", ".join(f"{name} ({share:.2f})" for name, share in self.shares.items())
 
 
-def lesson_of(stage: Taught, context: Context) -> Lesson:
+def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None) -> Lesson:
     """`loss(y, s) + weight * sum_k share_k * measure(s, t_k)`, and of samples without labels the second part alone.
 
     Every teacher is asked about the very tensors the student gets: same augmentation, same crop (consistent views,
     Beyer et al., CVPR 2022), each about a copy, so that a model that changes its input changes nobody else's.
+
+    Args:
+        data: what the student sees, where that is the same in every epoch: the teachers are asked about it once.
     """
     loss, output = named_loss(context.task), context.task.outputs[0]
     measure = measure_of(stage.loss, stage.loss_options, context.task, context.where)
     teachers = {name: open_teacher(context.named(name), context) for name in stage.teacher_names()}
     shares = _shares(teachers, stage.teacher_weights, context)
+    if data is not None:
+        teachers = {
+            name: dataclasses.replace(teacher, ask=remembered(teacher.ask, data, context, name))
+            for name, teacher in teachers.items()
+        }
 
     def taught(model: nn.Module, inputs: Tensors, labels: torch.Tensor | None, labelled: int) -> torch.Tensor:
         targets = {name: teacher(_copied(inputs)) for name, teacher in teachers.items()}
