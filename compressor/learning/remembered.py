@@ -35,7 +35,7 @@ def remembered(ask: Ask, data: TrainingData, context: Context, name: str) -> Ask
             if answers[0].nbytes * len(data) > _MOST_BYTES:
                 return ask
             known.update(zip(keys, answers, strict=True))
-            advance(len(keys), "")
+            advance(start + len(keys), "")
 
     def look_up(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found = [known.get(key) for key in _keys(inputs)]

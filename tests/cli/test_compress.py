@@ -141,7 +141,9 @@ def test_the_verdict_may_be_against_a_stage(finished: Path, capsys: pytest.Captu
     assert (before["against"], report["against"]) == ("original", "distill")
     assert report["original"]["macs"] == report["final"]["macs"] == before["final"]["macs"]  # both are pruned
     assert report["guilty_stage"] not in ("prune", "prune + distill")  # they come before
-    assert [limit["measured"] for limit in report["limits"]][1] > 1.5 * before["limits"][1]["measured"]
+    distilled = next(stage for stage in report["stages"] if stage["id"] == "distill")["file_bytes"]
+    assert report["original"]["file_bytes"] == distilled < before["original"]["file_bytes"]
+    assert report["limits"][1]["measured"] == pytest.approx(report["final"]["file_bytes"] / distilled)
     printed = capsys.readouterr().out
     assert "small on onnxruntime-cpu: distill against compressed" in printed
     assert "% of distill" in printed

@@ -1,7 +1,8 @@
 """A teacher asked once about every sample says later what it would say then."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,21 @@ def data() -> TrainingData:
     return TrainingData(ArraySplit({"x": values[:100]}, np.zeros(100, np.int64)), ArraySplit({"x": values[100:]}))
 
 
-def test_it_is_asked_once_in_the_order_of_the_data(data: TrainingData, context: Context) -> None:
+def test_it_is_asked_once_in_the_order_of_the_data(
+    data: TrainingData, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
+    shown: list[Any] = []
+
+    @contextlib.contextmanager
+    def bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        shown.append((title.rpartition(": ")[2], total))
+        yield lambda done, detail: shown.append(done)
+
+    monkeypatch.setattr(context.progress, "bar", bar)
     look_up = remembered(doubled(asked), data, context, "t")
     assert asked == [64, 64, 22]
+    assert shown == [("asking t", SAMPLES), 64, 128, SAMPLES]
     indices = np.array([3, 17, 17, 99, 100, 149])
     inputs = data.batch(indices, None, 0, torch.device("cpu"))[0]
     answers = look_up(inputs)
