@@ -151,7 +151,7 @@ def missing_of(answer: Mapping[str, Any], files: Mapping[str, str], url: str) ->
 
 
 def _void(stderr: str) -> str:
-    """What run.py says of a measurement that was void, after which it writes no result; empty: it says no such thing."""
+    """Why run.py found the measurement void, after which it writes no result; empty: it says no such thing."""
     mark = f"{VoidError.__name__}: "
     return next((line[len(mark) :].strip() for line in reversed(stderr.splitlines()) if line.startswith(mark)), "")
 
