@@ -15,7 +15,15 @@ from ...benches.device.device_result import DEVICES, DeviceResult, from_json
 from ...benches.device.device_table import print_devices
 from ...benches.report import html_report
 from ...core import digest
-from ...core.errors import ArtifactError, EdgesmithError, ExitCode, LostConnectionError, MeasurementError, UsageError
+from ...core.errors import (
+    ArtifactError,
+    EdgesmithError,
+    ExitCode,
+    LostConnectionError,
+    MeasurementError,
+    UsageError,
+    VoidError,
+)
 from ...core.files import write_atomic
 from ..progress import Progress
 from . import bundle, ssh
@@ -86,6 +94,7 @@ def measure(
         LostConnectionError: lost again each time.
         UsageError: the device cannot be used as it is.
         MeasurementError: the measurement failed there.
+        VoidError: every measurement there was void.
     """
     url = connection.address.url
     _probe(packed, connection)
@@ -104,6 +113,8 @@ def measure(
         if code not in (ExitCode.PASS, ExitCode.UNPROVEN):
             kind = UsageError if code == ExitCode.USAGE else MeasurementError
             raise kind(f"{url}: {stderr.strip() or f'run.py ended with code {code}'}")
+        if code == ExitCode.UNPROVEN and (said := _void(stderr)):  # no result; one that lies there is an earlier one
+            raise VoidError(f"{url}: {said}")
         text = connection.ask({"operation": "get", **request})["text"]
         result = from_json(text, f"{url}: result.json")
         if result.bundle != packed.digest:
@@ -137,6 +148,12 @@ def missing_of(answer: Mapping[str, Any], files: Mapping[str, str], url: str) ->
     if other := [name for name in names if not isinstance(name, str) or name not in files]:
         raise MeasurementError(f"{url}: asks for {other[0]!r}, which is no file of the bundle; nothing was sent")
     return names
+
+
+def _void(stderr: str) -> str:
+    """Why run.py found the measurement void, after which it writes no result; empty: it says no such thing."""
+    mark = f"{VoidError.__name__}: "
+    return next((line[len(mark) :].strip() for line in reversed(stderr.splitlines()) if line.startswith(mark)), "")
 
 
 def keep(result: DeviceResult, path: Path, address: Address) -> None:

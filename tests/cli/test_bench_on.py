@@ -1,6 +1,7 @@
 """`edgesmith bench RUN --on ssh://...` against a real sshd on loopback, into a Python with numpy and ONNX Runtime only."""
 
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,27 @@ def test_one_device_that_fails_does_not_stop_the_others(
     assert f"ssh://pi{there}: tensorrt, s8-symmetric: not measured: no CUDA device" in lines
     assert lines[-1].startswith(f"UsageError: {bad}: the login is refused (nowhere@127.0.0.1: Permission denied (")
     assert [path.name for path in (RUN / "devices").iterdir()] == ["pi.json"]
+
+
+def test_void_there_is_unproven_here(
+    finished: Path, server: Loopback, python: Path, there: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Python whose run.py ends as on a GPU that is slowed down, beside a result of an earlier run."""
+    hot = tmp_path / "python"
+    hot.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *run.py*) echo "{}" > "${1%run.py}result.json"; '
+        'echo "VoidError: the GPU was slowed down; cool it" >&2; exit 4;; esac\n'
+        f'exec {shlex.quote(str(python))} "$@"\n'
+    )
+    hot.chmod(0o755)
+    url = f"ssh://pi{there}"
+    assert refused(server, hot, capsys, url, server.config()) == (
+        ExitCode.UNPROVEN,
+        f"VoidError: {url}: the GPU was slowed down; cool it",
+    )
+    assert list(there.iterdir()) == []
+    assert not (RUN / "devices").exists()
 
 
 def refused(
