@@ -52,7 +52,6 @@ def main(folder: Path, manifest: Mapping[str, Any], identity: str, options: argp
             (folder / "work").mkdir(exist_ok=True)
             with (folder / "work" / ".lock").open("w") as handle:
                 _wait_for(handle)
-                (folder / "result.json").unlink(missing_ok=True)  # an earlier one is not taken for this one's
                 run = _Run(folder, manifest, identity, _settings(manifest, options))
                 result = run.result()
                 text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
