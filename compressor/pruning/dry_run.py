@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from .coupling import (
     together,
 )
 from .kept_trials import KeptTrials, key_of
+from .layouts import counts_of, layouts_of, names_of
 from .regions import Region, Regions, lean_copy
 from .silenced import silenced
 
@@ -47,7 +48,6 @@ _LOST = "several of its channels share one of {}, as the heads of a grouped-quer
 _SHARED = (
     "each of its channels is shared by several of {}, as heads of a grouped-query attention are, which is not followed"
 )
-_MOST_LAYOUTS = 24  # that are tried for one group
 _MOST_COUNTS = 8
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
 
@@ -135,7 +135,7 @@ class _Trial:
         self._random, given, whole, self.own_weights = _run(module, inputs, not large)
         if not whole:
             raise TaskError("the model's forward returns no tensors")
-        self._regions = Regions(self._random, given, whole, map(_names, groups))
+        self._regions = Regions(self._random, given, whole, map(names_of, groups))
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
         self._samples: dict[tuple[str, Layout, tuple[Count, ...]], tuple[ChannelEdit, Leaving]] = {}
         self._generator = torch.Generator().manual_seed(2)
@@ -183,7 +183,7 @@ class _Trial:
             return group, reason
         first = ""
         kind = kind_of(self._module, group), group.channels
-        layouts = [Layout(), *self._layouts(group)]
+        layouts = [Layout(), *layouts_of(self._random, group)]
         layouts.sort(key=lambda layout: layout != self._known.get(kind))
         for follow in (False, True):
             for layout in layouts:
@@ -202,7 +202,7 @@ class _Trial:
         Args:
             follow: it may need an attribute to follow; else attributes follow that do no harm.
         """
-        counts = list(itertools.islice(_counts(self._random, group), _MOST_COUNTS))
+        counts = list(itertools.islice(counts_of(self._random, group), _MOST_COUNTS))
         if follow and not counts:
             return group, _COUPLED
         edit = group.edit([group.channels // 2])
@@ -271,25 +271,6 @@ class _Trial:
         found, reason = self._answers(trial, part)
         return reason or _difference(found, expected, part.outputs, share)
 
-    def _layouts(self, group: CoupledChannels) -> Iterator[Layout]:
-        """Other ways to see the rows, by numbers that the layers hold: groups first, then runs of rows, then rows."""
-        rows = group.channels
-        groups = {number for name in _names(group) for number in _numbers(self._random.get_submodule(name))}
-        groups |= {first * second for first, second in itertools.product(groups, groups)}  # a shuffle between two
-        groups = {number for number in groups if rows % number == 0 and number < rows}
-        factors = sorted({1, 3, *groups, *_hints(self._random, group)})
-        pairs = [
-            (outer, inner)
-            for outer, inner in itertools.product(factors, factors)
-            if outer * inner > 1 and rows % (outer * inner) == 0 and rows // (outer * inner) > 1
-        ]
-
-        def order(pair: tuple[int, int]) -> tuple[bool, bool, int, int]:
-            outer, inner = pair
-            return not (inner == 1 and outer in groups), inner == 1, outer * inner, outer
-
-        yield from (Layout(outer=outer, inner=inner) for outer, inner in sorted(pairs, key=order)[:_MOST_LAYOUTS])
-
 
 def _counted(
     group: CoupledChannels, counts: Sequence[Count], holds: Callable[[Sequence[Count]], bool], reason: str
@@ -354,47 +335,6 @@ def _finite(found: Sequence[torch.Tensor]) -> bool:
 def _broken(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"the model breaks without one of its channels: {lines[0][:160]}"
-
-
-def _names(group: CoupledChannels) -> list[str]:
-    return list(dict.fromkeys(member.layer for member in group.members))
-
-
-def _numbers(layer: nn.Module) -> list[int]:
-    """In how many groups a layer takes its channels."""
-    found = [getattr(layer, name, 1) for name in ("groups", "num_groups")]
-    return [number for number in found if isinstance(number, int) and number > 1]
-
-
-def _parents(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
-
-
-def _integers(layer: nn.Module) -> Mapping[str, int]:
-    return {
-        name: value
-        for name, value in vars(layer).items()
-        if type(value) is int and value > 1 and not name.startswith("_")
-    }
-
-
-def _hints(module: nn.Module, group: CoupledChannels) -> set[int]:
-    """Numbers of the modules around a group's layers, of layers without weights, and their squares (a shuffle's)."""
-    around = [module.get_submodule(name) for name in _parents(_names(group))]
-    plain = [layer for layer in module.modules() if not [*layer.children(), *layer.parameters()]]
-    found = {number for layer in around for number in _integers(layer).values()}
-    factors = {number for layer in plain for number in _integers(layer).values()}
-    return {n for n in found | factors | {n * n for n in factors} if n > 1 and group.channels % n == 0}
-
-
-def _counts(module: nn.Module, group: CoupledChannels) -> Iterator[Count]:
-    """Attributes of the modules that hold the layers that write the channels, which may count them."""
-    channels, layout = group.channels, group.layout
-    for each in dict.fromkeys((1, layout.inner, layout.outer, layout.size)):
-        for name in _parents(group.layers):
-            for attribute, value in _integers(module.get_submodule(name)).items():
-                if value == each * channels:
-                    yield Count(module=name, attribute=attribute, each=each)
 
 
 def _bound(module: nn.Module, group: CoupledChannels) -> str:
