@@ -37,7 +37,8 @@ from .task_file import run_user_code
 
 PREDICTIONS = "predictions.npz"
 # A stage's latency is a glance, no interval of it is shown; the verdict's is measured for as long as the recipe says.
-_LEDGER: Mapping[str, Any] = {"seconds": 1.0, "restarts": 2, "confidence": 0.75}
+_GLANCE: Mapping[str, Any] = {"restarts": 2, "confidence": 0.75}
+_GLANCE_SECONDS = 1.0  # at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Mea
     milliseconds = None
     if TARGETS[artifact.target].unmeasurable() is None:
         feeds = latency.rotating_feeds(task.split("validation", "the ledger"), measure.batch_sizes[:1])
-        (paired,) = latency.compare([original, artifact], feeds, threads, **_LEDGER)
+        seconds = min(_GLANCE_SECONDS, measure.seconds)
+        (paired,) = latency.compare([original, artifact], feeds, threads, seconds=seconds, **_GLANCE)
         milliseconds = paired.latency[1].p50
     macs, parameters = graph_stats.macs_and_parameters(onnx_file.load(artifact.path))
     return {

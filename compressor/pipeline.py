@@ -296,7 +296,8 @@ class _Run:
         def make(folder: Path, work: Path) -> dict[str, Any]:
             return measuring.stage_facts(artifact, original, self._task, measure, threads)
 
-        facts = self._once(f"measurements/ledger-{id}", key | {"batch": measure.batch_sizes[0]}, make).facts
+        place = f"measurements/ledger-{artifact.digest[:16]}"  # a stage whose file is another's is not measured again
+        facts = self._once(place, key | {"batch": measure.batch_sizes[0]}, make).facts
         entry = LedgerEntry(
             id=id,
             name=name,

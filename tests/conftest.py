@@ -4,6 +4,7 @@ A test may be skipped for one reason only, that the machine has no CUDA device; 
 hide a test that never ran.
 """
 
+import functools
 import os
 
 # Before anything imports torch or numpy: small machines share their cores with timing tests; one thread is steadier.
@@ -34,6 +35,18 @@ def fashion_slice() -> dict[str, np.ndarray]:
     for array in arrays.values():
         array.flags.writeable = False
     return arrays
+
+
+@pytest.fixture(autouse=True)
+def operators_listed_once() -> None:
+    """onnxscript reads the source of its 500 operators anew for every export, a third of what a small one takes.
+
+    Only that list is kept; torch's registry, which other libraries add to, is made for each export as it always is.
+    """
+    apis = [module for name, module in sys.modules.items() if name.startswith("onnxscript._framework_apis.torch_")]
+    for module in apis:
+        if not hasattr(module.get_torchlib_ops, "cache_info"):
+            module.get_torchlib_ops = functools.cache(module.get_torchlib_ops)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ...core.task import ArraySplit
 from ...core.values import Interval, Session
@@ -120,7 +120,7 @@ def agreement(original: np.ndarray, final: np.ndarray, indices: np.ndarray, conf
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    ranks = (stats.rankdata(each) for each in (first, second))
+    ranks = (scipy.stats.rankdata(each) for each in (first, second))
     return min(1.0, float(np.corrcoef(*ranks)[0, 1]))
 
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from ...core.values import TensorSpec
 
@@ -56,7 +56,7 @@ def impulse_noise(image: np.ndarray, size: float, rng: np.random.Generator) -> n
 def gaussian_blur(image: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """A lens out of focus: a deviation of `size` pixels; images larger than CIFAR's are blurred in proportion."""
     sigma = size * max(1.0, min(image.shape[1:]) / _CIFAR_SIDE)
-    return np.asarray(ndimage.gaussian_filter(image, (0, sigma, sigma), mode="nearest"))
+    return np.asarray(scipy.ndimage.gaussian_filter(image, (0, sigma, sigma), mode="nearest"))
 
 
 def pixelate(image: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
-import scipy.optimize
+import scipy
 import torch
 from torch import nn
 

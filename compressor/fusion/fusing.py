@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
-from scipy import optimize, special
+import scipy
 
 from ...core.errors import RecipeError
 from ...exporters.graph.compose import Nodes
@@ -34,7 +34,7 @@ class Combination(Protocol):
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis."""
-    shares: np.ndarray = special.softmax(logits, axis=-1)
+    shares: np.ndarray = scipy.special.softmax(logits, axis=-1)
     return shares
 
 
@@ -170,7 +170,8 @@ def gated(stack: np.ndarray, labels: np.ndarray, shares: bool) -> Gate:
         gradient = np.concatenate([(features.T @ error + 2 * _GATE_DECAY * matrix).ravel(), error.sum(0)])
         return float(-np.log(mixed).mean() + _GATE_DECAY * (matrix**2).sum()), gradient
 
-    found = optimize.minimize(loss, np.zeros(features.shape[1] * members + members), jac=True, method="L-BFGS-B").x
+    start = np.zeros(features.shape[1] * members + members)
+    found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x
     return Gate(found[:-members].reshape(-1, members), found[-members:])
 
 
@@ -225,7 +226,7 @@ def best_weights(stack: np.ndarray, labels: np.ndarray, shares: bool) -> Mean:
 
     start = np.full(members, 1 / members)
     scale = max(loss(start)[0], 1e-12)
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         lambda weights: tuple(part / scale for part in loss(weights)),
         start,
         jac=True,

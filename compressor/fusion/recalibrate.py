@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import optimize, special
+import scipy
 
 from ...exporters.graph.compose import Nodes
 from .fusing import LEAST, log_loss, softmax
@@ -37,7 +37,7 @@ class Temperature:
         def loss(log_value: float) -> float:
             return log_loss(cls(float(np.exp(log_value)))(shares), labels)
 
-        found = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+        found = scipy.optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
         return cls(float(np.exp(found.x)))
 
     def __call__(self, shares: np.ndarray) -> np.ndarray:
@@ -63,17 +63,17 @@ class Platt:
         def fitted(x: np.ndarray, t: np.ndarray) -> np.ndarray:
             def loss(ab: np.ndarray) -> tuple[float, np.ndarray]:
                 z = ab[0] * x + ab[1]
-                error = special.expit(z) - t
+                error = scipy.special.expit(z) - t
                 return float((np.logaddexp(0, z) - t * z).mean()), np.array([(error * x).mean(), error.mean()])
 
-            found: np.ndarray = optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B").x
+            found: np.ndarray = scipy.optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B").x
             return found
 
         both = np.array([fitted(odds[:, each], targets[:, each]) for each in range(shares.shape[1])])
         return cls(both[:, 0], both[:, 1])
 
     def __call__(self, shares: np.ndarray) -> np.ndarray:
-        return _normalised(special.expit(_log_odds(shares) * self.slope + self.shift))
+        return _normalised(scipy.special.expit(_log_odds(shares) * self.slope + self.shift))
 
     def write(self, nodes: Nodes, shares: str) -> str:
         kept = nodes.add("Clip", shares, nodes.constant(_EDGE), nodes.constant(1 - _EDGE))
@@ -158,7 +158,7 @@ def _targets(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _log_odds(shares: np.ndarray) -> np.ndarray:
-    odds: np.ndarray = special.logit(np.clip(shares, _EDGE, 1 - _EDGE))
+    odds: np.ndarray = scipy.special.logit(np.clip(shares, _EDGE, 1 - _EDGE))
     return odds
 
 
@@ -166,7 +166,7 @@ def _table(shares: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Where the rising function bends: `(K,)` probabilities and values."""
     x, place, counts = np.unique(np.round(shares * _GRID) / _GRID, return_inverse=True, return_counts=True)
     means = np.bincount(place, targets) / counts
-    y = optimize.isotonic_regression(means, weights=counts).x
+    y = scipy.optimize.isotonic_regression(means, weights=counts).x
     bends = np.ones(len(y), dtype=bool)
     bends[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])
     return x[bends], y[bends]

@@ -6,12 +6,13 @@ group; products are made linear with one variable for each pair of options (Adam
 the bound.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.optimize
-import scipy.sparse
+import scipy
 
 from .latency_model import LatencyModel, Plan
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import scipy.optimize
+import scipy
 import torch
 from torch import nn
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 import edgesmith
+from edgesmith.compressor.learning.precision import computes_bf16
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fashion_mnist"))
 from images import load
@@ -103,7 +104,7 @@ def train(model: nn.Module, epochs: int = 12) -> None:
         for chosen in torch.randperm(len(scenes), generator=generator)[: steps * batch].split(batch):
             optimizer.zero_grad()
             inputs = dim({"scene": scenes[chosen]}, generator)["scene"].contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16("cpu")):
                 logits = model(inputs)
             functional.cross_entropy(logits.float(), masks[chosen]).backward()
             optimizer.step()

@@ -49,6 +49,8 @@ def test_the_report(finished: Path) -> None:
     assert [(stage["id"], stage["name"]) for stage in report["stages"]] == [
         ("original", "original"), ("prune", "prune"), ("distill", "distill"), ("export", "export"), ("quantize", "quantize"),
     ]  # fmt: skip
+    times = {stage["id"]: stage["latency_ms"] for stage in report["stages"]}
+    assert times["export"] == times["distill"], "the same file, measured once"
     original, final = report["original"], report["final"]
     assert original["accuracy"] == original["metrics"]["accuracy"]["value"] > 0.8
     assert final["macs"] <= 0.6 * original["macs"]

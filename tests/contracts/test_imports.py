@@ -273,6 +273,15 @@ def test_importing_the_command_line_loads_nothing_heavy(statement: str) -> None:
     assert (done.stdout.split(), done.stderr, done.returncode) == ([], "", 0)
 
 
+def test_a_run_starts_without_what_only_some_recipes_need() -> None:
+    """SciPy brings its own parts when one is used; a second of every start otherwise, of measuring processes too."""
+    script = (
+        "import edgesmith.compressor.run_contenders, sys\nprint({'scipy.optimize', 'scipy.stats'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("set()\n", "", 0)
+
+
 def seconds(*arguments: str) -> float:
     """Wall time of one run of this Python, in seconds."""
     start = time.perf_counter()
