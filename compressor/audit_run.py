@@ -9,64 +9,16 @@ import numpy as np
 
 from ..benches.audits.audit import AUDIT, SEVERITIES, Audit, judged, kept, of_limits, to_json
 from ..benches.audits.disparity import disparities
-from ..benches.gates import finished
-from ..benches.gates.finished import Finished
 from ..benches.gates.judge import Evidence
 from ..benches.report import html_report
 from ..benches.report.report import Report
-from ..benches.timing import environment
-from ..core import digest
-from ..core.errors import ArtifactError, RunDirectoryError
 from ..core.files import storage_errors, write_atomic
 from ..core.limits import Limits
-from ..core.task import Metric
-from ..core.values import Artifact
-from ..exporters.graph.artifact_file import describe_file
-from . import auditing, recipe as recipes, task_file
-from .artifacts import MODEL
-from .auditing import Once, Pair
-from .evaluation import task_metrics
-from .lock import LOCK, read_lock
+from . import auditing
+from .auditing import Once
+from .opened_run import Opened
 from .progress import Progress
-from .recipe import Recipe
 from .run_directory import RunDirectory
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A finished run whose task and files are still what they were."""
-
-    run: Finished
-    recipe: Recipe
-    pair: Pair
-
-    @property
-    def metric(self) -> Metric:
-        return task_metrics(self.pair.task)[0]
-
-
-def open_run(folder: Path) -> Opened:
-    """The run in a directory, with its two files.
-
-    Raises:
-        RunDirectoryError: not a finished run, or its task has changed.
-        ArtifactError: a file is missing or not the one that was judged; no predictions.
-        TaskError: the task cannot be loaded from where the run found it.
-    """
-    run, again = finished.of_run(folder), f"run `edgesmith compress` into {folder} again"
-    if run.arrays is None:
-        raise ArtifactError(f"{folder}: no {run.report.predictions}; {again}")
-    recipe = recipes.load(folder / "recipe.toml")
-    task = task_file.load_task(recipe.task, recipe.folder)
-    lock = read_lock(folder / LOCK)
-    identity = task_file.identity(task)
-    if identity != lock.task_identity:
-        raise RunDirectoryError(f"{folder}: the task's code or data have changed since this run; {again}")
-    threads, seed = (int(str(run.report.environment[name])) for name in ("threads", "seed"))
-    original, final = _files(folder, run.report, recipe, again)
-    machine = environment.describe(threads, seed)
-    pair = Pair(original=original, final=final, task=task, identity=identity, threads=threads, machine=machine)
-    return Opened(run=run, recipe=recipe, pair=pair)
 
 
 def audit_run(opened: Opened, limits: Mapping[str, float], progress: Progress) -> Audit:
@@ -153,19 +105,3 @@ def _answers(opened: Opened) -> np.ndarray:
     """The original's classes, `(N, C)`, as they were kept."""
     outputs = opened.run.outputs("original")
     return outputs[opened.metric.output or next(iter(outputs))]
-
-
-def _files(folder: Path, report: Report, recipe: Recipe, again: str) -> tuple[Artifact, Artifact]:
-    """What the final file is judged against, and that file."""
-    names = ["original", *(stage.id for stage in recipe.stages)]
-    number = names.index(report.against)
-    original = folder / f"measurements/{number:02d}-{report.against}" / MODEL
-    entry = next(each for each in report.artifacts if each.target == report.target)
-    final = folder / entry.path
-    for path in (original, final):
-        if not path.is_file():
-            raise ArtifactError(f"{path}: missing; {again}")
-    if digest.of_file(final) != entry.digest:
-        raise ArtifactError(f"{final}: not the file that was judged; {again}")
-    described = describe_file(original, report.target), describe_file(final, report.target)
-    return described[0], dataclasses.replace(described[1], dialect=entry.dialect, precision=entry.precision)

@@ -38,7 +38,7 @@ from .model_checks import check_loaded
 from .model_graph import graph_of
 from .progress import Progress
 from .recipe import Recipe
-from .run_directory import Done, RunDirectory
+from .run_directory import Done, RunDirectory, model_key
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
 
@@ -71,11 +71,6 @@ def compress(
     """
     job = prepare(recipe, task, overrides=overrides, out=None if out is None else Path(out), machine=machine)
     return run(job, progress or Progress())
-
-
-def model_key(name: str, identity: str, seed: int) -> dict[str, Any]:
-    """Everything that a model of the task's depends on, as `RunDirectory.once` wants it."""
-    return {"model": name, "task": identity, "seed": seed}
 
 
 def run(job: Job, progress: Progress) -> Report:

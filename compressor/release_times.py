@@ -13,7 +13,7 @@ from ..core.errors import ArtifactError
 from ..core.values import Artifact, Interval
 from ..exporters.graph.artifact_file import describe_file
 from ..exporters.targets.targets import TARGETS
-from .audit_run import Opened, open_run
+from .opened_run import Opened, open_run
 from .progress import Progress
 
 _SAME = "the same file as the last release's"
@@ -30,7 +30,7 @@ def measured(run: Path, baseline: Finished, margins: dict[str, float], progress:
 
     Raises:
         ArtifactError: the last release's file is missing or not the one that its report speaks of; another task.
-        RunDirectoryError, TaskError: see `audit_run.open_run`.
+        RunDirectoryError, TaskError: see `opened_run.open_run`.
     """
     opened = open_run(run)
     last_release.refuse_other(opened.run, baseline)

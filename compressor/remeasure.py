@@ -19,9 +19,9 @@ from ..core.task import Metric
 from ..core.values import Interval
 from ..exporters.targets.targets import TARGETS
 from . import measuring
-from .audit_run import Opened, open_run
 from .evaluation import task_metrics
 from .measuring import Costs
+from .opened_run import Opened, open_run
 from .progress import Progress
 
 _STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
@@ -51,7 +51,7 @@ def measure_again(run: Path, progress: Progress, slower: float | None = None) ->
         slower: both files together may take at most so many times as long as in the report; None: that is only said.
 
     Raises:
-        RunDirectoryError, ArtifactError, TaskError: see `audit_run.open_run`.
+        RunDirectoryError, ArtifactError, TaskError: see `opened_run.open_run`.
         MeasurementError: a process that crashed or took too long.
     """
     opened = open_run(run)

@@ -8,14 +8,11 @@ from typing import Any
 from ..benches.timing import latency
 from ..benches.timing.contender import Contender
 from ..benches.timing.timing_loop import SESSIONS
-from ..core.errors import RunDirectoryError, TaskError
-from ..core.task import Task
+from ..core.errors import RunDirectoryError
 from ..core.values import Arrays
 from ..exporters.targets.targets import TARGETS
-from . import recipe as recipes, task_file, torch_run
-from .pipeline import model_key
-from .recipe import Recipe
-from .run_directory import RunDirectory
+from . import recipe as recipes, torch_run
+from .opened_run import task_of
 
 _ORIGINAL_FILE = Path("measurements/00-original/model.onnx")
 
@@ -56,24 +53,6 @@ def _report(run: Path) -> dict[str, Any]:
             "wrote, or two or more ONNX files"
         ) from error
     return report
-
-
-def task_of(run: Path, recipe: Recipe, seed: int) -> Task:
-    """The task of the run, if it is still what it was.
-
-    Raises:
-        RunDirectoryError: its code or data have changed.
-        TaskError: it cannot be loaded from where the run found it.
-    """
-    again = f"run `edgesmith compress` into {run} again"
-    try:
-        task = task_file.load_task(recipe.task, recipe.folder)
-    except TaskError as error:
-        raise TaskError(f"{run}: {error}; {again}") from error
-    key = model_key("original", task_file.identity(task), seed)
-    if RunDirectory(run).finished("stages/00-original", key) is None:
-        raise RunDirectoryError(f"{run}: the task's code or data have changed since this run; {again}")
-    return task
 
 
 def _of_torch(run: Path) -> list[Contender]:

@@ -108,3 +108,8 @@ def _file_digests(folder: Path) -> dict[str, str]:
     return {
         path.name: digest.of_file(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != _DONE
     }
+
+
+def model_key(name: str, identity: str, seed: int) -> dict[str, Any]:
+    """Everything that a model of the task's depends on, as `RunDirectory.once` wants it."""
+    return {"model": name, "task": identity, "seed": seed}

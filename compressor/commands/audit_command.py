@@ -38,13 +38,14 @@ def run(options: argparse.Namespace) -> int:
     """Audit and print.
 
     Raises:
-        UsageError: what cannot be opened, see `audit_run.open_run`.
+        UsageError: what cannot be opened, see `opened_run.open_run`.
     """
     from rich.console import Console
 
     from ...benches.audits.audit import to_json
     from ...benches.audits.audit_text import print_audit
-    from ..audit_run import audit_run, open_run
+    from ..audit_run import audit_run
+    from ..opened_run import open_run
     from ..progress import Progress
 
     opened = open_run(options.run)

@@ -30,8 +30,8 @@ from .. import engines, recipe as recipes
 from ..artifacts import MODEL
 from ..data import sample_indices
 from ..evaluation import task_metrics
+from ..opened_run import task_of
 from ..recipe import Recipe
-from ..run_contenders import task_of
 from .device_files import device_files
 
 SAMPLES = 256
