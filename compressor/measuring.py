@@ -337,6 +337,8 @@ def _side(
         peak_memory_bytes=None if fresh is None else round(fresh.peak_memory.value),
         held_memory_bytes=None if fresh is None else round(fresh.held_memory.value),
         start=None if fresh is None else fresh.start,
+        arena=None if fresh is None else fresh.arena,
+        arena_reason="" if fresh is None else fresh.arena_reason,
         joules=costs.joules[index] if costs.joules else None,
         file_bytes=artifact.file_bytes,
         macs=macs,

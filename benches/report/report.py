@@ -17,7 +17,7 @@ from ..gates.judge import worst_batch
 from ..metrics.flips import CalibrationError, Flips
 from ..metrics.groups import GroupLoss
 from ..timing.environment import Description
-from ..timing.fresh_process import Start
+from ..timing.fresh_process import Arena, Start
 from ..timing.latency import Latency, PairedLatency
 from .int8_report import Decision, Trial
 
@@ -61,6 +61,8 @@ class Side:
     held_memory_bytes: int | None = None
     start: Start | None = None  # in fresh processes, at the first batch size
     joules: Interval | None = None  # of one sample, at the first batch size
+    arena: Arena | None = None  # of the runtime, at the first batch size
+    arena_reason: str = ""  # why there is none, where memory was measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from ...core.ledger import LedgerEntry
 from ...core.limits import LimitResult
 from ...core.values import Interval
 from . import words
-from .report import MetricValue, Report
+from .report import MetricValue, Report, Side
 
 # Limit name -> (what it is of, which side of the limit is kept).
 _PROMISES = {
@@ -77,13 +77,24 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
     for name, field, unit, (less, more) in (
         ("peak memory", "peak_memory_bytes", words.size, ("less", "more")),
         ("memory held", "held_memory_bytes", words.size, ("less", "more")),
+        ("arena, held", "arena.held_bytes", words.size, ("less", "more")),
+        ("arena, in use", "arena.used_bytes", words.size, ("less", "more")),
         ("file size", "file_bytes", words.size, ("smaller", "larger")),
         ("multiply-adds (MACs)", "macs", words.amount, ("fewer", "more")),
         ("parameters", "parameters", words.amount, ("fewer", "more")),
     ):
-        before, after = getattr(first, field), getattr(last, field)
+        if field.startswith("arena.") and first.arena is None and last.arena is None:
+            continue  # why, stands with what was not measured
+        before, after = (_figure(side, field) for side in (first, last))
         rows.append((name, unit(before), unit(after), words.ratio_change(before, after, less, more)))
     return rows
+
+
+def _figure(side: Side, field: str) -> int | None:
+    """A figure of a model, or of a part of it (`arena.held_bytes`); None where it was not measured."""
+    whole, _, part = field.rpartition(".")
+    found: int | None = getattr(getattr(side, whole) if whole else side, part, None)
+    return found
 
 
 def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -110,6 +121,12 @@ def _energy_rows(report: Report) -> list[tuple[str, str, str, str]]:
 def energy_sentence(report: Report) -> str:
     """Why energy was not measured; empty where it was."""
     return f"energy: {words.NOT_MEASURED}: {report.energy_reason}" if report.energy_reason else ""
+
+
+def arena_sentence(report: Report) -> str:
+    """Why what the runtime's arena holds was not measured; empty where it was, and where no memory was."""
+    reason = report.final.arena_reason or report.original.arena_reason
+    return f"arena: {words.NOT_MEASURED}: {reason}" if reason else ""
 
 
 def clocks_sentence(report: Report) -> str:

@@ -19,6 +19,9 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
     add_row(table, "file size", *(words.size(one.file_bytes) for one in measured))
     add_row(table, "peak memory", *(_memory(one.peak_memory) for one in measured))
     add_row(table, "memory held", *(_memory(one.held_memory) for one in measured))
+    if any(one.arena for one in measured):
+        for title, name in (("arena, held", "held_bytes"), ("arena, in use", "used_bytes")):
+            add_row(table, title, *(words.size(getattr(one.arena, name, None)) for one in measured))
     for title, name in (("open the file", "open_ms"), ("first call", "first_ms"), ("later call", "steady_ms")):
         add_row(table, title, *(_phase(one, name) for one in measured))
     for place, (batch, floor) in enumerate(result.noise_floor.items()):
@@ -38,6 +41,9 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
         console.print(Text(f"{one.label}: {one.path}{ending}"), soft_wrap=True)
         if one.throughput_reason and not one.reason:
             console.print(Text(f"{one.label}: throughput not measured: {one.throughput_reason}"), soft_wrap=True)
+    reasons = {one.arena_reason: one.label for one in reversed(measured) if one.arena_reason}
+    for reason, label in reversed(reasons.items()):
+        console.print(Text(f"{label}: arena not measured: {reason}"), soft_wrap=True)
     if result.energy_reason:
         console.print(Text(f"Energy: not measured: {result.energy_reason}"), soft_wrap=True)
     if result.clocks:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.errors import MeasurementError
 from .timing_loop import opener
 
 _STEADY_SECONDS = 0.1
@@ -104,6 +105,20 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
     }
 
 
+def arena(kind: str, path: str, threads: int, feed: dict[str, np.ndarray]) -> dict[str, float | str]:
+    """What the runtime's allocator holds: `held_bytes` and `used_bytes` of `ort_arena.Arena`, or `reason` why not."""
+    runtime, _, device = kind.partition("-")
+    if runtime != "onnxruntime":
+        return {"reason": "of the runtimes only ONNX Runtime says what its arena holds"}
+    from ...exporters.sessions import ort_arena
+
+    try:
+        found = ort_arena.arena(path, feed, threads, device if device in ("cuda", "tensorrt") else "cpu")
+    except MeasurementError as error:
+        return {"reason": str(error)}
+    return {"held_bytes": found.held, "used_bytes": found.used}
+
+
 def _steady_ms(session: Any, feed: dict[str, np.ndarray]) -> float:
     """Milliseconds of one call: the median of the later half of those that 0.1 s hold."""
     times: list[int] = []
@@ -116,14 +131,20 @@ def _steady_ms(session: Any, feed: dict[str, np.ndarray]) -> float:
 
 
 def main(job_path: str) -> None:
-    """Print what `start` finds as JSON; job keys: `files` (one), `target`, `threads`, `feeds`, `inputs`, `own_feed`.
+    """Print what is asked for as JSON.
+
+    Job keys: `ask` ("start" or "arena"), `files` (one), `target`, `threads`, `feeds`, `inputs`, `own_feed`.
 
     The feed of the model under test is loaded in the empty session's process too, so that it cancels out.
     """
     job = json.loads(Path(job_path).read_text())
     with np.load(job["feeds"], allow_pickle=False) as stored:
         feed = {name: stored[f"{index}"] for index, name in enumerate(job["inputs"])}
-    print(json.dumps(start(job["target"], job["files"][0], job["threads"], feed if job["own_feed"] else None)))
+    kind, path, threads = job["target"], job["files"][0], job["threads"]
+    if job["ask"] == "start":
+        print(json.dumps(start(kind, path, threads, feed if job["own_feed"] else None)))
+    else:
+        print(json.dumps(arena(kind, path, threads, feed)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from ...core.errors import MeasurementError
 from ...core.values import Arrays, Interval
 from . import energy, fresh_process, throughput
 from .contender import Contender, kinds_of
-from .fresh_process import REPEATS, FreshProcess, Start
+from .fresh_process import REPEATS, Arena, FreshProcess, Start
 from .latency import Latency, PairedLatency, Progress, compare
 
 RESTARTS = 5
@@ -51,6 +51,8 @@ class Row:
     reason: str
     throughput: tuple[Rate, ...] = ()  # one for each batch size and concurrency
     throughput_reason: str = ""  # why there is none, where it was asked for
+    arena: Arena | None = None  # of the runtime, as it counts itself
+    arena_reason: str = ""  # why there is none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,8 @@ def _row(
         start=None if fresh is None else fresh.start,
         timings=timings,
         reason=contender.reason,
+        arena=None if fresh is None else fresh.arena,
+        arena_reason="" if fresh is None else fresh.arena_reason,
     )
 
 

@@ -47,6 +47,8 @@ def test_the_promised_keys_are_there() -> None:
             "held_memory_bytes",
             "start",
             "joules",
+            "arena",
+            "arena_reason",
             "file_bytes",
             "macs",
             "parameters",

@@ -9,6 +9,7 @@ from rich.console import Console
 from edgesmith.benches.report import report_words, words
 from edgesmith.benches.report.report import MetricValue, Report, SpeedUp
 from edgesmith.benches.report.terminal import print_report
+from edgesmith.benches.timing.fresh_process import Arena
 from edgesmith.core.values import Interval
 from tests.benches.sample_report import make_report
 
@@ -47,6 +48,21 @@ def test_tables_come_in_order_and_the_verdict_last() -> None:
     command = "trtexec --onnx=tensorrt.onnx --saveEngine=tensorrt.engine --stronglyTyped"
     note = "(TensorRT 10.0 to 10.11 needs --int8 in place of --stronglyTyped)"
     assert f"  on the device: {command} {note}" in printed(make_report(), width=40).splitlines(), "copied in one piece"
+
+
+def test_the_arena_is_two_rows_or_a_reason() -> None:
+    report = make_report()
+    assert "arena" not in printed(report)  # of a version that did not measure it
+    reason = "ONNX Runtime 1.24.0 says nothing of it in a profile; 1.32 does"
+    sides = {name: dataclasses.replace(getattr(report, name), arena_reason=reason) for name in ("original", "final")}
+    assert f"arena: not measured: {reason}" in printed(dataclasses.replace(report, **sides)).splitlines()
+    for name, held, used in (("original", 2_097_152, 1_200_000), ("final", 1_048_576, 400_000)):
+        arena = Arena(held_bytes=held, used_bytes=used)
+        sides[name] = dataclasses.replace(getattr(report, name), arena=arena)
+    text = printed(dataclasses.replace(report, **sides))
+    assert line_with(text, "arena, held", "2.10 MB", "1.05 MB", "2.00x less")
+    assert line_with(text, "arena, in use", "1.20 MB", "400 kB", "3.00x less")
+    assert "arena: " not in text
 
 
 def test_energy_is_a_row_or_a_reason() -> None:

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from edgesmith.benches.timing import fresh_probe, timing_loop
+from edgesmith.benches.timing import child, fresh_probe, fresh_process, timing_loop
 from edgesmith.benches.timing.fresh_probe import maxrss_bytes
 from edgesmith.benches.timing.fresh_process import measure, measure_one, succeeded
 from edgesmith.core.errors import MeasurementError
@@ -80,6 +81,31 @@ def test_the_parts_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
             "held_bytes": 4 * MB,
         }
     )
+
+
+def test_the_arena_is_what_the_runtime_says_or_the_reason(tmp_path: Path) -> None:
+    path, feed = chain(tmp_path / "a.onnx", 3, width=1024), {"x": np.zeros((2, 1024), np.float32)}
+    found = measure_one(path, feed, repeats=1)
+    assert found.arena is not None and found.arena_reason == ""
+    assert found.arena.used_bytes == 3 * 1024 * 4096 + 3 * 2 * 4096  # weights, and three results of two samples
+    assert found.arena.used_bytes <= found.arena.held_bytes
+    assert fresh_probe.arena("openvino", str(path), 1, feed) == {
+        "reason": "of the runtimes only ONNX Runtime says what its arena holds"
+    }
+
+
+def test_an_arena_that_cannot_be_read_loses_no_other_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = child.run
+
+    def crashed(program: str, job: dict[str, Any], *rest: Any) -> str:
+        if job["ask"] == "arena":
+            raise MeasurementError("fresh_probe: the process was ended by signal 11; files: a.onnx\n  Fatal")
+        return run(program, job, *rest)
+
+    monkeypatch.setattr(fresh_process.child, "run", crashed)
+    found = measure_one(chain(tmp_path / "a.onnx", 1), {"x": np.zeros((1, WIDTH), np.float32)}, repeats=1)
+    assert (found.arena, found.arena_reason) == (None, "fresh_probe: the process was ended by signal 11; files: a.onnx")
+    assert found.peak_memory.value > 0
 
 
 def test_the_feed_itself_cancels_out(tmp_path: Path) -> None:
