@@ -33,12 +33,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: what is forked has no threads
 
 from edgesmith import cli
-from edgesmith.benches.device import device_launcher, device_result
+from edgesmith.benches.device import device_input, device_launcher, device_result
 from edgesmith.benches.device.device_launcher import MANIFEST
 from edgesmith.compressor import pipeline
 from edgesmith.compressor.device import bundle, device_agent
 from edgesmith.core import digest
-from edgesmith.core.errors import EdgesmithError
+from edgesmith.core.errors import ArtifactError, EdgesmithError
 
 damage: Any = importlib.import_module("fuzz_damage")  # beside this file
 
@@ -125,7 +125,7 @@ def bundle_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -
         return _stream_case(source, names, folder, change, rng)
     unpacked = folder / "edgesmith-bundle"
     shutil.copytree(source, unpacked)
-    victim = unpacked / (MANIFEST if rng.random() < 0.7 else rng.choice(names))
+    victim = unpacked / rng.choices((MANIFEST, "reference.npz", rng.choice(names)), (5, 2, 3))[0]
     how = rng.randrange(4) if change is not damage.unchanged else 3
     if how == 0:  # a link in its place
         victim.unlink()
@@ -137,15 +137,29 @@ def bundle_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -
         other.write_bytes(first)
     else:
         victim.write_bytes(change(victim.read_bytes(), rng))
+        if victim.name != MANIFEST and rng.random() < 0.5:
+            _listed(unpacked, victim)
 
     def look() -> int:
         try:
-            device_launcher.missing(device_launcher.verified(unpacked)["needs"])
-        except device_launcher.Refused:
+            manifest = device_launcher.verified(unpacked)
+            device_launcher.missing(manifest["needs"])
+            device_input.check_manifest(manifest)
+            device_input.read_reference(unpacked / manifest["reference"])
+        except (device_launcher.Refused, ArtifactError):
             return 2
         return 0
 
     return look
+
+
+def _listed(unpacked: Path, victim: Path) -> None:
+    """The manifest says of the damaged file what it now is: somebody made the bundle so."""
+    path = unpacked / MANIFEST
+    manifest = json.loads(path.read_text())
+    entry = {"sha256": digest.of_file(victim), "bytes": victim.stat().st_size}
+    manifest["files"][victim.relative_to(unpacked).as_posix()] = entry
+    path.write_text(json.dumps(manifest, indent=1))
 
 
 def _stream_case(
