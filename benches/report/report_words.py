@@ -73,7 +73,7 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
     if not report.latency:
         reason = report.unmeasured_reason
         rows.append(("latency", *(2 * (words.NOT_MEASURED,)), f"not measured: {reason}" if reason else "not measured"))
-    rows += _start_rows(report) + _energy_rows(report)
+    rows += _throughput_rows(report) + _start_rows(report) + _energy_rows(report)
     for name, field, unit, (less, more) in (
         ("peak memory", "peak_memory_bytes", words.size, ("less", "more")),
         ("memory held", "held_memory_bytes", words.size, ("less", "more")),
@@ -88,6 +88,23 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
         before, after = (_figure(side, field) for side in (first, last))
         rows.append((name, unit(before), unit(after), words.ratio_change(before, after, less, more)))
     return rows
+
+
+def _throughput_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            f"{each.concurrency} at once, batch {each.batch}",
+            words.rate(each.original.value),
+            words.rate(each.final.value),
+            words.gain(each.ratio),
+        )
+        for each in report.throughput
+    ]
+
+
+def throughput_sentence(report: Report) -> str:
+    """Why throughput was not measured; empty where it was, and where nobody asked for it."""
+    return f"throughput: {words.NOT_MEASURED}: {report.throughput_reason}" if report.throughput_reason else ""
 
 
 def _figure(side: Side, field: str) -> int | None:

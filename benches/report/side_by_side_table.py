@@ -66,7 +66,7 @@ def _rate(one: Row, batch: int, concurrency: int) -> str:
     found = next((each for each in one.throughput if (each.batch, each.concurrency) == (batch, concurrency)), None)
     if found is None:
         return words.NOT_MEASURED
-    text = f"{words.significant(found.per_second.value)}/s"
+    text = words.rate(found.per_second.value)
     if found.ratio is None:
         return text
     return f"{text}, {found.ratio.value:.2f}x ({found.ratio.low:.2f} to {found.ratio.high:.2f})"
