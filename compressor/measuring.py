@@ -369,6 +369,8 @@ def _side(
         start=None if fresh is None else fresh.start,
         arena=None if fresh is None else fresh.arena,
         arena_reason="" if fresh is None else fresh.arena_reason,
+        device_memory_bytes=None if fresh is None or fresh.device_memory is None else round(fresh.device_memory.value),
+        device_reason="" if fresh is None else fresh.device_reason,
         joules=costs.joules[index] if costs.joules else None,
         file_bytes=artifact.file_bytes,
         macs=macs,

@@ -64,6 +64,8 @@ class Side:
     joules: Interval | None = None  # of one sample, at the first batch size
     arena: Arena | None = None  # of the runtime, at the first batch size
     arena_reason: str = ""  # why there is none, where memory was measured
+    device_memory_bytes: int | None = None  # of the GPU; None: it runs on none, or see the reason
+    device_reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

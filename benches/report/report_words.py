@@ -77,15 +77,16 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
     for name, field, unit, (less, more) in (
         ("peak memory", "peak_memory_bytes", words.size, ("less", "more")),
         ("memory held", "held_memory_bytes", words.size, ("less", "more")),
+        ("memory of the GPU", "device_memory_bytes", words.size, ("less", "more")),
         ("arena, held", "arena.held_bytes", words.size, ("less", "more")),
         ("arena, in use", "arena.used_bytes", words.size, ("less", "more")),
         ("file size", "file_bytes", words.size, ("smaller", "larger")),
         ("multiply-adds (MACs)", "macs", words.amount, ("fewer", "more")),
         ("parameters", "parameters", words.amount, ("fewer", "more")),
     ):
-        if field.startswith("arena.") and first.arena is None and last.arena is None:
-            continue  # why, stands with what was not measured
         before, after = (_figure(side, field) for side in (first, last))
+        if before is None and after is None and field.startswith(("arena.", "device_")):
+            continue  # why, stands with what was not measured; on a CPU there is no GPU's memory
         rows.append((name, unit(before), unit(after), words.ratio_change(before, after, less, more)))
     return rows
 
@@ -124,7 +125,9 @@ def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
         for title, first, last in (
             ("open the file", before.open_ms, after.open_ms),
             ("first call", before.first_ms, after.first_ms),
+            ("later call, on the GPU alone", before.device_ms, after.device_ms),
         )
+        if first is not None and last is not None
     ]
 
 
@@ -144,6 +147,12 @@ def arena_sentence(report: Report) -> str:
     """Why what the runtime's arena holds was not measured; empty where it was, and where no memory was."""
     reason = report.final.arena_reason or report.original.arena_reason
     return f"arena: {words.NOT_MEASURED}: {reason}" if reason else ""
+
+
+def device_memory_sentence(report: Report) -> str:
+    """Why a GPU's memory was not measured; empty where it was, and where there is no GPU."""
+    reason = report.final.device_reason or report.original.device_reason
+    return f"memory of the GPU: {words.NOT_MEASURED}: {reason}" if reason else ""
 
 
 def clocks_sentence(report: Report) -> str:

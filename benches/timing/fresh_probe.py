@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import MeasurementError
+from .nvml import GPU_SESSIONS, Gpu
 from .timing_loop import opener
 
 _STEADY_SECONDS = 0.1
@@ -70,7 +71,27 @@ def import_runtime(kind: str) -> None:
         load_openvino()
 
 
-def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None) -> dict[str, float]:
+class _DeviceMemory:
+    """What of a GPU's memory is in use more than when this was made; nothing for a kind of session on the CPU."""
+
+    def __init__(self, kind: str) -> None:
+        self._gpu: Gpu | None = None
+        self._reason, self._before = "", 0
+        if kind in GPU_SESSIONS:
+            try:
+                self._gpu = Gpu()
+                self._before = self._gpu.memory_bytes()
+            except MeasurementError as error:
+                self._gpu, self._reason = None, str(error)
+
+    def taken(self) -> dict[str, float | str]:
+        """`device_bytes`, or `device_reason` why there are none."""
+        if self._gpu is None:
+            return {"device_reason": self._reason} if self._reason else {}
+        return {"device_bytes": max(0, self._gpu.memory_bytes() - self._before)}
+
+
+def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None) -> dict[str, Any]:
     """Open a file, call it for the first time, then again and again.
 
     Args:
@@ -82,8 +103,11 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
     Returns:
         Milliseconds `import_ms`, `open_ms`, `first_ms` and `steady_ms` (median of later calls), and the bytes
         `peak_bytes` and `held_bytes`. A session that had to load something that is not the model's says how much with
-        `foreign_bytes` and how long with `foreign_seconds`; both are taken off.
+        `foreign_bytes` and how long with `foreign_seconds`; both are taken off. Of a session on a GPU also
+        `device_bytes` (more of its memory in use than before, whoever uses it) or `device_reason` why not, and, where
+        the session counts with the GPU's events, `device_ms`: the median of calls on the device alone.
     """
+    memory = _DeviceMemory(kind)
     begun = time.perf_counter()
     import_runtime(kind)
     imported = time.perf_counter()
@@ -95,7 +119,11 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
     answered = time.perf_counter()
     steady = _steady_ms(session, own)
     foreign = getattr(session, "foreign_bytes", 0)
+    on_device: dict[str, Any] = memory.taken()
+    if hasattr(session, "device_ms"):
+        on_device["device_ms"] = statistics.median(session.device_ms(own))
     return {
+        **on_device,
         "import_ms": 1e3 * (imported - begun),
         "open_ms": 1e3 * (opened - imported - getattr(session, "foreign_seconds", 0.0)),
         "first_ms": 1e3 * (answered - called),

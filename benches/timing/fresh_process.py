@@ -26,7 +26,8 @@ from .timing_loop import SESSIONS
 REPEATS = 3
 _TIMEOUT = 300.0
 
-Figures = Mapping[str, float]  # what a probe prints
+Figures = Mapping[str, Any]  # what a probe prints: numbers, and reasons why there are none
+_MEMORY = ("peak_bytes", "held_bytes", "device_bytes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Start:
     open_ms: Interval  # from opening the file to a session that is ready
     first_ms: Interval  # the first call
     steady_ms: Interval  # a later call, with inputs handed over anew
+    device_ms: Interval | None = None  # a later call on the GPU alone, by its events; None: the session has none
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class FreshProcess:
     start: Start
     arena: Arena | None = None
     arena_reason: str = ""  # why there is none
+    device_memory: Interval | None = None  # of the GPU; what other programs take meanwhile is in it
+    device_reason: str = ""  # why there is none, where the model runs on a GPU
 
 
 def measure(
@@ -103,7 +107,7 @@ def measure(
                         raise
                     errors[index] = error
                     continue
-                less = {key: max(0.0, seen[key] - empty[beside[index]][key]) for key in ("peak_bytes", "held_bytes")}
+                less = _less(seen, empty[beside[index]])
                 found[index].append({**seen, **less})
             if progress is not None:
                 progress(done + 1, repeats)
@@ -142,6 +146,11 @@ def _known(kind: str) -> str:
     return kind
 
 
+def _less(seen: Figures, empty: Figures) -> dict[str, float]:
+    """Memory above that of the empty session."""
+    return {key: max(0.0, seen[key] - empty.get(key, 0.0)) for key in _MEMORY if key in seen}
+
+
 def _arena(probe: Callable[..., Any], kind: str, path: Path) -> dict[str, Any]:
     """The fields of `FreshProcess`. That the runtime does not say, or crashes over it, loses no other figure."""
     try:
@@ -177,7 +186,9 @@ def _summary(found: Sequence[Figures]) -> FreshProcess:
     return FreshProcess(
         peak_memory=over("peak_bytes"),
         held_memory=over("held_bytes"),
-        start=Start(**{field.name: over(field.name) for field in dataclasses.fields(Start)}),
+        start=Start(**{name.name: over(name.name) for name in dataclasses.fields(Start) if name.name in found[0]}),
+        device_memory=over("device_bytes") if all("device_bytes" in each for each in found) else None,
+        device_reason=next((str(each["device_reason"]) for each in found if "device_reason" in each), ""),
     )
 
 

@@ -53,6 +53,8 @@ class Row:
     throughput_reason: str = ""  # why there is none, where it was asked for
     arena: Arena | None = None  # of the runtime, as it counts itself
     arena_reason: str = ""  # why there is none
+    device_memory: Interval | None = None  # bytes of the GPU, above the same; None: it runs on none, or see the reason
+    device_reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,6 +213,8 @@ def _row(
         reason=contender.reason,
         arena=None if fresh is None else fresh.arena,
         arena_reason="" if fresh is None else fresh.arena_reason,
+        device_memory=None if fresh is None else fresh.device_memory,
+        device_reason="" if fresh is None else fresh.device_reason,
     )
 
 

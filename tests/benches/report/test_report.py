@@ -49,6 +49,8 @@ def test_the_promised_keys_are_there() -> None:
             "joules",
             "arena",
             "arena_reason",
+            "device_memory_bytes",
+            "device_reason",
             "file_bytes",
             "macs",
             "parameters",

@@ -65,6 +65,22 @@ def test_the_arena_is_two_rows_or_a_reason() -> None:
     assert "arena: " not in text
 
 
+def test_a_gpus_memory_is_a_row_or_a_reason() -> None:
+    report = make_report()
+    assert "GPU" not in printed(report)  # a CPU's run
+    reason = "nvidia-ml-py is not installed: pip install nvidia-ml-py"
+    silent = dataclasses.replace(report, final=dataclasses.replace(report.final, device_reason=reason))
+    assert f"memory of the GPU: not measured: {reason}" in printed(silent).splitlines()
+    sides = {}
+    for name, size, took in (("original", 80_000_000, 0.6), ("final", 20_000_000, 0.2)):
+        side = getattr(report, name)
+        start = dataclasses.replace(side.start, device_ms=Interval(value=took, low=took, high=took))
+        sides[name] = dataclasses.replace(side, device_memory_bytes=size, start=start)
+    text = printed(dataclasses.replace(report, **sides))
+    assert line_with(text, "memory of the GPU", "80.0 MB", "20.0 MB", "4.00x less")
+    assert line_with(text, "later call, on the GPU alone", "0.600 ms", "0.200 ms", "3.00x faster")
+
+
 def test_throughput_is_a_row_for_each_case_or_a_reason() -> None:
     report = make_report()
     assert "at once" not in printed(report)  # nobody asked for it

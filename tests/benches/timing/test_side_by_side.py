@@ -126,9 +126,16 @@ def sample() -> SideBySide:
         throughput=rates(24_240, Interval(value=3.03, low=2.9, high=3.1)),
         arena=Arena(held_bytes=1_050_392, used_bytes=30_488),
         arena_reason="",
+        device_memory=MEMORY,
+        start=replace(START, device_ms=Interval(value=0.3, low=0.3, high=0.4)),
     )
     engine = replace(
-        eager, label="engine", path="c", throughput=(), throughput_reason="an engine's session runs one call at a time"
+        eager,
+        label="engine",
+        path="c",
+        device_reason="NVML does not start: none",
+        throughput=(),
+        throughput_reason="an engine's session runs one call at a time",
     )
     absent = Row(
         label="torch.compile",
@@ -165,6 +172,8 @@ def test_the_table() -> None:
         "file size": ["689 kB"] * 3,
         "peak memory": ["177 MB (176 to 178)"] * 3,
         "memory held": ["177 MB (176 to 178)"] * 3,
+        "memory of the GPU": ["not measured", "177 MB (176 to 178)", "not measured"],
+        "on the GPU alone": ["not measured", "0.300 ms (0.300 to 0.400)", "not measured"],
         "arena, held": ["not measured", "1.05 MB", "not measured"],
         "arena, in use": ["not measured", "30.5 kB", "not measured"],
         "open the file": ["12.0 ms (11.5 to 14.0)"] * 3,
@@ -177,13 +186,14 @@ def test_the_table() -> None:
         "p99.9": ["4.00 ms", "not measured: 1,024 calls", "4.00 ms"],
         "4 at once": ["8,000/s", "24,240/s, 3.03x (2.90 to 3.10)", "not measured"],
     }
-    assert lines[-9:] == [
+    assert lines[-10:] == [
         "torch eager: [b]a",
         "torch.compile: a (689 kB): not measured: no compiler",
         "final, u8: b",
         "engine: c",
         "engine: throughput not measured: an engine's session runs one call at a time",
         "torch eager: arena not measured: only ONNX Runtime says",
+        "engine: memory of the GPU not measured: NVML does not start: none",
         "Energy: not measured: no energy counter: none",
         "GPU clocks: watched",
         "The first against itself: up to 1.2 % at batch 8 apart (noise floor).",
