@@ -78,6 +78,25 @@ def test_times_of_another_machine(last: Path, capsys: pytest.CaptureFixture[str]
     }
 
 
+def test_two_reports_of_one_file_are_green_unless_one_is_slower(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Noise of two measurements is no loss; another version of the runtime, or another file, has to prove it."""
+    report = report_of(RUN)
+    limit = dataclasses.replace(report.limits[0], name="latency_ms", limit=9.0, measured=1.0, low=0.9, high=1.1)
+    write_report(RUN, limits=(*report.limits, limit))
+    noisy = dataclasses.replace(limit, measured=0.95, low=0.85, high=1.05)
+    write_report(BASELINE.parent, limits=(*report.limits, noisy))
+    check = gate(capsys, ExitCode.PASS)["checks"][-1]
+    assert (check["group"], check["name"]) == ("baseline", "latency_ms")
+    assert (check["note"], check["found"]) == ("the same file as the last release's", "+5.3 % (-14.3 % to +29.4 %)")
+    unproven = {"baseline: latency_ms": "unproven: +5.3 % (-14.3 % to +29.4 %); "}
+    write_report(BASELINE.parent, environment={**report.environment, "onnxruntime": "1.24.0"})
+    assert red(gate(capsys, ExitCode.UNPROVEN)) == unproven
+    write_report(BASELINE.parent, environment=report.environment)
+    change_weights(judged_file(RUN), nudge)
+    relabel(RUN)
+    assert red(gate(capsys, ExitCode.UNPROVEN)) == unproven
+
+
 def test_the_bar_rises_and_never_falls(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bar = Path("bar/report.json")
     options = ("--baseline", str(bar), "--ratchet")
