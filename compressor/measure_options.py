@@ -13,3 +13,4 @@ class Measure:
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 32)
     seconds: Annotated[float, Field(gt=0)] = 2.0  # timed seconds per restart and batch size
     restarts: Annotated[int, Field(ge=2)] = 5  # fresh processes; the interval is over them
+    concurrency: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = ()  # threads on one session; (): untried

@@ -16,10 +16,11 @@ from ..benches.metrics import accuracy, groups, metrics
 from ..benches.metrics.accuracy import labels_of, predict
 from ..benches.metrics.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
 from ..benches.metrics.groups import GroupLoss
-from ..benches.report.report import BatchLatency, MetricValue, Side, batch_latency
+from ..benches.report.report import BatchLatency, MetricValue, Side, Throughput, batch_latency, batch_throughput
 from ..benches.timing import energy, fresh_process, intervals, latency, throughput
 from ..benches.timing.fresh_process import FreshProcess
 from ..benches.timing.latency import PairedLatency
+from ..benches.timing.throughput import PairedThroughput
 from ..core.errors import TaskError
 from ..core.files import atomic_path
 from ..core.limits import Limits, Verdict
@@ -50,6 +51,8 @@ class Costs:
     joules: tuple[Interval, ...] = ()  # of one sample; original, final
     energy_saving: Interval | None = None  # original / final, paired
     energy_reason: str = ""  # why there are none
+    throughput: tuple[PairedThroughput, ...] = ()
+    throughput_reason: str = ""  # why there is none, where it was asked for
 
 
 def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Measure, threads: int) -> dict[str, Any]:
@@ -137,7 +140,30 @@ def measure_costs(
         latency=_timed([original, final], task, recipe, 0, threads, progress),
         fresh=tuple(map(fresh_process.succeeded, fresh_process.measure([original, final], feed, threads))),
         **_energy([original, final], task, recipe, threads),
+        **_throughput([original, final], task, recipe, threads, progress),
     )
+
+
+def _throughput(
+    pair: Sequence[Artifact], task: Task, recipe: Recipe, threads: int, progress: Progress
+) -> dict[str, Any]:
+    """Fields of `Costs`: samples per second at every batch size and concurrency that the recipe names."""
+    wanted, (restarts, confidence) = recipe.measure.concurrency, _looks(recipe)[0]
+    reason = next(filter(None, (throughput.cannot(each, wanted) for each in pair)), "")
+    if reason or not wanted:
+        return {"throughput_reason": reason}
+    with progress.bar("counting calls at once, in fresh processes", restarts) as advance:
+        found = throughput.compare(
+            pair,
+            latency.rotating_feeds(task.test, recipe.measure.batch_sizes),
+            wanted,
+            threads,
+            restarts=restarts,
+            seconds=restarts * recipe.measure.seconds,
+            confidence=confidence,
+            progress=lambda done, total: advance(done, f"{done} of {total}"),
+        )
+    return {"throughput": tuple(found)}
 
 
 def _energy(pair: Sequence[Artifact], task: Task, recipe: Recipe, threads: int) -> dict[str, Any]:
@@ -227,6 +253,8 @@ class Outcome:
     calibration_error: CalibrationError | None
     energy_saving: Interval | None
     energy_reason: str
+    throughput: tuple[Throughput, ...]
+    throughput_reason: str
 
 
 def outcome(
@@ -291,6 +319,8 @@ def outcome(
         calibration_error=_calibration_error(outputs, labels, main),
         energy_saving=costs.energy_saving,
         energy_reason=costs.energy_reason,
+        throughput=tuple(batch_throughput(paired) for paired in costs.throughput),
+        throughput_reason=costs.throughput_reason,
     )
 
 
@@ -339,6 +369,10 @@ def _side(
         peak_memory_bytes=None if fresh is None else round(fresh.peak_memory.value),
         held_memory_bytes=None if fresh is None else round(fresh.held_memory.value),
         start=None if fresh is None else fresh.start,
+        arena=None if fresh is None else fresh.arena,
+        arena_reason="" if fresh is None else fresh.arena_reason,
+        device_memory_bytes=None if fresh is None or fresh.device_memory is None else round(fresh.device_memory.value),
+        device_reason="" if fresh is None else fresh.device_reason,
         joules=costs.joules[index] if costs.joules else None,
         file_bytes=artifact.file_bytes,
         macs=macs,

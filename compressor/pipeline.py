@@ -350,6 +350,8 @@ class _Run:
             calibration_error=found.calibration_error,
             energy_saving=found.energy_saving,
             energy_reason=found.energy_reason,
+            throughput=found.throughput,
+            throughput_reason=found.throughput_reason,
             test_digest=task_file.split_identity(self._task.test),
             calibration_digest=task_file.calibration_identity(self._task) if self._quantizes() else "",
         )

@@ -33,7 +33,7 @@ from ..metrics import accuracy, metrics
 from ..timing import child, environment, latency
 from ..timing.contender import Contender
 from ..timing.timing_loop import SESSIONS
-from . import device_engine
+from . import device_engine, device_input
 
 SCHEMA = "edgesmith.device/1"
 _CLASSES = ("accuracy", "top5", "f1-macro")  # metrics of one class per sample, whose answer is the top class
@@ -52,6 +52,7 @@ def main(folder: Path, manifest: Mapping[str, Any], identity: str, options: argp
             (folder / "work").mkdir(exist_ok=True)
             with (folder / "work" / ".lock").open("w") as handle:
                 _wait_for(handle)
+                device_input.check_manifest(manifest)
                 run = _Run(folder, manifest, identity, _settings(manifest, options))
                 result = run.result()
                 text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -99,8 +100,7 @@ class _Run:
     def __init__(self, folder: Path, manifest: Mapping[str, Any], identity: str, settings: Mapping[str, Any]) -> None:
         self._folder, self._manifest, self._settings = folder, manifest, settings
         self._reference = folder / manifest["reference"]
-        with np.load(self._reference, allow_pickle=False) as stored:
-            self._arrays = {name: stored[name] for name in stored.files}
+        self._arrays = device_input.read_reference(self._reference)
         self._device = {**environment.describe(settings["threads"], 0), **_runtimes(), "gpu": cuda_driver.capability()}
         self._key = {"bundle": identity, "device": self._device, "settings": settings}
 

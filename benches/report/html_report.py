@@ -197,6 +197,13 @@ def not_measured(report: Report, audit: Audit | None, devices: Devices) -> list[
     found = []
     if report.unmeasured_reason:
         found.append((f"latency and memory on {report.target}", report.unmeasured_reason))
+    if report.latency and not report.throughput:
+        asked = "not asked for: [measure] of the recipe names no concurrency"
+        found.append((f"throughput on {report.target}", report.throughput_reason or asked))
+    if reason := report.final.arena_reason or report.original.arena_reason:
+        found.append((f"what the arena holds on {report.target}", reason))
+    if reason := report.final.device_reason or report.original.device_reason:
+        found.append((f"memory of the GPU on {report.target}", reason))
     found += [(each.target, each.reason or "not measured") for each in report.artifacts if not each.measured]
     if audit is None:
         found.append(("what the mean hides", "no audit yet: edgesmith audit, with the run's directory"))

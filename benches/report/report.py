@@ -17,8 +17,9 @@ from ..gates.judge import worst_batch
 from ..metrics.flips import CalibrationError, Flips
 from ..metrics.groups import GroupLoss
 from ..timing.environment import Description
-from ..timing.fresh_process import Start
+from ..timing.fresh_process import Arena, Start
 from ..timing.latency import Latency, PairedLatency
+from ..timing.throughput import PairedThroughput
 from .int8_report import Decision, Trial
 
 SCHEMA: Literal["edgesmith.report/1"] = "edgesmith.report/1"
@@ -61,6 +62,10 @@ class Side:
     held_memory_bytes: int | None = None
     start: Start | None = None  # in fresh processes, at the first batch size
     joules: Interval | None = None  # of one sample, at the first batch size
+    arena: Arena | None = None  # of the runtime, at the first batch size
+    arena_reason: str = ""  # why there is none, where memory was measured
+    device_memory_bytes: int | None = None  # of the GPU; None: it runs on none, or see the reason
+    device_reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,19 @@ class BatchLatency:
     final: Percentiles
     speedup: SpeedUp
     clocks: str = ""  # of a GPU: "watched", or "not watched" and why; empty: there was none
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Samples per second of both when so many threads call one session at once; bounds are over restarts."""
+
+    batch: int
+    concurrency: int
+    threads: int  # of the session itself
+    original: Interval
+    final: Interval
+    ratio: Interval  # final / original, paired, widened by the noise floor
+    noise_floor: float  # relative
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,6 +169,8 @@ class Report:
     calibration_digest: str = ""  # of the split that the task calibrates with, likewise; empty: nothing is quantized
     energy_saving: Interval | None = None  # joules of the original / of the final model, paired; None: not measured
     energy_reason: str = ""  # why not
+    throughput: tuple[Throughput, ...] = ()  # at every batch size and concurrency that the recipe names
+    throughput_reason: str = ""  # why there is none, where it was asked for
     predictions: str = "predictions.npz"  # of both sides, beside this report
     schema: Literal["edgesmith.report/1"] = SCHEMA
 
@@ -176,6 +196,20 @@ def batch_latency(paired: PairedLatency, contender: int = 0) -> BatchLatency:
             noise_floor=paired.noise_floor,
         ),
         clocks=paired.clocks,
+    )
+
+
+def batch_throughput(paired: PairedThroughput) -> Throughput:
+    """One batch size and concurrency of `throughput.compare` of two files."""
+    (original, final), (ratio,) = paired.rates, paired.ratios
+    return Throughput(
+        batch=paired.batch,
+        concurrency=paired.concurrency,
+        threads=paired.threads,
+        original=original,
+        final=final,
+        ratio=ratio,
+        noise_floor=paired.noise_floor,
     )
 
 

@@ -4,7 +4,7 @@ from ...core.ledger import LedgerEntry
 from ...core.limits import LimitResult
 from ...core.values import Interval
 from . import words
-from .report import MetricValue, Report
+from .report import MetricValue, Report, Side
 
 # Limit name -> (what it is of, which side of the limit is kept).
 _PROMISES = {
@@ -73,17 +73,46 @@ def comparison_rows(report: Report) -> list[tuple[str, str, str, str]]:
     if not report.latency:
         reason = report.unmeasured_reason
         rows.append(("latency", *(2 * (words.NOT_MEASURED,)), f"not measured: {reason}" if reason else "not measured"))
-    rows += _start_rows(report) + _energy_rows(report)
+    rows += _throughput_rows(report) + _start_rows(report) + _energy_rows(report)
     for name, field, unit, (less, more) in (
         ("peak memory", "peak_memory_bytes", words.size, ("less", "more")),
         ("memory held", "held_memory_bytes", words.size, ("less", "more")),
+        ("memory of the GPU", "device_memory_bytes", words.size, ("less", "more")),
+        ("arena, held", "arena.held_bytes", words.size, ("less", "more")),
+        ("arena, in use", "arena.used_bytes", words.size, ("less", "more")),
         ("file size", "file_bytes", words.size, ("smaller", "larger")),
         ("multiply-adds (MACs)", "macs", words.amount, ("fewer", "more")),
         ("parameters", "parameters", words.amount, ("fewer", "more")),
     ):
-        before, after = getattr(first, field), getattr(last, field)
+        before, after = (_figure(side, field) for side in (first, last))
+        if before is None and after is None and field.startswith(("arena.", "device_")):
+            continue  # why, stands with what was not measured; on a CPU there is no GPU's memory
         rows.append((name, unit(before), unit(after), words.ratio_change(before, after, less, more)))
     return rows
+
+
+def _throughput_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            f"{each.concurrency} at once, batch {each.batch}",
+            words.rate(each.original.value),
+            words.rate(each.final.value),
+            words.gain(each.ratio),
+        )
+        for each in report.throughput
+    ]
+
+
+def throughput_sentence(report: Report) -> str:
+    """Why throughput was not measured; empty where it was, and where nobody asked for it."""
+    return f"throughput: {words.NOT_MEASURED}: {report.throughput_reason}" if report.throughput_reason else ""
+
+
+def _figure(side: Side, field: str) -> int | None:
+    """A figure of a model, or of a part of it (`arena.held_bytes`); None where it was not measured."""
+    whole, _, part = field.rpartition(".")
+    found: int | None = getattr(getattr(side, whole) if whole else side, part, None)
+    return found
 
 
 def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -96,7 +125,9 @@ def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
         for title, first, last in (
             ("open the file", before.open_ms, after.open_ms),
             ("first call", before.first_ms, after.first_ms),
+            ("later call, on the GPU alone", before.device_ms, after.device_ms),
         )
+        if first is not None and last is not None
     ]
 
 
@@ -110,6 +141,18 @@ def _energy_rows(report: Report) -> list[tuple[str, str, str, str]]:
 def energy_sentence(report: Report) -> str:
     """Why energy was not measured; empty where it was."""
     return f"energy: {words.NOT_MEASURED}: {report.energy_reason}" if report.energy_reason else ""
+
+
+def arena_sentence(report: Report) -> str:
+    """Why what the runtime's arena holds was not measured; empty where it was, and where no memory was."""
+    reason = report.final.arena_reason or report.original.arena_reason
+    return f"arena: {words.NOT_MEASURED}: {reason}" if reason else ""
+
+
+def device_memory_sentence(report: Report) -> str:
+    """Why a GPU's memory was not measured; empty where it was, and where there is no GPU."""
+    reason = report.final.device_reason or report.original.device_reason
+    return f"memory of the GPU: {words.NOT_MEASURED}: {reason}" if reason else ""
 
 
 def clocks_sentence(report: Report) -> str:

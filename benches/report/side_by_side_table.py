@@ -19,8 +19,15 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
     add_row(table, "file size", *(words.size(one.file_bytes) for one in measured))
     add_row(table, "peak memory", *(_memory(one.peak_memory) for one in measured))
     add_row(table, "memory held", *(_memory(one.held_memory) for one in measured))
+    if any(one.device_memory for one in measured):
+        add_row(table, "memory of the GPU", *(_memory(one.device_memory) for one in measured))
+    if any(one.arena for one in measured):
+        for title, name in (("arena, held", "held_bytes"), ("arena, in use", "used_bytes")):
+            add_row(table, title, *(words.size(getattr(one.arena, name, None)) for one in measured))
     for title, name in (("open the file", "open_ms"), ("first call", "first_ms"), ("later call", "steady_ms")):
         add_row(table, title, *(_phase(one, name) for one in measured))
+    if any(one.start and one.start.device_ms for one in measured):
+        add_row(table, "  on the GPU alone", *(_phase(one, "device_ms") for one in measured))
     for place, (batch, floor) in enumerate(result.noise_floor.items()):
         timings = [one.timings[place] for one in measured]
         table.add_section()
@@ -38,6 +45,12 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
         console.print(Text(f"{one.label}: {one.path}{ending}"), soft_wrap=True)
         if one.throughput_reason and not one.reason:
             console.print(Text(f"{one.label}: throughput not measured: {one.throughput_reason}"), soft_wrap=True)
+    reasons = {one.arena_reason: one.label for one in reversed(measured) if one.arena_reason}
+    for reason, label in reversed(reasons.items()):
+        console.print(Text(f"{label}: arena not measured: {reason}"), soft_wrap=True)
+    for one in measured:
+        if one.device_reason:
+            console.print(Text(f"{one.label}: memory of the GPU not measured: {one.device_reason}"), soft_wrap=True)
     if result.energy_reason:
         console.print(Text(f"Energy: not measured: {result.energy_reason}"), soft_wrap=True)
     if result.clocks:
@@ -52,7 +65,8 @@ def _memory(found: Interval | None) -> str:
 
 def _phase(one: Row, name: str) -> str:
     """Time of a part of a fresh process's start."""
-    return words.NOT_MEASURED if one.start is None else words.spread(getattr(one.start, name), words.milliseconds)
+    found: Interval | None = getattr(one.start, name, None)
+    return words.NOT_MEASURED if found is None else words.spread(found, words.milliseconds)
 
 
 def _rate(one: Row, batch: int, concurrency: int) -> str:
@@ -60,7 +74,7 @@ def _rate(one: Row, batch: int, concurrency: int) -> str:
     found = next((each for each in one.throughput if (each.batch, each.concurrency) == (batch, concurrency)), None)
     if found is None:
         return words.NOT_MEASURED
-    text = f"{words.significant(found.per_second.value)}/s"
+    text = words.rate(found.per_second.value)
     if found.ratio is None:
         return text
     return f"{text}, {found.ratio.value:.2f}x ({found.ratio.low:.2f} to {found.ratio.high:.2f})"

@@ -24,6 +24,9 @@ def print_report(report: Report, console: Console) -> None:
     sentences = (
         report_words.flips_sentence,
         report_words.calibration_sentence,
+        report_words.throughput_sentence,
+        report_words.arena_sentence,
+        report_words.device_memory_sentence,
         report_words.energy_sentence,
         report_words.clocks_sentence,
     )

@@ -40,14 +40,32 @@ def joules(value: float) -> str:
     return f"{significant(value / 1e-6)} uJ"
 
 
+def rate(per_second: float) -> str:
+    """Samples per second.
+
+    >>> rate(4009.3), rate(2.512)
+    ('4,009/s', '2.51/s')
+    """
+    return f"{significant(per_second)}/s"
+
+
+def gain(found: Interval) -> str:
+    """A ratio of two rates: `1.72x more (1.40 to 2.28)`; says so where the interval holds both directions."""
+    return _paired(found, "more", "fewer")
+
+
 def saving(found: Interval) -> str:
     """`2.10x less (2.00 to 2.20)`; says so where the interval holds both directions."""
+    return _paired(found, "less", "more")
+
+
+def _paired(found: Interval, above: str, below: str) -> str:
     low, high = found.low, found.high
     if low <= 1 <= high:
         return f"no difference that could be measured ({low:.2f}x to {high:.2f}x)"
     if found.value >= 1:
-        return f"{_times(found.value)} less ({_factor(low)} to {_factor(high)})"
-    return f"{_times(1 / found.value)} more ({_factor(1 / high)} to {_factor(1 / low)})"
+        return f"{_times(found.value)} {above} ({_factor(low)} to {_factor(high)})"
+    return f"{_times(1 / found.value)} {below} ({_factor(1 / high)} to {_factor(1 / low)})"
 
 
 def tail(value: float | None, calls: int) -> str:

@@ -12,11 +12,11 @@ import atexit
 import collections
 import contextlib
 import functools
+import importlib
 import io
 import json
 import os
 import random
-import re
 import select
 import shutil
 import signal
@@ -32,15 +32,15 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: what is forked has no threads
 
-import onnx
-
 from edgesmith import cli
-from edgesmith.benches.device import device_launcher, device_result
+from edgesmith.benches.device import device_input, device_launcher, device_result
 from edgesmith.benches.device.device_launcher import MANIFEST
 from edgesmith.compressor import pipeline
 from edgesmith.compressor.device import bundle, device_agent
 from edgesmith.core import digest
-from edgesmith.core.errors import EdgesmithError
+from edgesmith.core.errors import ArtifactError, EdgesmithError
+
+damage: Any = importlib.import_module("fuzz_damage")  # beside this file
 
 assert pipeline  # torch and the rest are imported once, not in every process
 
@@ -83,153 +83,7 @@ def model():
 def task():
     return edgesmith.Task(name="fuzz", model=model, train=part(0, 32), validation=part(32, 48), test=part(48, 64))
 """
-VALUES = (
-    *("", "-1", "0", "1e999", "nan", "-0.0", "true", '"x"', '"../../x"', "[]", "{}", "99999999999999999999", "[1, -1]"),
-    *('"\\u0000"', '"os:system"', "[[]]", "1979-05-27", '"<script>"', "0.5", '"original"'),
-)
-
 Mutation = Callable[[bytes, random.Random], bytes]
-
-
-def flipped(data: bytes, rng: random.Random) -> bytes:
-    """A few bytes are others."""
-    changed = bytearray(data)
-    for _ in range(rng.choice((1, 2, 8, 64))):
-        changed[rng.randrange(len(changed))] = rng.randrange(256)
-    return bytes(changed)
-
-
-def cut(data: bytes, rng: random.Random) -> bytes:
-    return data[: rng.randrange(len(data))]
-
-
-def spliced(data: bytes, rng: random.Random) -> bytes:
-    """A piece is missing, is there twice or is somewhere else."""
-    first, last = sorted(rng.randrange(len(data)) for _ in range(2))
-    piece, rest = data[first:last], data[:first] + data[last:]
-    at = rng.randrange(len(rest) + 1)
-    return rng.choice((rest, data[:last] + piece + data[last:], rest[:at] + piece + rest[at:]))
-
-
-def other_value(data: bytes, rng: random.Random) -> bytes:
-    """One value of a text file is another; names and syntax stay."""
-    places = list(re.finditer(rb"(?<=[=:,\[] )[^\s,\]}]+|(?<=\[)[^\s,\]}]+", data))
-    place = rng.choice(places)
-    return data[: place.start()] + rng.choice(VALUES).encode() + data[place.end() :]
-
-
-def other_line(data: bytes, rng: random.Random) -> bytes:
-    """A line goes, comes twice, moves or gets another name."""
-    lines = data.split(b"\n")
-    index, at = rng.randrange(len(lines)), rng.randrange(len(lines))
-    line = lines.pop(index)
-    how = rng.randrange(4)
-    if how == 1:
-        lines[at:at] = [line, line]
-    elif how == 2:
-        lines.insert(at, line)
-    elif how == 3:
-        lines.insert(index, re.sub(rb"\w+", lambda word: word[0] + b"x" if rng.random() < 0.3 else word[0], line))
-    return b"\n".join(lines)
-
-
-def other_graph(data: bytes, rng: random.Random) -> bytes:
-    """A valid message with something else in it: what a careless exporter or a hostile author writes."""
-    model = onnx.load_model_from_string(data)
-    graph = model.graph
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        rng.choice(_GRAPH)(model, graph, rng)
-    return bytes(model.SerializeToString())
-
-
-def _drop(model: Any, graph: Any, rng: random.Random) -> None:
-    field = rng.choice((graph.node, graph.initializer, graph.input, graph.output, model.opset_import))
-    if len(field):
-        del field[rng.randrange(len(field))]
-
-
-def _twice(model: Any, graph: Any, rng: random.Random) -> None:
-    field = rng.choice((graph.node, graph.initializer, graph.input, graph.output))
-    if len(field):
-        field.add().CopyFrom(rng.choice(field))
-
-
-def _rewire(model: Any, graph: Any, rng: random.Random) -> None:
-    node = rng.choice(graph.node)
-    side = rng.choice((node.input, node.output))
-    names = [name for each in graph.node for name in (*each.input, *each.output)] + ["", "nowhere", "x" * 5000]
-    if len(side):
-        side[rng.randrange(len(side))] = rng.choice(names)
-
-
-def _operator(model: Any, graph: Any, rng: random.Random) -> None:
-    node = rng.choice(graph.node)
-    node.op_type = rng.choice(
-        ("Conv", "Loop", "If", "Reshape", "NoSuch", "Gemm", "QuantizeLinear", "Gather", "Scan", "")
-    )
-    node.domain = rng.choice(("", "", "com.microsoft", "who.knows"))
-
-
-def _attribute(model: Any, graph: Any, rng: random.Random) -> None:
-    with_some = [node for node in graph.node if len(node.attribute)]
-    if not with_some:
-        return
-    attribute = rng.choice(rng.choice(with_some).attribute)
-    kind = rng.randrange(4)
-    if kind == 0:
-        attribute.i = rng.choice((-1, 0, 2**62))
-    elif kind == 1 and len(attribute.ints):
-        attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice((-1, 0, 2**40))
-    elif kind == 2:
-        attribute.type = rng.randrange(14)
-    else:
-        attribute.name += "x"
-
-
-def _tensor(model: Any, graph: Any, rng: random.Random) -> None:
-    if not len(graph.initializer):
-        return
-    tensor = rng.choice(graph.initializer)
-    kind = rng.randrange(5)
-    if kind == 0:
-        tensor.raw_data = tensor.raw_data[: rng.randrange(len(tensor.raw_data) + 1)]
-    elif kind == 1 and len(tensor.dims):
-        tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice((-1, 0, 1, 2**31, 2**60))
-    elif kind == 2:
-        tensor.data_type = rng.randrange(24)
-    elif kind == 3:
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        tensor.ClearField("raw_data")
-        entry = {
-            "location": rng.choice(("../../etc/passwd", "/etc/passwd", "model.onnx", "")),
-            "offset": "-5",
-            "length": "9" * 18,
-        }
-        for key, value in entry.items():
-            tensor.external_data.add(key=key, value=value)
-    else:
-        tensor.raw_data = bytes(rng.randrange(256) for _ in range(len(tensor.raw_data)))
-
-
-def _shape(model: Any, graph: Any, rng: random.Random) -> None:
-    value = rng.choice((*graph.input, *graph.output))
-    dimensions = value.type.tensor_type.shape.dim
-    if len(dimensions):
-        dimension = rng.choice(dimensions)
-        dimension.dim_value = rng.choice((-1, 0, 1, 2**31, 2**62))
-    else:
-        value.type.tensor_type.elem_type = rng.randrange(24)
-
-
-def _versions(model: Any, graph: Any, rng: random.Random) -> None:
-    if len(model.opset_import):
-        rng.choice(model.opset_import).version = rng.choice((0, 1, 6, 9, 99, 2**40))
-    model.ir_version = rng.choice((0, 3, model.ir_version, 999))
-
-
-_GRAPH = (_drop, _twice, _rewire, _operator, _attribute, _tensor, _shape, _versions)
-TEXT: tuple[Mutation, ...] = (other_value, other_value, other_line, spliced, flipped, cut)
-BINARY: tuple[Mutation, ...] = (flipped, cut, spliced)
 
 
 def recipe_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -> list[str]:
@@ -267,12 +121,12 @@ def bundle_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -
     """A bundle as an unpacked folder that the runner looks at, or as the stream that the device's side is sent."""
     source = _bundle(run)
     names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-    if change is not unchanged and rng.random() < 0.5:
+    if change is not damage.unchanged and rng.random() < 0.5:
         return _stream_case(source, names, folder, change, rng)
     unpacked = folder / "edgesmith-bundle"
     shutil.copytree(source, unpacked)
-    victim = unpacked / (MANIFEST if rng.random() < 0.7 else rng.choice(names))
-    how = rng.randrange(4) if change is not unchanged else 3
+    victim = unpacked / rng.choices((MANIFEST, "reference.npz", rng.choice(names)), (5, 2, 3))[0]
+    how = rng.randrange(4) if change is not damage.unchanged else 3
     if how == 0:  # a link in its place
         victim.unlink()
         victim.symlink_to(rng.choice(("/etc/passwd", "..", "/dev/zero", victim.name)))
@@ -283,15 +137,29 @@ def bundle_case(run: Path, folder: Path, change: Mutation, rng: random.Random) -
         other.write_bytes(first)
     else:
         victim.write_bytes(change(victim.read_bytes(), rng))
+        if victim.name != MANIFEST and rng.random() < 0.5:
+            _listed(unpacked, victim)
 
     def look() -> int:
         try:
-            device_launcher.missing(device_launcher.verified(unpacked)["needs"])
-        except device_launcher.Refused:
+            manifest = device_launcher.verified(unpacked)
+            device_launcher.missing(manifest["needs"])
+            device_input.check_manifest(manifest)
+            device_input.read_reference(unpacked / manifest["reference"])
+        except (device_launcher.Refused, ArtifactError):
             return 2
         return 0
 
     return look
+
+
+def _listed(unpacked: Path, victim: Path) -> None:
+    """The manifest says of the damaged file what it now is: somebody made the bundle so."""
+    path = unpacked / MANIFEST
+    manifest = json.loads(path.read_text())
+    entry = {"sha256": digest.of_file(victim), "bytes": victim.stat().st_size}
+    manifest["files"][victim.relative_to(unpacked).as_posix()] = entry
+    path.write_text(json.dumps(manifest, indent=1))
 
 
 def _stream_case(
@@ -350,18 +218,14 @@ def _bundle(run: Path) -> Path:
 
 Made = list[str] | Callable[[], int]  # a command, or what reads a file without one
 KINDS: dict[str, tuple[Callable[[Path, Path, Mutation, random.Random], Made], tuple[Mutation, ...], int]] = {
-    "recipe": (recipe_case, TEXT, 4),  # how to make a case, what damages it, share of all cases
-    "onnx": (onnx_case, (*BINARY, other_graph, other_graph, other_graph), 4),
-    "report": (of_run("gate", "report.json"), TEXT, 3),
-    "predictions": (of_run("gate", "predictions.npz"), BINARY, 1),
-    "lock": (of_run("verify", "edgesmith.lock"), TEXT, 1),
-    "bundle": (bundle_case, (*TEXT, *BINARY), 2),
-    "result": (result_case, TEXT, 1),
+    "recipe": (recipe_case, damage.TEXT, 4),  # how to make a case, what damages it, share of all cases
+    "onnx": (onnx_case, (*damage.BINARY, *3 * (damage.other_graph,)), 4),
+    "report": (of_run("gate", "report.json"), damage.TEXT, 3),
+    "predictions": (of_run("gate", "predictions.npz"), damage.BINARY, 1),
+    "lock": (of_run("verify", "edgesmith.lock"), damage.TEXT, 1),
+    "bundle": (bundle_case, (*damage.TEXT, *damage.BINARY), 2),
+    "result": (result_case, damage.TEXT, 1),
 }
-
-
-def unchanged(data: bytes, rng: random.Random) -> bytes:
-    return data
 
 
 def played(kind: str, seed: int, run: Path, changes: Sequence[Mutation] = ()) -> tuple[str, str]:
@@ -415,8 +279,12 @@ def _watch(event: str, arguments: tuple[Any, ...]) -> None:
     _written.extend(path for path in absolute if not path.startswith(_TEMPORARY))
 
 
-def chunk(kind: str, seeds: Sequence[int], run: Path) -> Iterator[tuple[int, str, str]]:
-    """The cases of one forked process; what ends or stops it is a finding, and the next ones get a new process."""
+def chunk(kind: str, seeds: Sequence[int], run: Path) -> Iterator[tuple[int, str, str, float]]:
+    """The cases of one forked process; what ends or stops it is a finding, and the next ones get a new process.
+
+    Yields:
+        Seed, outcome, what was found, seconds that the case took.
+    """
     left = list(seeds)
     while left:
         reading, writing = os.pipe()
@@ -425,8 +293,10 @@ def chunk(kind: str, seeds: Sequence[int], run: Path) -> Iterator[tuple[int, str
             os.close(reading)
             sys.addaudithook(_watch)
             for seed in left:
+                begun = time.monotonic()
                 outcome, text = played(kind, seed, run)
-                os.write(writing, f"{seed}\0{outcome}\0{text[:3000]}\1".encode())
+                took = time.monotonic() - begun
+                os.write(writing, f"{seed}\0{took}\0{outcome}\0{text[:3000]}\1".encode())
             os._exit(0)
         os.close(writing)
         buffer, reason, deadline = b"", "", time.monotonic() + LIMIT
@@ -441,13 +311,13 @@ def chunk(kind: str, seeds: Sequence[int], run: Path) -> Iterator[tuple[int, str
             buffer, deadline = buffer + data, time.monotonic() + LIMIT
             while b"\1" in buffer:
                 entry, _, buffer = buffer.partition(b"\1")
-                number, outcome, text = entry.decode(errors="replace").split("\0", 2)
+                number, seconds, outcome, text = entry.decode(errors="replace").split("\0", 3)
                 left.remove(int(number))
-                yield int(number), outcome, text
+                yield int(number), outcome, text, float(seconds)
         os.close(reading)
         status = os.waitpid(child, 0)[1]
         if left:
-            yield left.pop(0), "finding", reason or f"the process ended with status {status}"
+            yield left.pop(0), "finding", reason or f"the process ended with status {status}", LIMIT
 
 
 def main() -> int:
@@ -462,19 +332,22 @@ def main() -> int:
     findings: list[str] = []
     for kind in kinds:
         counts: collections.Counter[str] = collections.Counter()
-        sound = played(kind, 0, options.run.resolve(), [unchanged])
+        sound = played(kind, 0, options.run.resolve(), [damage.unchanged])
         if sound[0] not in ("0", "3"):  # 3: what a lint says of an INT8 file for another target
             sys.exit(f"{kind}: what is not damaged ends with {sound}; nothing was tried")
+        slowest = (0.0, options.first)
         start, number = time.monotonic(), -(-options.cases * KINDS[kind][2] // shares)
         seeds = range(options.first, options.first + number)
         for begin in range(0, number, CHUNK):
-            for seed, outcome, text in chunk(kind, seeds[begin : begin + CHUNK], options.run.resolve()):
+            for seed, outcome, text, seconds in chunk(kind, seeds[begin : begin + CHUNK], options.run.resolve()):
                 counts[outcome] += 1
+                slowest = max(slowest, (seconds, seed))
                 if outcome == "finding":
                     findings.append(f"{kind} {seed}: {text}")
                     print(findings[-1], flush=True)
         said = ", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items()))
-        print(f"{kind}: {number:,} cases in {time.monotonic() - start:.0f} s; {said}", flush=True)
+        took = f"{time.monotonic() - start:.0f} s, the slowest {slowest[0]:.2f} s (seed {slowest[1]})"
+        print(f"{kind}: {number:,} cases in {took}; {said}", flush=True)
     print(f"{len(findings)} finding(s)")
     return 1 if findings else 0
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ...core.errors import MeasurementError
+from .nvml import GPU_SESSIONS, Gpu
 from .timing_loop import opener
 
 _STEADY_SECONDS = 0.1
@@ -69,7 +71,27 @@ def import_runtime(kind: str) -> None:
         load_openvino()
 
 
-def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None) -> dict[str, float]:
+class _DeviceMemory:
+    """What of a GPU's memory is in use more than when this was made; nothing for a kind of session on the CPU."""
+
+    def __init__(self, kind: str) -> None:
+        self._gpu: Gpu | None = None
+        self._reason, self._before = "", 0
+        if kind in GPU_SESSIONS:
+            try:
+                self._gpu = Gpu()
+                self._before = self._gpu.memory_bytes()
+            except MeasurementError as error:
+                self._gpu, self._reason = None, str(error)
+
+    def taken(self) -> dict[str, float | str]:
+        """`device_bytes`, or `device_reason` why there are none."""
+        if self._gpu is None:
+            return {"device_reason": self._reason} if self._reason else {}
+        return {"device_bytes": max(0, self._gpu.memory_bytes() - self._before)}
+
+
+def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None) -> dict[str, Any]:
     """Open a file, call it for the first time, then again and again.
 
     Args:
@@ -81,8 +103,11 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
     Returns:
         Milliseconds `import_ms`, `open_ms`, `first_ms` and `steady_ms` (median of later calls), and the bytes
         `peak_bytes` and `held_bytes`. A session that had to load something that is not the model's says how much with
-        `foreign_bytes` and how long with `foreign_seconds`; both are taken off.
+        `foreign_bytes` and how long with `foreign_seconds`; both are taken off. Of a session on a GPU also
+        `device_bytes` (more of its memory in use than before, whoever uses it) or `device_reason` why not, and, where
+        the session counts with the GPU's events, `device_ms`: the median of calls on the device alone.
     """
+    memory = _DeviceMemory(kind)
     begun = time.perf_counter()
     import_runtime(kind)
     imported = time.perf_counter()
@@ -94,7 +119,11 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
     answered = time.perf_counter()
     steady = _steady_ms(session, own)
     foreign = getattr(session, "foreign_bytes", 0)
+    on_device: dict[str, Any] = memory.taken()
+    if hasattr(session, "device_ms"):
+        on_device["device_ms"] = statistics.median(session.device_ms(own))
     return {
+        **on_device,
         "import_ms": 1e3 * (imported - begun),
         "open_ms": 1e3 * (opened - imported - getattr(session, "foreign_seconds", 0.0)),
         "first_ms": 1e3 * (answered - called),
@@ -102,6 +131,20 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
         "peak_bytes": peak_bytes() - foreign,
         "held_bytes": held_bytes() - foreign,
     }
+
+
+def arena(kind: str, path: str, threads: int, feed: dict[str, np.ndarray]) -> dict[str, float | str]:
+    """What the runtime's allocator holds: `held_bytes` and `used_bytes` of `ort_arena.Arena`, or `reason` why not."""
+    runtime, _, device = kind.partition("-")
+    if runtime != "onnxruntime":
+        return {"reason": "of the runtimes only ONNX Runtime says what its arena holds"}
+    from ...exporters.sessions import ort_arena
+
+    try:
+        found = ort_arena.arena(path, feed, threads, device if device in ("cuda", "tensorrt") else "cpu")
+    except MeasurementError as error:
+        return {"reason": str(error)}
+    return {"held_bytes": found.held, "used_bytes": found.used}
 
 
 def _steady_ms(session: Any, feed: dict[str, np.ndarray]) -> float:
@@ -116,14 +159,20 @@ def _steady_ms(session: Any, feed: dict[str, np.ndarray]) -> float:
 
 
 def main(job_path: str) -> None:
-    """Print what `start` finds as JSON; job keys: `files` (one), `target`, `threads`, `feeds`, `inputs`, `own_feed`.
+    """Print what is asked for as JSON.
+
+    Job keys: `ask` ("start" or "arena"), `files` (one), `target`, `threads`, `feeds`, `inputs`, `own_feed`.
 
     The feed of the model under test is loaded in the empty session's process too, so that it cancels out.
     """
     job = json.loads(Path(job_path).read_text())
     with np.load(job["feeds"], allow_pickle=False) as stored:
         feed = {name: stored[f"{index}"] for index, name in enumerate(job["inputs"])}
-    print(json.dumps(start(job["target"], job["files"][0], job["threads"], feed if job["own_feed"] else None)))
+    kind, path, threads = job["target"], job["files"][0], job["threads"]
+    if job["ask"] == "start":
+        print(json.dumps(start(kind, path, threads, feed if job["own_feed"] else None)))
+    else:
+        print(json.dumps(arena(kind, path, threads, feed)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What a model costs a process that has just begun: its memory, and the time until the first answer.
 
 Every figure is from processes of their own, the models by turns. Memory is that of the process less that of an empty
-session of the same runtime beside it, so that the runtime itself and the inputs cancel out.
+session of the same runtime beside it, so that the runtime itself and the inputs cancel out. What the runtime's arena
+holds is counted by the runtime itself, once, in one process more.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ from .timing_loop import SESSIONS
 REPEATS = 3
 _TIMEOUT = 300.0
 
-Figures = Mapping[str, float]  # what a probe prints
+Figures = Mapping[str, Any]  # what a probe prints: numbers, and reasons why there are none
+_MEMORY = ("peak_bytes", "held_bytes", "device_bytes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,15 @@ class Start:
     open_ms: Interval  # from opening the file to a session that is ready
     first_ms: Interval  # the first call
     steady_ms: Interval  # a later call, with inputs handed over anew
+    device_ms: Interval | None = None  # a later call on the GPU alone, by its events; None: the session has none
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arena:
+    """The allocator that weights and the results of layers come from; bytes, as the runtime counts them."""
+
+    held_bytes: int  # taken from the system; it grows in steps and keeps what it has
+    used_bytes: int  # what weights and results of layers asked for, the most after any layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +59,10 @@ class FreshProcess:
     peak_memory: Interval  # the most that loading and running added
     held_memory: Interval  # what stays while the session is kept: weights, and what calls reuse
     start: Start
+    arena: Arena | None = None
+    arena_reason: str = ""  # why there is none
+    device_memory: Interval | None = None  # of the GPU; what other programs take meanwhile is in it
+    device_reason: str = ""  # why there is none, where the model runs on a GPU
 
 
 def measure(
@@ -92,11 +107,15 @@ def measure(
                         raise
                     errors[index] = error
                     continue
-                less = {key: max(0.0, seen[key] - empty[beside[index]][key]) for key in ("peak_bytes", "held_bytes")}
+                less = _less(seen, empty[beside[index]])
                 found[index].append({**seen, **less})
             if progress is not None:
                 progress(done + 1, repeats)
-    return [errors[index] if index in errors else _summary(each) for index, each in enumerate(found)]
+        arenas = {index: _arena(probe, kinds[index], path_of(file)) for index, file in enumerate(files) if found[index]}
+    return [
+        errors[index] if index in errors else dataclasses.replace(_summary(each), **arenas[index])
+        for index, each in enumerate(found)
+    ]
 
 
 def measure_one(
@@ -127,7 +146,21 @@ def _known(kind: str) -> str:
     return kind
 
 
-def _prober(folder: Path, feed: Arrays, threads: int) -> Callable[[str, Path | None], Figures]:
+def _less(seen: Figures, empty: Figures) -> dict[str, float]:
+    """Memory above that of the empty session."""
+    return {key: max(0.0, seen[key] - empty.get(key, 0.0)) for key in _MEMORY if key in seen}
+
+
+def _arena(probe: Callable[..., Any], kind: str, path: Path) -> dict[str, Any]:
+    """The fields of `FreshProcess`. That the runtime does not say, or crashes over it, loses no other figure."""
+    try:
+        found = dict(probe(kind, path, ask="arena"))
+    except MeasurementError as error:
+        found = {"reason": str(error).splitlines()[0]}
+    return {"arena_reason": found["reason"]} if "reason" in found else {"arena": Arena(**found)}
+
+
+def _prober(folder: Path, feed: Arrays, threads: int) -> Callable[..., Figures]:
     """A function of a session's kind and its file (None: the empty model) that starts it in a process."""
     with storage_errors(folder):
         stored: dict[str, Any] = {str(index): array for index, array in enumerate(feed.values())}
@@ -135,8 +168,9 @@ def _prober(folder: Path, feed: Arrays, threads: int) -> Callable[[str, Path | N
         _write_empty(folder / "empty.onnx")
     job = {"threads": threads, "feeds": str(folder / "feed.npz"), "inputs": list(feed)}
 
-    def probe(kind: str, path: Path | None) -> Figures:
-        own = {"files": [str(path or folder / "empty.onnx")], "target": kind, "own_feed": path is not None}
+    def probe(kind: str, path: Path | None, ask: str = "start") -> Figures:
+        file = str(path or folder / "empty.onnx")
+        own = {"ask": ask, "files": [file], "target": kind, "own_feed": path is not None}
         said = child.run(f"{__package__}.fresh_probe", job | own, folder, threads, _TIMEOUT)
         figures: Figures = json.loads(said.splitlines()[-1])
         return figures
@@ -152,7 +186,9 @@ def _summary(found: Sequence[Figures]) -> FreshProcess:
     return FreshProcess(
         peak_memory=over("peak_bytes"),
         held_memory=over("held_bytes"),
-        start=Start(**{field.name: over(field.name) for field in dataclasses.fields(Start)}),
+        start=Start(**{name.name: over(name.name) for name in dataclasses.fields(Start) if name.name in found[0]}),
+        device_memory=over("device_bytes") if all("device_bytes" in each for each in found) else None,
+        device_reason=next((str(each["device_reason"]) for each in found if "device_reason" in each), ""),
     )
 
 

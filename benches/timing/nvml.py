@@ -62,6 +62,17 @@ class Gpu:
         except self._nvml.NVMLError as error:
             raise MeasurementError(f"the GPU has no energy counter: {error}") from error
 
+    def memory_bytes(self) -> int:
+        """Memory of the GPU that is in use, whoever uses it.
+
+        Raises:
+            MeasurementError: the GPU does not say.
+        """
+        try:
+            return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+        except self._nvml.NVMLError as error:
+            raise MeasurementError(f"the GPU does not say how much of its memory is in use: {error}") from error
+
     def slowdowns(self) -> int:
         """Bits that say what slows the GPU down now; 0: nothing that voids a measurement.
 

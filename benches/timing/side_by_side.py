@@ -8,7 +8,7 @@ from ...core.errors import MeasurementError
 from ...core.values import Arrays, Interval
 from . import energy, fresh_process, throughput
 from .contender import Contender, kinds_of
-from .fresh_process import REPEATS, FreshProcess, Start
+from .fresh_process import REPEATS, Arena, FreshProcess, Start
 from .latency import Latency, PairedLatency, Progress, compare
 
 RESTARTS = 5
@@ -51,6 +51,10 @@ class Row:
     reason: str
     throughput: tuple[Rate, ...] = ()  # one for each batch size and concurrency
     throughput_reason: str = ""  # why there is none, where it was asked for
+    arena: Arena | None = None  # of the runtime, as it counts itself
+    arena_reason: str = ""  # why there is none
+    device_memory: Interval | None = None  # bytes of the GPU, above the same; None: it runs on none, or see the reason
+    device_reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,6 +211,10 @@ def _row(
         start=None if fresh is None else fresh.start,
         timings=timings,
         reason=contender.reason,
+        arena=None if fresh is None else fresh.arena,
+        arena_reason="" if fresh is None else fresh.arena_reason,
+        device_memory=None if fresh is None else fresh.device_memory,
+        device_reason="" if fresh is None else fresh.device_reason,
     )
 
 

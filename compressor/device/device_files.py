@@ -19,6 +19,7 @@ EXPORTERS = (
 )
 BENCHES = (
     "device/device_engine",
+    "device/device_input",
     "device/device_predict",
     "device/on_device",
     "metrics/accuracy",

@@ -53,6 +53,7 @@ class OnnxRuntimeSession:
             each run; where sessions take turns, those of one would hold the cores that the next one needs.
         exact: without the saturation of this CPU's INT8 kernels, where they have any, in the time of float ones: what
             another device computes of the same Q/DQ pairs.
+        profile: what the name of the file begins with into which every kernel is written; empty: none is.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
@@ -61,7 +62,14 @@ class OnnxRuntimeSession:
     """
 
     def __init__(
-        self, path: Path | str, threads: int = 1, device: str = "cpu", *, shared_pool: bool = False, exact: bool = False
+        self,
+        path: Path | str,
+        threads: int = 1,
+        device: str = "cpu",
+        *,
+        shared_pool: bool = False,
+        exact: bool = False,
+        profile: str = "",
     ) -> None:
         wanted, levels = provider(device), onnxruntime.GraphOptimizationLevel
         options = onnxruntime.SessionOptions()
@@ -75,6 +83,8 @@ class OnnxRuntimeSession:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
         options.log_severity_level = 3  # its warnings are about its own optimizations
+        if profile:
+            options.enable_profiling, options.profile_file_prefix = True, profile
         self._path = path
         try:
             self._session: Any = onnxruntime.InferenceSession(
@@ -128,6 +138,10 @@ class OnnxRuntimeSession:
                 raise MeasurementError(f"{self._path}: ONNX Runtime cannot run it: {_first_line(error)}") from error
 
         return run
+
+    def profiled(self) -> Path:
+        """The file that `profile` asked for, as trace events in JSON; nothing is written to it any more."""
+        return Path(self._opened().end_profiling())
 
     def close(self) -> None:
         self._session = None

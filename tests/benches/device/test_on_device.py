@@ -101,7 +101,8 @@ def test_a_void_measurement_is_a_row_without_figures_and_unproven(
     monkeypatch.setattr(on_device._Run, "_measured", hot)
     model = {"target": "onnxruntime-cpu", "dialect": "float", "precision": "float32", "judged": True, "path": "m.onnx"}
     (tmp_path / "m.onnx").write_bytes(b"1234")
-    manifest = {**MANIFEST, "models": [model], "files": {"m.onnx": {"sha256": "0" * 64, "bytes": 4}}}
+    files = {name: {"sha256": "0" * 64, "bytes": 4} for name in ("m.onnx", "reference.npz")}
+    manifest = {**MANIFEST, "original": {"path": "m.onnx"}, "models": [model], "files": files}
     options = argparse.Namespace(threads=1, batch="1", seconds=0.1)
     assert on_device.main(tmp_path, manifest, "0" * 64, options) == ExitCode.UNPROVEN
     (row,) = json.loads((tmp_path / "result.json").read_text())["models"]

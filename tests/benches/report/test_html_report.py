@@ -220,9 +220,15 @@ def test_devices_stand_in_a_table_of_device_and_model() -> None:
 def test_what_was_not_measured_is_listed_with_its_reason() -> None:
     text = " ".join(read(make_report()).text.split())
     assert (
-        "What was not measured tensorrt: no CUDA device what the mean hides: no audit yet: edgesmith audit, with the "
+        "What was not measured throughput on onnxruntime-cpu: not asked for: [measure] of the recipe names no concurrency "
+        "tensorrt: no CUDA device what the mean hides: no audit yet: edgesmith audit, with the "
         "run's directory other devices: none yet: edgesmith bench, with the run's directory and --on"
     ) in text
+    final = dataclasses.replace(make_report().final, arena_reason="1.24 does not say")
+    silent = read(dataclasses.replace(make_report(), final=final)).text
+    assert "names no concurrency what the arena holds on onnxruntime-cpu: 1.24 does not say tensorrt: " in " ".join(
+        silent.split()
+    )
     found = Devices(results={}, unreadable=("devices/x.json: not JSON",))
     assert "a device: devices/x.json: not JSON" in render_html(make_report(), None, found)
     assert "edgesmith compress recipe.toml --out ../again --threads 1 --seed 0</code>" in render_html(make_report())

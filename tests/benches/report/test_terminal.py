@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from edgesmith.benches.report import report_words, words
-from edgesmith.benches.report.report import MetricValue, Report, SpeedUp
+from edgesmith.benches.report.report import MetricValue, Report, SpeedUp, Throughput
 from edgesmith.benches.report.terminal import print_report
+from edgesmith.benches.timing.fresh_process import Arena
 from edgesmith.core.values import Interval
 from tests.benches.sample_report import make_report
 
@@ -47,6 +48,60 @@ def test_tables_come_in_order_and_the_verdict_last() -> None:
     command = "trtexec --onnx=tensorrt.onnx --saveEngine=tensorrt.engine --stronglyTyped"
     note = "(TensorRT 10.0 to 10.11 needs --int8 in place of --stronglyTyped)"
     assert f"  on the device: {command} {note}" in printed(make_report(), width=40).splitlines(), "copied in one piece"
+
+
+def test_the_arena_is_two_rows_or_a_reason() -> None:
+    report = make_report()
+    assert "arena" not in printed(report)  # of a version that did not measure it
+    reason = "ONNX Runtime 1.24.0 says nothing of it in a profile; 1.32 does"
+    sides = {name: dataclasses.replace(getattr(report, name), arena_reason=reason) for name in ("original", "final")}
+    assert f"arena: not measured: {reason}" in printed(dataclasses.replace(report, **sides)).splitlines()
+    for name, held, used in (("original", 2_097_152, 1_200_000), ("final", 1_048_576, 400_000)):
+        arena = Arena(held_bytes=held, used_bytes=used)
+        sides[name] = dataclasses.replace(getattr(report, name), arena=arena)
+    text = printed(dataclasses.replace(report, **sides))
+    assert line_with(text, "arena, held", "2.10 MB", "1.05 MB", "2.00x less")
+    assert line_with(text, "arena, in use", "1.20 MB", "400 kB", "3.00x less")
+    assert "arena: " not in text
+
+
+def test_a_gpus_memory_is_a_row_or_a_reason() -> None:
+    report = make_report()
+    assert "GPU" not in printed(report)  # a CPU's run
+    reason = "nvidia-ml-py is not installed: pip install nvidia-ml-py"
+    silent = dataclasses.replace(report, final=dataclasses.replace(report.final, device_reason=reason))
+    assert f"memory of the GPU: not measured: {reason}" in printed(silent).splitlines()
+    sides = {}
+    for name, size, took in (("original", 80_000_000, 0.6), ("final", 20_000_000, 0.2)):
+        side = getattr(report, name)
+        start = dataclasses.replace(side.start, device_ms=Interval(value=took, low=took, high=took))
+        sides[name] = dataclasses.replace(side, device_memory_bytes=size, start=start)
+    text = printed(dataclasses.replace(report, **sides))
+    assert line_with(text, "memory of the GPU", "80.0 MB", "20.0 MB", "4.00x less")
+    assert line_with(text, "later call, on the GPU alone", "0.600 ms", "0.200 ms", "3.00x faster")
+
+
+def test_throughput_is_a_row_for_each_case_or_a_reason() -> None:
+    report = make_report()
+    assert "at once" not in printed(report)  # nobody asked for it
+    reason = "an engine's session runs one call at a time"
+    text = printed(dataclasses.replace(report, throughput_reason=reason))
+    assert f"throughput: not measured: {reason}" in text.splitlines()
+
+    def case(batch: int, ratio: tuple[float, float, float]) -> Throughput:
+        value, low, high = ratio
+        before = Interval(value=4009.3, low=4000.0, high=4020.0)
+        after = Interval(value=4009.3 * value, low=4000 * low, high=4020 * high)
+        found = Interval(value=value, low=low, high=high)
+        return Throughput(
+            batch=batch, concurrency=4, threads=1, original=before, final=after, ratio=found, noise_floor=0.02
+        )
+
+    cases = (case(1, (1.7, 1.4, 2.28)), case(32, (0.5, 0.4, 0.625)), case(64, (1.0, 0.9, 1.1)))
+    text = printed(dataclasses.replace(report, throughput=cases))
+    assert line_with(text, "4 at once, batch 1 ", "4,009/s", "6,816/s", "1.70x more (1.40 to 2.28)")
+    assert line_with(text, "4 at once, batch 32", "4,009/s", "2,005/s", "2.00x fewer (1.60 to 2.50)")
+    assert line_with(text, "4 at once, batch 64", "no difference that could be measured (0.90x to 1.10x)")
 
 
 def test_energy_is_a_row_or_a_reason() -> None:

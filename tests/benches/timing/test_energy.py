@@ -128,6 +128,7 @@ def fake_nvml(**changes: Any) -> Any:
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetHandleByUUID=lambda uuid: {"GPU-b": 1}[uuid],
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: [12_500, 7_000][handle],
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=[300, 900][handle]),
         nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: [0x5, 0x64][handle],
         refused=refused,
     )
@@ -139,6 +140,7 @@ def fake_nvml(**changes: Any) -> Any:
 def test_a_gpu_says_what_it_used_and_what_slows_it_down() -> None:
     first, second = nvml.Gpu(fake_nvml(), visible=""), nvml.Gpu(fake_nvml(), visible="1,0")
     assert (first.joules(), second.joules(), nvml.Gpu(fake_nvml(), visible="GPU-b").joules()) == (12.5, 7.0, 7.0)
+    assert (first.memory_bytes(), second.memory_bytes()) == (300, 900)
     assert first.slowdowns() == 0  # idle and capped by its power mode
     assert nvml.named(second.slowdowns()) == "software thermal slowdown, hardware thermal slowdown"
     newer = fake_nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda handle: 0x88)

@@ -1,15 +1,18 @@
 """A fresh process: memory follows what a model holds and cancels the runtime, its start has its parts, failures say so."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from edgesmith.benches.timing import fresh_probe, timing_loop
+from edgesmith.benches.timing import child, fresh_probe, fresh_process, timing_loop
+from edgesmith.benches.timing.contender import Contender
 from edgesmith.benches.timing.fresh_probe import maxrss_bytes
 from edgesmith.benches.timing.fresh_process import measure, measure_one, succeeded
 from edgesmith.core.errors import MeasurementError
@@ -80,6 +83,70 @@ def test_the_parts_of_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
             "held_bytes": 4 * MB,
         }
     )
+
+
+def test_the_arena_is_what_the_runtime_says_or_the_reason(tmp_path: Path) -> None:
+    path, feed = chain(tmp_path / "a.onnx", 3, width=1024), {"x": np.zeros((2, 1024), np.float32)}
+    found = measure_one(path, feed, repeats=1)
+    assert found.arena is not None and found.arena_reason == ""
+    assert found.arena.used_bytes == 3 * 1024 * 4096 + 3 * 2 * 4096  # weights, and three results of two samples
+    assert found.arena.used_bytes <= found.arena.held_bytes
+    assert fresh_probe.arena("openvino", str(path), 1, feed) == {
+        "reason": "of the runtimes only ONNX Runtime says what its arena holds"
+    }
+
+
+def test_an_arena_that_cannot_be_read_loses_no_other_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = child.run
+
+    def crashed(program: str, job: dict[str, Any], *rest: Any) -> str:
+        if job["ask"] == "arena":
+            raise MeasurementError("fresh_probe: the process was ended by signal 11; files: a.onnx\n  Fatal")
+        return run(program, job, *rest)
+
+    monkeypatch.setattr(fresh_process.child, "run", crashed)
+    found = measure_one(chain(tmp_path / "a.onnx", 1), {"x": np.zeros((1, WIDTH), np.float32)}, repeats=1)
+    assert (found.arena, found.arena_reason) == (None, "fresh_probe: the process was ended by signal 11; files: a.onnx")
+    assert found.peak_memory.value > 0
+
+
+def test_a_gpus_memory_and_time_above_the_empty_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a probe that says what a GPU's would: the empty session's context and workspace are no cost of the model."""
+    base = {"import_ms": 1.0, "open_ms": 2.0, "first_ms": 3.0, "steady_ms": 4.0, "peak_bytes": 9, "held_bytes": 8}
+
+    def said(program: str, job: dict[str, Any], *_: Any) -> str:
+        if job["ask"] == "arena":
+            return json.dumps({"held_bytes": 2, "used_bytes": 1})
+        taken = 350 * MB if job["own_feed"] else 300 * MB
+        return json.dumps({**base, "device_bytes": taken, "device_ms": 1.5})
+
+    monkeypatch.setattr(fresh_process.child, "run", said)
+    model = Contender(label="a", session="onnxruntime-cuda", path=tmp_path / "a.onnx", file=tmp_path / "a.onnx")
+    found = succeeded(measure([model], {"x": np.zeros(1)}, repeats=2)[0])
+    assert found.device_memory is not None and found.device_memory.value == 50 * MB
+    assert found.start.device_ms is not None and found.start.device_ms.value == 1.5
+
+
+def test_what_is_read_of_a_gpu_and_why_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = iter((1_000, 1_700))
+    monkeypatch.setattr(fresh_probe, "Gpu", lambda: SimpleNamespace(memory_bytes=lambda: next(used)))
+    assert fresh_probe._DeviceMemory("onnxruntime-cuda").taken() == {"device_bytes": 700}
+    assert fresh_probe._DeviceMemory("onnxruntime-cpu").taken() == {}
+
+    def missing() -> None:
+        raise MeasurementError("nvidia-ml-py is not installed: pip install nvidia-ml-py")
+
+    monkeypatch.setattr(fresh_probe, "Gpu", missing)
+    reason = "nvidia-ml-py is not installed: pip install nvidia-ml-py"
+    assert fresh_probe._DeviceMemory("tensorrt").taken() == {"device_reason": reason}
+
+
+@pytest.mark.gpu
+def test_an_initializer_on_the_gpu_is_read_as_what_it_is(tmp_path: Path) -> None:
+    path = chain(tmp_path / "one.onnx", 1, width=3536)
+    model = Contender(label="one", session="onnxruntime-cuda", path=path, file=path)
+    found = succeeded(measure([model], {"x": np.zeros((1, 3536), np.float32)}, repeats=1)[0])
+    assert found.device_memory is not None and 45 * MB < found.device_memory.value < 150 * MB  # its arena doubles
 
 
 def test_the_feed_itself_cancels_out(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from edgesmith.benches.report.side_by_side_table import print_side_by_side
 from edgesmith.benches.timing import fresh_process
 from edgesmith.benches.timing.contender import Contender
-from edgesmith.benches.timing.fresh_process import FreshProcess, Start
+from edgesmith.benches.timing.fresh_process import Arena, FreshProcess, Start
 from edgesmith.benches.timing.latency import Latency
 from edgesmith.benches.timing.side_by_side import Rate, Row, SideBySide, Timing, measure, steps
 from edgesmith.core.errors import MeasurementError
@@ -45,6 +45,8 @@ def test_two_that_work_and_two_that_do_not(tmp_path: Path) -> None:
     assert first.peak_memory.value > last.peak_memory.value  # 12 more matrices of 64 kB, held at least once
     assert first.held_memory is not None and last.held_memory is not None
     assert first.held_memory.value > last.held_memory.value
+    assert first.arena is not None and last.arena is not None
+    assert first.arena.used_bytes - last.arena.used_bytes == 12 * WIDTH * WIDTH * 4
     assert first.start is not None and 0 < first.start.open_ms.low <= first.start.open_ms.high
     assert (absent.reason, absent.peak_memory, absent.start, absent.timings) == ("no CUDA device", None, None, ())
     assert broken.reason.startswith("broken failed: edgesmith.core.errors.RecipeError: session: cannot import 'tests.")
@@ -114,6 +116,7 @@ def sample() -> SideBySide:
         timings=timing(1, None),
         reason="",
         throughput=rates(8_000, None),
+        arena_reason="only ONNX Runtime says",
     )
     final = replace(
         eager,
@@ -121,9 +124,18 @@ def sample() -> SideBySide:
         path="b",
         timings=timing(0.4, Interval(value=2.5, low=2.4, high=2.6)),
         throughput=rates(24_240, Interval(value=3.03, low=2.9, high=3.1)),
+        arena=Arena(held_bytes=1_050_392, used_bytes=30_488),
+        arena_reason="",
+        device_memory=MEMORY,
+        start=replace(START, device_ms=Interval(value=0.3, low=0.3, high=0.4)),
     )
     engine = replace(
-        eager, label="engine", path="c", throughput=(), throughput_reason="an engine's session runs one call at a time"
+        eager,
+        label="engine",
+        path="c",
+        device_reason="NVML does not start: none",
+        throughput=(),
+        throughput_reason="an engine's session runs one call at a time",
     )
     absent = Row(
         label="torch.compile",
@@ -160,6 +172,10 @@ def test_the_table() -> None:
         "file size": ["689 kB"] * 3,
         "peak memory": ["177 MB (176 to 178)"] * 3,
         "memory held": ["177 MB (176 to 178)"] * 3,
+        "memory of the GPU": ["not measured", "177 MB (176 to 178)", "not measured"],
+        "on the GPU alone": ["not measured", "0.300 ms (0.300 to 0.400)", "not measured"],
+        "arena, held": ["not measured", "1.05 MB", "not measured"],
+        "arena, in use": ["not measured", "30.5 kB", "not measured"],
         "open the file": ["12.0 ms (11.5 to 14.0)"] * 3,
         "first call": ["1.50 ms (0.900 to 2.00)"] * 3,
         "later call": ["0.450 ms (0.420 to 0.500)"] * 3,
@@ -170,12 +186,14 @@ def test_the_table() -> None:
         "p99.9": ["4.00 ms", "not measured: 1,024 calls", "4.00 ms"],
         "4 at once": ["8,000/s", "24,240/s, 3.03x (2.90 to 3.10)", "not measured"],
     }
-    assert lines[-8:] == [
+    assert lines[-10:] == [
         "torch eager: [b]a",
         "torch.compile: a (689 kB): not measured: no compiler",
         "final, u8: b",
         "engine: c",
         "engine: throughput not measured: an engine's session runs one call at a time",
+        "torch eager: arena not measured: only ONNX Runtime says",
+        "engine: memory of the GPU not measured: NVML does not start: none",
         "Energy: not measured: no energy counter: none",
         "GPU clocks: watched",
         "The first against itself: up to 1.2 % at batch 8 apart (noise floor).",
