@@ -329,8 +329,13 @@ def _same_model(run: Finished, baseline: Finished, metric: Metric) -> bool:
 
 
 def _same_in_same_place(ours: Report, theirs: Report) -> bool:
-    """The very file, on the same machine, with the same settings and versions of everything."""
-    return _judged_digest(ours) == _judged_digest(theirs) and ours.environment == theirs.environment
+    """The very file against the same model, on the same machine, with the same settings and versions of everything."""
+    judged = [(_judged_digest(each), _against_digest(each), each.environment) for each in (ours, theirs)]
+    return judged[0] == judged[1]
+
+
+def _against_digest(report: Report) -> str:
+    return next(stage.digest for stage in report.stages if stage.id == report.against)
 
 
 def _judged_digest(report: Report) -> str:
