@@ -41,6 +41,8 @@ class Lock:
     predictions: str
     artifacts: dict[str, str]  # path in the run directory -> digest
     environment: dict[str, str | int | list[str]]  # versions and machine
+    engines: dict[str, str] = dataclasses.field(default_factory=dict)  # likewise
+    timing_cache: str = ""  # of the file that the recipe names for its engines; empty: none
     schema: Literal["edgesmith.lock/1"] = SCHEMA
 
 
@@ -80,7 +82,15 @@ def lock_of(report: Report, task_identity: str, run: Path) -> Lock:
         predictions=digest.of_file(run / report.predictions),
         artifacts={artifact.path: artifact.digest for artifact in report.artifacts},
         environment=report.environment,
+        engines={each.engine.path: digest.of_file(run / each.engine.path) for each in report.artifacts if each.engine},
+        timing_cache=_timing_cache(run),
     )
+
+
+def _timing_cache(run: Path) -> str:
+    recipe = recipes.load(run / "recipe.toml")
+    path = recipe.folder / ((recipe.build.timing_cache if recipe.build else None) or "")
+    return digest.of_file(path) if path.is_file() else ""
 
 
 def lock_text(lock: Lock) -> str:
@@ -122,7 +132,7 @@ def verify(run: Path) -> Verified:
         UsageError: the task cannot be loaded from where the run found it.
     """
     lock = read_lock(run / LOCK)
-    files = {"recipe.toml": lock.recipe, PREDICTIONS: lock.predictions, **lock.artifacts}
+    files = {"recipe.toml": lock.recipe, PREDICTIONS: lock.predictions, **lock.artifacts, **lock.engines}
     differences = list(_changed_files(run, files))
     answers = "not asked: a file differs"
     if not differences:
@@ -143,6 +153,8 @@ def verify(run: Path) -> Verified:
         for key in dict.fromkeys([*lock.environment, *here])
         for found in _differ(key, str(lock.environment.get(key)), str(here.get(key)))
     ]
+    if lock.timing_cache and (run / "recipe.toml").is_file():  # it changes what a build takes, not what was built
+        other += _differ("timing cache", lock.timing_cache, _timing_cache(run) or "missing")
     return Verified(run=str(run), differences=tuple(differences), environment=tuple(other), answers=answers)
 
 

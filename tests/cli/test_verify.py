@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgesmith.benches.gates.finished import read
 from edgesmith.cli import main
 from edgesmith.compressor import measuring
+from edgesmith.compressor.lock import lock_of, lock_text
 from edgesmith.core import digest
 from edgesmith.core.errors import ExitCode
 
@@ -48,6 +50,40 @@ def test_an_untouched_run_is_what_its_lock_says(finished: Path, capsys: pytest.C
     assert lock["artifacts"] == {each["path"]: each["digest"] for each in report["artifacts"]}
     assert (lock["original"], lock["test_data"]) == (report["stages"][0]["digest"], report["test_digest"])
     assert len(lock["calibration_data"]) == 64
+    assert lock["timing_cache"] == ""
+    engine = report["artifacts"][1]["engine"]
+    assert lock["engines"] == {engine["path"]: engine["digest"]}
+
+
+def test_an_engine_cut_short_and_another_timing_cache(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The engine is what goes to the device; the cache only says how the next one would be built."""
+    Path("engines.cache").write_bytes(b"timed")
+    recipe = RUN / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("[build]", '[build]\ntiming_cache = "../../engines.cache"'))
+    lock = json.loads(LOCK.read_text())
+    old = {key: value for key, value in lock.items() if key not in ("engines", "timing_cache")}
+    LOCK.write_text(json.dumps(old | {"recipe": digest.of_file(recipe)}))
+    assert verify(capsys)[0] == ExitCode.PASS, "a lock of a version that kept neither"
+    lock = json.loads(lock_text(lock_of(read(RUN / "report.json").report, lock["task_identity"], RUN)))
+    assert lock["timing_cache"] == digest.of_bytes(b"timed")
+    LOCK.write_text(json.dumps(lock))
+    assert verify(capsys)[1][-1] == "runs/small: what its lock says"
+    Path("engines.cache").write_bytes(b"timed again")
+    code, lines = verify(capsys)
+    assert (code, lines[-2:]) == (
+        ExitCode.PASS,
+        [
+            f"elsewhere: timing cache: locked {digest.of_bytes(b'timed')[:12]}, found {digest.of_bytes(b'timed again')[:12]}",
+            "runs/small: what its lock says",
+        ],
+    )
+    engine = RUN / next(iter(lock["engines"]))
+    engine.write_bytes(engine.read_bytes()[:-1])
+    code, lines = verify(capsys)
+    assert code == ExitCode.LIMIT_MISSED
+    assert [line.split(": locked")[0] for line in lines if line.startswith("differs")] == [
+        f"differs: {engine.relative_to(RUN).as_posix()}"
+    ]
 
 
 def test_files_that_changed_are_named_and_nothing_is_asked(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
