@@ -53,7 +53,8 @@ _SUBJECTS = {
     "params": "parameters",
 }
 TIMED = ("speedup", "latency_ms", "peak_memory")
-_MACHINE = ("cpu", "machine", "cpu_features", "cores", "threads")  # what a time depends on beside the file
+# What a time depends on beside the file.
+_MACHINE = ("cpu", "machine", "cpu_features", "cores", "threads", "cpu_governor", "power_mode")
 
 
 def refuse_other(run: Finished, baseline: Finished) -> None:
@@ -304,7 +305,7 @@ def other_machine(report: Report, here_now: Description) -> str:
 
 
 def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)
 
 
 def _status(change: Interval, margin: float) -> Status:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +15,7 @@ _PACKAGES = ("edgesmith", "numpy", "onnx", "onnxruntime", "onnxscript", "torch",
 # What decides how fast, and on x86 how exactly, INT8 runs.
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _CGROUP = Path("/sys/fs/cgroup")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 Description = Dict[str, Union[str, int, List[str]]]
 
@@ -21,8 +24,8 @@ def describe(threads: int, seed: int) -> Description:
     """Machine, runtime versions and the two options that decide a measurement.
 
     Returns:
-        JSON-able: python, os, machine, cpu, cpu_features, cores, threads, seed, and one key for every package that is
-        installed (`torch-pruning` as `torch_pruning`).
+        JSON-able: python, os, machine, cpu, cpu_features, cores, threads, seed, those of `power_modes`, and one key for
+        every package that is installed (`torch-pruning` as `torch_pruning`).
     """
     found: Description = {
         "python": platform.python_version(),
@@ -33,12 +36,30 @@ def describe(threads: int, seed: int) -> Description:
         "cores": cores(),
         "threads": threads,
         "seed": seed,
+        **power_modes(),
     }
     for package in _PACKAGES:
         try:
             found[package.replace("-", "_")] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def power_modes(governor: Path = _GOVERNOR) -> dict[str, str]:
+    """What may hold the processors' clocks down for as long as it is set; a machine that has no such thing has no key.
+
+    Returns:
+        `cpu_governor` (Linux, of the first core) and `power_mode` (as `nvpmodel -q` of a Jetson says: "MAXN", "15W").
+    """
+    found = {"cpu_governor": governor.read_text().strip()} if governor.is_file() else {}
+    tool = shutil.which("nvpmodel") or shutil.which("nvpmodel", path="/usr/sbin")  # not on every user's path
+    if tool is not None:
+        asked = subprocess.run(
+            [tool, "-q"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30, check=False
+        )
+        names = [line.split(":", 1)[1].strip() for line in asked.stdout.splitlines() if "Power Mode:" in line]
+        found["power_mode"] = names[0] if names else f"not said: {asked.stdout.strip()[:80] or 'no answer'}"
     return found
 
 

@@ -6,8 +6,11 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
-from edgesmith.benches.timing.environment import describe
+import pytest
+
+from edgesmith.benches.timing.environment import describe, power_modes
 
 
 def test_it_names_what_decides_a_measurement() -> None:
@@ -28,3 +31,26 @@ def test_it_imports_nothing_heavy() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("says", "mode"),
+    [
+        ("echo 'NV Power Mode: 15W'; echo 2", "15W"),
+        ("echo 'NV Fan Mode:quiet'; echo 'NV Power Mode: MODE_30W_ALL'; echo 3", "MODE_30W_ALL"),
+        ("echo 'NVPM ERROR: Error opening /etc/nvpmodel.conf' >&2; exit 255", "not said: NVPM ERROR: Error opening /etc/nvpmodel.conf"),
+        ("exit 1", "not said: no answer"),
+    ],
+)  # fmt: skip
+def test_the_power_mode_of_a_jetson(says: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "nvpmodel"
+    tool.write_text(f'#!/bin/sh\n[ "$1" = -q ] || exit 9\n{says}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "governor").write_text("schedutil\n")
+    assert power_modes(tmp_path / "governor") == {"cpu_governor": "schedutil", "power_mode": mode}
+
+
+def test_a_machine_without_power_modes_has_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert power_modes(tmp_path / "governor") == {}
