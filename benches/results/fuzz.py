@@ -232,7 +232,8 @@ def played(kind: str, seed: int, run: Path, changes: Sequence[Mutation] = ()) ->
     """Exit code or "finding", and what was found."""
     make, changes = KINDS[kind][0], changes or KINDS[kind][1]
     rng = random.Random(f"{kind} {seed}")
-    with tempfile.TemporaryDirectory(prefix="edgesmith-fuzz-") as name:
+    # As deep as the run, whose recipe names its task by a relative path: `verify` opens it.
+    with tempfile.TemporaryDirectory(prefix="edgesmith-fuzz-", dir=run.parent.parent) as name:
         folder, said = Path(name), io.StringIO()
         change = rng.choice(changes)
         command = make(run, folder, change, rng)
