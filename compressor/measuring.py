@@ -136,9 +136,11 @@ def measure_costs(
     if reason is not None:
         return Costs(energy_reason=reason)
     feed = latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1], 1)[recipe.measure.batch_sizes[0]][0]
+    repeats = min(recipe.measure.restarts, fresh_process.REPEATS)
+    fresh = fresh_process.measure([original, final], feed, threads, repeats)
     return Costs(
         latency=_timed([original, final], task, recipe, 0, threads, progress),
-        fresh=tuple(map(fresh_process.succeeded, fresh_process.measure([original, final], feed, threads))),
+        fresh=tuple(map(fresh_process.succeeded, fresh)),
         **_energy([original, final], task, recipe, threads),
         **_throughput([original, final], task, recipe, threads, progress),
     )
