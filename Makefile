@@ -5,7 +5,7 @@ PYTHON ?= python3
 STAMP := .venv/.setup-stamp
 DEV_STAMP := .venv/.dev-stamp
 UNFINISHED := .venv/.setup-unfinished
-# Byte code comes with the first import of what is used: of 16,000 files that is a tenth, and compiling all takes over a minute.
+# Byte code comes with the first import of what is used; compiling all 16,000 files beforehand takes over a minute.
 INSTALL := .venv/bin/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 
 # A virtual environment holds absolute paths: in a checkout that was moved or copied it would run the old place's code.
@@ -40,12 +40,10 @@ demo: setup
 	.venv/bin/edgesmith compress examples/digits/recipe.toml
 
 # Two passes: what measures time runs by itself, after the rest has used every core. Both run, whatever the first says.
-# One process more than cores: many tests wait for a process that starts, or for another test's run.
 # In their own order: sorted by how many tests they have, as xdist would, the slowest files come last.
 test: setup
 	@status=0; \
-	workers=$$(.venv/bin/python -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))'); \
-	.venv/bin/python -m pytest -m "not alone" --numprocesses $$workers --dist loadfile --no-loadscope-reorder || status=1; \
+	.venv/bin/python -m pytest -m "not alone" --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder || status=1; \
 	.venv/bin/python -m pytest -m alone || status=1; \
 	exit $$status
 
