@@ -5,8 +5,7 @@ PYTHON ?= python3
 STAMP := .venv/.setup-stamp
 DEV_STAMP := .venv/.dev-stamp
 UNFINISHED := .venv/.setup-unfinished
-# Byte code comes with the first import of what is used; compiling all 16,000 files beforehand takes over a minute.
-INSTALL := .venv/bin/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
+INSTALL := .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt
 
 # A virtual environment holds absolute paths: in a checkout that was moved or copied it would run the old place's code.
 ifneq ($(wildcard $(STAMP)),)
@@ -19,6 +18,7 @@ endif
 
 setup: $(STAMP)
 
+# Byte code comes with the first import of what is used; compiling all 16,000 files beforehand takes over a minute.
 # The stamp comes last; what an interrupted set-up left behind is thrown away, because a package may be half there.
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit("edgesmith needs Python 3.11 or newer, and %s is %d.%d; name another: make $(MAKECMDGOALS) PYTHON=python3.12" % ((sys.executable,) + v) if v < (3, 11) else 0)'
@@ -26,12 +26,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@mkdir -p .venv && touch $(UNFINISHED) && rm -f $(STAMP) $(DEV_STAMP)
 	@echo "setting up .venv: about 1 GB of packages, a minute or more"
 	@"$(PYTHON)" -m venv .venv
-	@$(INSTALL) --quiet -e ".[test,examples]"
+	@$(INSTALL) --no-compile --quiet -e ".[test,examples]"
 	@rm -f $(UNFINISHED) && pwd -P > $(STAMP)
 
 $(DEV_STAMP): $(STAMP)
 	@touch $(UNFINISHED) && rm -f $(STAMP)
-	@$(INSTALL) --quiet -e ".[dev]"
+	@$(INSTALL) --no-compile --quiet -e ".[dev]"
 	@rm -f $(UNFINISHED) && pwd -P > $(STAMP) && touch $(DEV_STAMP)
 
 # The verdict is the exit code: make itself ends with 2 for every failure and prints the real one ("Error 3": a limit was
