@@ -161,14 +161,15 @@ def speed_change(speedup: SpeedUp | None) -> str:
 
 
 def ratio_change(original: float | None, final: float | None, less: str, more: str) -> str:
-    """`8.20x smaller`, `1.30x larger`, `unchanged`."""
+    """`8.20x smaller`, `1.30x larger`, `unchanged`; `hardly larger` where the ratio would read 1.00x."""
     if original is None or final is None:
         return NOT_MEASURED
     if original == final:
         return "unchanged"
     if min(original, final) <= 0:
         return f"{less if final < original else more}, too small to give a ratio"
-    return f"{_times(original / final)} {less}" if final < original else f"{_times(final / original)} {more}"
+    ratio, word = (original / final, less) if final < original else (final / original, more)
+    return f"hardly {word}" if _times(ratio) == _times(1.0) else f"{_times(ratio)} {word}"
 
 
 def engine_sentence(engine: EngineResult) -> str:

@@ -51,12 +51,17 @@ def test_a_loss_within_the_noise_says_how_many_samples_would_do(last: Path, caps
     }
 
 
+def both_with_latency(ours: tuple[float, float, float], last: tuple[float, float, float]) -> None:
+    """A limit on latency in the new report and in the last release's: milliseconds measured, and their bounds."""
+    limits = report_of(RUN).limits
+    for folder, (measured, low, high) in ((RUN, ours), (BASELINE.parent, last)):
+        limit = dataclasses.replace(limits[0], name="latency_ms", limit=9.0, measured=measured, low=low, high=high)
+        write_report(folder, limits=(*limits, limit))
+
+
 def test_times_of_another_machine(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = report_of(RUN)
-    limit = dataclasses.replace(report.limits[0], name="latency_ms", limit=9.0, measured=1.0, low=0.9, high=1.1)
-    write_report(RUN, limits=(*report.limits, limit))
-    slower = dataclasses.replace(limit, measured=0.5, low=0.49, high=0.51)
-    write_report(BASELINE.parent, limits=(*report.limits, slower))
+    both_with_latency((1.0, 0.9, 1.1), (0.5, 0.49, 0.51))
     assert red(gate(capsys, ExitCode.LIMIT_MISSED)) == {
         "baseline: latency_ms": "fail: +100.0 % (+76.5 % to +124.5 %); "
     }
@@ -81,10 +86,7 @@ def test_times_of_another_machine(last: Path, capsys: pytest.CaptureFixture[str]
 def test_two_reports_of_one_file_are_green_unless_one_is_slower(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Noise of two measurements is no loss; another version of the runtime, or another file, has to prove it."""
     report = report_of(RUN)
-    limit = dataclasses.replace(report.limits[0], name="latency_ms", limit=9.0, measured=1.0, low=0.9, high=1.1)
-    write_report(RUN, limits=(*report.limits, limit))
-    noisy = dataclasses.replace(limit, measured=0.95, low=0.85, high=1.05)
-    write_report(BASELINE.parent, limits=(*report.limits, noisy))
+    both_with_latency((1.0, 0.9, 1.1), (0.95, 0.85, 1.05))
     check = gate(capsys, ExitCode.PASS)["checks"][-1]
     assert (check["group"], check["name"]) == ("baseline", "latency_ms")
     assert (check["note"], check["found"]) == ("the same file as the last release's", "+5.3 % (-14.3 % to +29.4 %)")

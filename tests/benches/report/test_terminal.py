@@ -172,6 +172,7 @@ def test_speed_in_words(speedup: SpeedUp | None, text: str) -> None:
         (820, 100, "8.20x smaller"),
         (100, 130, "1.30x larger"),
         (5, 5, "unchanged"),
+        (100_000, 99_990, "hardly smaller"),
         (None, 5, "not measured"),
         (5, 0, "smaller, too small to give a ratio"),
     ],
