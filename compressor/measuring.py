@@ -136,8 +136,7 @@ def measure_costs(
     if reason is not None:
         return Costs(energy_reason=reason)
     feed = latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1], 1)[recipe.measure.batch_sizes[0]][0]
-    repeats = min(recipe.measure.restarts, fresh_process.REPEATS)
-    fresh = fresh_process.measure([original, final], feed, threads, repeats)
+    fresh = fresh_process.measure([original, final], feed, threads, fresh_process.repeats_for(recipe.measure.restarts))
     return Costs(
         latency=_timed([original, final], task, recipe, 0, threads, progress),
         fresh=tuple(map(fresh_process.succeeded, fresh)),

@@ -65,13 +65,21 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where there is no GPU; torch is asked only when there is such a test."""
+    _begin_with_the_finished_run(items)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items or _cuda_available():
         return
     for item in gpu_items:
         item.add_marker(pytest.mark.skip(reason=NO_CUDA))
+
+
+def _begin_with_the_finished_run(items: list[pytest.Item]) -> None:
+    """One process makes the run that tests/cli looks at while the others do what needs none, and nobody waits for it."""
+    first = next((item.path for item in items if "finished_once" in getattr(item, "fixturenames", ())), None)
+    items.sort(key=lambda item: item.path != first)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

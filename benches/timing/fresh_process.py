@@ -118,6 +118,11 @@ def measure(
     ]
 
 
+def repeats_for(restarts: int) -> int:
+    """Processes for each model where times are taken in `restarts` of them."""
+    return min(restarts, REPEATS)
+
+
 def measure_one(
     file: Artifact | Path | Contender, feed: Arrays, threads: int = 1, repeats: int = REPEATS
 ) -> FreshProcess:
@@ -153,6 +158,8 @@ def _less(seen: Figures, empty: Figures) -> dict[str, float]:
 
 def _arena(probe: Callable[..., Any], kind: str, path: Path) -> dict[str, Any]:
     """The fields of `FreshProcess`. That the runtime does not say, or crashes over it, loses no other figure."""
+    if not kind.startswith("onnxruntime"):
+        return {"arena_reason": "of the runtimes only ONNX Runtime says what its arena holds"}
     try:
         found = dict(probe(kind, path, ask="arena"))
     except MeasurementError as error:

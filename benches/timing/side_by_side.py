@@ -8,7 +8,7 @@ from ...core.errors import MeasurementError
 from ...core.values import Arrays, Interval
 from . import energy, fresh_process, throughput
 from .contender import Contender, kinds_of
-from .fresh_process import REPEATS, Arena, FreshProcess, Start
+from .fresh_process import Arena, FreshProcess, Start
 from .latency import Latency, PairedLatency, Progress, compare
 
 RESTARTS = 5
@@ -72,7 +72,7 @@ class SideBySide:
 
 def steps(restarts: int = RESTARTS, concurrency: Sequence[int] = ()) -> int:
     """How often `measure` reports progress."""
-    return REPEATS + restarts * (2 if concurrency else 1)
+    return fresh_process.repeats_for(restarts) + restarts * (2 if concurrency else 1)
 
 
 def for_energy(contenders: Sequence[Contender]) -> tuple[int, ...]:
@@ -112,8 +112,8 @@ def measure(
             progress(done, steps(restarts, concurrency))
 
     tried = [one for one in contenders if not one.reason]
-    first = next(iter(feeds.values()))[0]
-    outcomes = iter(fresh_process.measure(tried, first, threads, progress=lambda done, _: advance(done)))
+    first, repeats = next(iter(feeds.values()))[0], fresh_process.repeats_for(restarts)
+    outcomes = iter(fresh_process.measure(tried, first, threads, repeats, lambda done, _: advance(done)))
     weighed = [(one, None) if one.reason else _tried(one, next(outcomes)) for one in contenders]
     able = [contender for contender, _ in weighed if not contender.reason]
     if len(able) < 2:
@@ -127,13 +127,13 @@ def measure(
         restarts=restarts,
         seconds=seconds,
         seed=seed,
-        progress=lambda done, _: advance(REPEATS + done),
+        progress=lambda done, _: advance(repeats + done),
     )
     rows = [_row(one, fresh, able, paired) for one, fresh in weighed]
     energy_reason = energy.why_not(kinds_of(able))
     if concurrency:
         how: dict[str, Any] = {"restarts": restarts, "seconds": seconds, "seed": seed}
-        how["progress"] = lambda done, _: advance(REPEATS + restarts + done)
+        how["progress"] = lambda done, _: advance(repeats + restarts + done)
         counted = throughput.compare(together, feeds, concurrency, threads, **how)
         energy_reason = counted[0].energy_reason
         rows = _with_throughput(rows, together, [one for one, _ in weighed], counted, concurrency)

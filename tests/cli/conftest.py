@@ -98,7 +98,7 @@ batch = [1, 4, 8]
 
 [measure]
 batch_sizes = [1, 8]
-seconds = 0.2
+seconds = 0.05
 
 [limits]
 drop = 0.05

@@ -13,6 +13,8 @@ from torch import nn
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 
+from .quick import BRIEF
+
 NETS = """
 import dataclasses
 
@@ -93,14 +95,8 @@ def trained():
 
 number = 3
 """
-# Verdicts here are about what was generated, not about speed: two restarts are the fewest that 75 % allow.
-QUICK = tuple(
-    f"--set={change}"
-    for change in (
-        "measure.restarts=2", "measure.seconds=0.05", "measure.batch_sizes=[1]",
-        "limits.confidence=0.75", "limits.speedup=0.01", "limits.file_ratio=2.0",
-    )
-)  # fmt: skip
+# Verdicts here are about what was generated, not about speed.
+QUICK = (*BRIEF, "--set=limits.speedup=0.01", "--set=limits.file_ratio=2.0")
 TAUGHT = (*QUICK, "--set=distill.epochs=1")
 
 

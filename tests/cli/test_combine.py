@@ -13,6 +13,8 @@ from edgesmith.core.errors import ExitCode, RecipeError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
+from .quick import BRIEF
+
 TASK = """
 import numpy as np
 from sklearn.datasets import load_iris
@@ -40,9 +42,6 @@ task = "task.py"
 [[stages]]
 use = "combine"
 heads = { original = ["kind"], width = ["width"] }
-[measure]
-batch_sizes = [1]
-seconds = 0.1
 [limits]
 drop = 0.15
 """
@@ -52,7 +51,7 @@ def test_a_classifier_and_a_regressor_are_one_file(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     Path("task.py").write_text(TASK)
     Path("recipe.toml").write_text(RECIPE)
-    assert main(["compress", "recipe.toml", "--out", "run"]) == ExitCode.PASS
+    assert main(["compress", "recipe.toml", "--out", "run", *BRIEF]) == ExitCode.PASS
     report = json.loads(Path("run/report.json").read_text())
     assert report["stages"][1]["notes"] == [
         "outputs: kind of original, width of width; each as its model alone gives it, on all validation samples"

@@ -10,21 +10,22 @@ import edgesmith
 from edgesmith.cli import main
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.pruning.prune import Prune
+from edgesmith.compressor.run_contenders import contenders
 from edgesmith.compressor.stage import Context
 from edgesmith.compressor.task_file import load_task
 from edgesmith.core.errors import ContractError, ExitCode
 
-FAST = ["--set", "measure.seconds=0.1", "--set", "measure.batch_sizes=[4]"]
+from .quick import BRIEF
 
 
 def compress(*options: str) -> dict[str, Any]:
-    assert main(["compress", "recipe.toml", *FAST, *options]) == ExitCode.PASS
+    assert main(["compress", "recipe.toml", *BRIEF, *options]) == ExitCode.PASS
     report: dict[str, Any] = json.loads(next(Path("runs").glob("*/report.json")).read_text())
     return report
 
 
 def test_an_onnx_file_is_quantized(finished: Path) -> None:
-    """The exported original of a finished run, taken as a model of its own: no torch model is asked for."""
+    """The exported original of a finished run, taken as a model of its own: no torch model is asked for or benched."""
     Path("runs/small/measurements/00-original/model.onnx").rename("model.onnx")
     Path("runs").rename("old")
     text = Path("task.py").read_text()
@@ -35,6 +36,9 @@ def test_an_onnx_file_is_quantized(finished: Path) -> None:
     assert [stage["name"] for stage in report["stages"]] == ["original", "quantize"]
     assert report["artifacts"][1]["precision"] == "int8"  # on this CPU the fastest form may be float
     assert report["original"]["accuracy"] > 0.8
+    found, feeds = contenders(Path("runs/small"))
+    assert [one.label.split(",")[0] for one in found] == ["ONNX Runtime FP32", "final", "tensorrt"]
+    assert list(feeds) == [1]
 
 
 def test_a_student_of_another_architecture(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

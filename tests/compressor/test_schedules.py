@@ -76,7 +76,7 @@ def test_prune_distill_and_qat_in_one_training(task: Task, original: Candidate, 
     """The pruned network learns from the original, by a loss of the table, while it is INT8 already."""
     stages = [
         {"use": "prune", "macs_ratio": 0.5, "round_to": 1},
-        {"use": "qat", "epochs": 2, "learning_rate": 3e-3, "loss": "dkd", "loss_options": {"beta": 2.0}},
+        {"use": "qat", "epochs": 4, "learning_rate": 3e-3, "loss": "dkd", "loss_options": {"beta": 2.0}},
     ]
     done, values = run(task, original, tmp_path / "run", stages)
     graph = values["qat"]

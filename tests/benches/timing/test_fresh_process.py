@@ -91,9 +91,13 @@ def test_the_arena_is_what_the_runtime_says_or_the_reason(tmp_path: Path) -> Non
     assert found.arena is not None and found.arena_reason == ""
     assert found.arena.used_bytes == 3 * 1024 * 4096 + 3 * 2 * 4096  # weights, and three results of two samples
     assert found.arena.used_bytes <= found.arena.held_bytes
-    assert fresh_probe.arena("openvino", str(path), 1, feed) == {
-        "reason": "of the runtimes only ONNX Runtime says what its arena holds"
+    assert fresh_process._arena(no_process, "openvino", path) == {
+        "arena_reason": "of the runtimes only ONNX Runtime says what its arena holds"
     }
+
+
+def no_process(*_: Any, **more: Any) -> None:
+    pytest.fail("asks a process what is known without")
 
 
 def test_an_arena_that_cannot_be_read_loses_no_other_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

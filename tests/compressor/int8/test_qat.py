@@ -142,7 +142,7 @@ def test_it_gets_back_what_rounding_afterwards_loses(unbalanced: tuple[Task, Can
     task, original = unbalanced
     context = make_context(task, tmp_path / "afterwards", {"original": original})
     rounded = Quantize(id="q").run(Export(id="e").run(original, context), context)
-    stage = QuantizationAwareTraining(id="q", epochs=6, learning_rate=5e-3)
+    stage = QuantizationAwareTraining(id="q", epochs=8, learning_rate=5e-3)
     result = train(stage, original, task, tmp_path)
 
     session = TorchSession(original.module(), task.input_specs(), task.outputs)

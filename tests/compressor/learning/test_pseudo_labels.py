@@ -45,7 +45,7 @@ def learnt_from_few(few: Task, tmp_path_factory: pytest.TempPathFactory) -> Cand
     example = {"image": torch.tensor(few.train.batch(np.arange(2))[0]["image"])}  # type: ignore[union-attr]  # an ArraySplit with labels
     start = Candidate(factory=few.model, example=example, edits=(), weights=state_of(module))
     context = make_context(few, tmp_path_factory.mktemp("few"), {}, seed=1)
-    return Finetune(**KEYS, epochs=25).run(start, context)
+    return Finetune(**KEYS, epochs=10).run(start, context)
 
 
 def accuracy(candidate: Candidate, task: Task) -> float:
@@ -58,7 +58,7 @@ def accuracy(candidate: Candidate, task: Task) -> float:
 def test_it_gains_on_what_labels_alone_taught(few: Task, learnt_from_few: Candidate, tmp_path: Path) -> None:
     context = make_context(few, tmp_path, {}, seed=1)
     taught = Finetune(**KEYS, epochs=8, pseudo_labels=0.6).run(learnt_from_few, context)
-    assert accuracy(taught, few) > accuracy(learnt_from_few, few) + 0.015
+    assert accuracy(taught, few) > accuracy(learnt_from_few, few) + 0.05
     said = context.notes[0]
     assert said.startswith("pseudo-labels: ")
     assert float(said.split("right: ")[1].split("%")[0]) > 95  # of those given
