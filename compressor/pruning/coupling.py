@@ -95,6 +95,15 @@ class CoupledChannels:
             attributes=tuple((count.module, count.attribute, count.each * left) for count in self.counts),
         )
 
+    def least(self, scores: torch.Tensor, count: int) -> list[int]:
+        """The `count` channels of least score; the best one of every layer stays, so that none is emptied.
+
+        A layer may hold a part of a group's channels only: two that are concatenated and then excited together.
+        """
+        parts = (torch.unique(member.channels) for member in self.members)
+        stay = {int(part[scores[part].argmax()]) for part in parts}
+        return [channel for channel in scores.argsort(stable=True).tolist() if channel not in stay][:count]
+
     def multiple(self, rows: int) -> int:
         """The least number of channels that is a multiple of `rows` rows of the root layer."""
         return rows // math.gcd(rows, self.layout.size)

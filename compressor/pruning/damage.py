@@ -59,7 +59,7 @@ def measure_damage(
             chosen = spread(widths[group.root][1:], _MEASURED)
             measured = {group.channels: 0.0}
             for width in chosen:
-                least = scores[group.root].argsort(stable=True)[: group.channels - width]
+                least = torch.tensor(group.least(scores[group.root], group.channels - width))
                 measured[width] = _loss(_without_channels(module, group, least), data, context) - whole
                 done += 1
                 advance(done, group.root)

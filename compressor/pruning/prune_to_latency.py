@@ -180,7 +180,7 @@ class Planner:
         for group in self._groups:
             away = group.channels - plan.kept.get(group.root, group.channels)
             if away:
-                edits.append(group.edit(self._scores[group.root].argsort(stable=True)[:away].tolist()))
+                edits.append(group.edit(group.least(self._scores[group.root], away)))
         return (*edits, *(BlockEdit(block=block) for block in plan.gone))
 
 

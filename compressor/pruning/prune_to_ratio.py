@@ -70,7 +70,7 @@ class Search:
             values, group = self._scores[root], groups[root]
             gone = len(values) - aligned(kept, len(values), group.multiple(self._multiple))
             if gone:
-                edits.append(group.edit(values.argsort(stable=True)[:gone].tolist()))
+                edits.append(group.edit(group.least(values, gone)))
         return tuple(edits)
 
     def _size(self, edits: tuple[ChannelEdit, ...]) -> Size:

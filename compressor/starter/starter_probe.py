@@ -93,14 +93,14 @@ def match(module: nn.Module, data: Data, what: str) -> tuple[tuple[Input, ...], 
 
 
 def judged(parts: Mapping[str, torch.Tensor], data: Data, kind: Problem, what: str) -> str:
-    """Name of the first output that fits the labels.
+    """Name of the output that fits the labels; of several for classes the narrowest, as features are wider than scores.
 
     Raises:
         DataError: none does.
     """
     fitting = [name for name, tensor in parts.items() if _fits(tensor, data, kind)]
     if fitting:
-        return fitting[0]
+        return fitting[0] if kind == "numbers" else min(fitting, key=lambda name: parts[name].shape[1])
     assert data.labels is not None
     shapes = ", ".join(f"{name or 'output'} {tuple(tensor.shape)}" for name, tensor in parts.items())
     raise DataError(

@@ -78,6 +78,12 @@ class Structured(Net):
         return Answer(x[:, :5], self.head(x))
 
 
+class Featured(Net):
+    def forward(self, image):
+        features = self.conv2(self.conv1(image)).relu().mean((2, 3))
+        return {"features": features, "scores": self.head(features)}
+
+
 class Pixels(nn.Module):
     def __init__(self):
         super().__init__()

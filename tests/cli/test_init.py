@@ -141,6 +141,17 @@ def test_a_dataclass_answer_and_a_function_that_returns_the_model(folder: Path) 
     assert "model=trained," in Path("trained/task.py").read_text()
 
 
+def test_scores_are_judged_and_not_the_features_before_them(folder: Path) -> None:
+    write_digits()
+    save_file(network("Featured").state_dict(), "net.safetensors")
+    assert (
+        main(["init", "nets.py:Featured", "--data", "digits.npz", "--weights", "net.safetensors", "--out", "out"]) == 0
+    )
+    assert 'outputs=("scores", "features",), # the first is judged' in Path("out/task.py").read_text().replace(
+        "  #", " #"
+    )
+
+
 def test_dense_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, _ = digits()
     save_file(network("Pixels").state_dict(), "pixels.safetensors")

@@ -141,6 +141,24 @@ class SqueezeExcite(nn.Module):
         return self.head(self.last(x * gate).relu().mean((2, 3)))
 
 
+class ExcitedConcat(nn.Module):
+    """Two branches side by side, with one gate for both: each has a part of the channels that leave together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.left, self.right = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.squeeze, self.excite = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 1)
+        self.last = nn.Conv2d(16, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = torch.cat([self.left(x), self.right(x)], 1).relu()
+        gate = self.excite(self.squeeze(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return self.head(self.last(x * gate).relu().mean((2, 3)))
+
+
 class PixelShuffle(nn.Module):
     """Super-resolution: four channels become a pixel's four."""
 

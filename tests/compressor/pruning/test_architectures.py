@@ -65,6 +65,7 @@ CASES: dict[str, Case] = {
     "dense concat": Case(make=nets.Dense),
     "u-net": Case(make=nets.UNet, refused=("last",)),
     "squeeze-excite": Case(make=nets.SqueezeExcite),
+    "excited concat": Case(make=nets.ExcitedConcat),
     "pixel shuffle": Case(make=nets.PixelShuffle, layouts={"widen": Layout(inner=4)}, refused=("last",)),
     "pixel unshuffle": Case(make=nets.PixelUnshuffle),
     "channel shuffle": Case(
@@ -139,6 +140,20 @@ def test_it_is_pruned_saved_exported_and_pruned_again(name: str, tmp_path: Path)
     graph = reopens_and_exports(again, task, tmp_path)
     if case.quantized:
         runs_in_int8(graph, outputs_of(again, task), task, tmp_path)
+
+
+@pytest.mark.parametrize("part", [slice(0, 8), slice(8, 16)])
+def test_no_layer_is_emptied_of_its_part_of_a_group(part: slice) -> None:
+    """Half of the channels leave, and all of the least important ones are one branch's."""
+    module = nets.ExcitedConcat().eval()
+    example = {"image": torch.zeros(2, 3, 8, 8)}
+    (group,) = (each for each in coupling.find(module, example) if each.channels == 16)
+    scores = torch.ones(16)
+    scores[part] = torch.linspace(0.1, 0.2, 8)
+    gone = group.least(scores, 8)
+    assert gone == [*range(part.start, part.stop - 1), 1 if part.start else 9]  # the best of each branch stays
+    coupling.remove(module, example, [group.edit(gone)])
+    assert module(example["image"]).shape == (2, 5)
 
 
 def without_one_channel_each(candidate: Candidate) -> Candidate:
