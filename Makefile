@@ -14,6 +14,9 @@ $(STAMP): moved
 endif
 endif
 
+# The suite starts hundreds of processes: what the first one compiled, the others find, also where the variable is set.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test lint format bench docs moved
 
 setup: $(STAMP)
