@@ -73,7 +73,7 @@ def _imports(source: Source, wrapped: bool) -> list[str]:
     lines += ["import torch"] if needs_torch else []
     froms = []
     if source.kind == "onnx" and source.probed.pick:
-        froms.append("from edgesmith.benches.metrics import METRICS")
+        froms.append("from edgesmith.benches.metrics.metrics import METRICS")
     if weights is not None and weights.form == "safetensors":
         once = weights.tied and not weights.prefix
         froms.append(f"from safetensors.torch import {'load_model' if once else 'load_file'}")

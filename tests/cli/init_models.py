@@ -133,18 +133,20 @@ def train(module: nn.Module) -> nn.Module:
     for step in range(80):
         chosen = torch.arange(step * 64, step * 64 + 64) % len(x)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module(x[chosen]), y[chosen]).backward()
+        answer = module(x[chosen])
+        nn.functional.cross_entropy(answer["scores"] if isinstance(answer, dict) else answer, y[chosen]).backward()
         optimizer.step()
     return module.eval()
 
 
-def write_onnx(path: str = "model.onnx", name: str = "logits") -> None:
+def write_onnx(path: str = "model.onnx", *names: str, of: str = "Net") -> None:
+    """An exported network with these outputs; none named: `logits`."""
     from edgesmith.core.values import TensorSpec
     from edgesmith.exporters.from_torch import export
 
     images = digits()[0][:16]
     spec = TensorSpec(name="image", dtype="float32", shape=("batch", 1, 8, 8))
-    export(train(network("Net")), {"image": images}, (spec,), (name,), Path(path))
+    export(train(network(of)), {"image": images}, (spec,), names or ("logits",), Path(path))
 
 
 def ruff(path: Path) -> str:

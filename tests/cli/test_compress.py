@@ -208,7 +208,8 @@ def test_a_dry_run_plans_and_does_nothing(project: Path, capsys: pytest.CaptureF
 def test_a_second_run_at_the_same_time_is_refused_and_ctrl_c_is_survived(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with subprocess.Popen(COMMAND, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
+    long = [*COMMAND, "--set", "distill.epochs=1000"]  # it must not have ended when it is interrupted
+    with subprocess.Popen(long, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
         assert first.stderr is not None
         first.stderr.readline()  # it has the directory now
         assert main(["compress", "recipe.toml"]) == ExitCode.USAGE

@@ -95,7 +95,7 @@ def test_an_onnx_file_with_labels_and_a_test_file(folder: Path) -> None:
 
 
 def test_embeddings_are_held_to_closeness(folder: Path) -> None:
-    write_onnx(name="embedding")
+    write_onnx("model.onnx", "embedding")
     np.savez("images.npz", image=digits()[0])
     assert main(["init", "model.onnx", "--data", "images.npz", "--out", "out"]) == 0
     assert ruff(Path("out/task.py")) == ""
@@ -147,9 +147,18 @@ def test_scores_are_judged_and_not_the_features_before_them(folder: Path) -> Non
     assert (
         main(["init", "nets.py:Featured", "--data", "digits.npz", "--weights", "net.safetensors", "--out", "out"]) == 0
     )
-    assert 'outputs=("scores", "features",), # the first is judged' in Path("out/task.py").read_text().replace(
-        "  #", " #"
-    )
+    assert 'outputs=("scores", "features"),  # the first is judged' in Path("out/task.py").read_text()
+    assert ruff(Path("out/task.py")) == ""
+
+
+def test_an_onnx_file_whose_second_output_is_judged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_digits()
+    write_onnx("model.onnx", "features", "scores", of="Featured")
+    assert main(["init", "model.onnx", "--data", "digits.npz", "--out", "out"]) == 0
+    assert ruff(Path("out/task.py")) == ""
+    assert 'metrics=(dataclasses.replace(METRICS["accuracy"], output="scores"),)' in Path("out/task.py").read_text()
+    assert verdict(Path("out"), *QUICK)["drop"] == "pass"
+    assert json.loads(Path("out/run/report.json").read_text())["original"]["accuracy"] > 0.7
 
 
 def test_dense_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
