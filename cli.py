@@ -1,6 +1,7 @@
 """The command line: thin, and nothing heavy is imported before a command needs it."""
 
 import argparse
+import logging
 import os
 import shlex
 import signal
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Waiting threads of torch must not spin: beside another busy process that makes training ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill cleans up as Ctrl-C does
+    for vendor in ("torchao", "torch.utils._pytree"):  # they warn of CUDA libraries that are missing and of each other
+        logging.getLogger(vendor).setLevel(logging.ERROR)
     try:
         code: int = options.command(options)
         return code
