@@ -17,7 +17,7 @@ endif
 # The suite starts hundreds of processes: what the first one compiled, the others find, also where the variable is set.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test lint format bench docs moved
+.PHONY: setup demo test test-long lint format bench docs moved
 
 setup: $(STAMP)
 
@@ -46,9 +46,13 @@ demo: setup
 # In their own order: sorted by how many tests they have, as xdist would, the slowest files come last.
 test: setup
 	@status=0; \
-	.venv/bin/python -m pytest -m "not alone" --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder || status=1; \
-	.venv/bin/python -m pytest -m alone || status=1; \
+	.venv/bin/python -m pytest -m "not alone and not long" --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder || status=1; \
+	.venv/bin/python -m pytest -m "alone and not long" $$(grep -rl --include='test_*.py' 'mark\.alone' tests) || status=1; \
 	exit $$status
+
+# Before a release, beside `make test`.
+test-long: setup
+	.venv/bin/python -m pytest -m long
 
 lint: $(DEV_STAMP)
 	.venv/bin/python -m ruff check .

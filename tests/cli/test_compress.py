@@ -117,12 +117,12 @@ def test_a_second_run_does_nothing_again_and_prints_json_alone(finished: Path) -
 
 def test_a_changed_recipe_redoes_from_the_first_changed_stage(finished: Path) -> None:
     before, times = result(), stage_times()
-    after = compress("--set", "quantize.calibrator=min-max")
+    after = compress(*BRIEF, "--set", "quantize.calibrator=min-max")
     now = stage_times()
     assert [name for name in sorted(now) if now[name] != times[name]] == ["04-quantize"]
     assert digests(after)[:4] == digests(before)[:4]
     assert digests(after)[4] != digests(before)[4]
-    compress("--set", "quantize.calibrator=min-max", "--set", "limits.drop=0.06")
+    compress(*BRIEF, "--set", "quantize.calibrator=min-max", "--set", "limits.drop=0.06")
     assert stage_times() == now  # limits change no model
 
 

@@ -57,7 +57,7 @@ def _error(
     return float(np.mean(errors))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_auto_reconstructs_every_tensor_no_worse_than_any_rule(network: Network) -> None:
     model, batches = network
     placed = place(model)

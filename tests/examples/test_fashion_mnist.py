@@ -9,7 +9,7 @@ from tests.examples_at import EXAMPLES
 from .fashion_runs import QUICK, report_of, run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "original", "speedup", "file_ratio"),
     [("mobilenet", 0.88, 1.5, 0.166), ("lenet", 0.9, 4.0, 0.25)],

@@ -9,7 +9,7 @@ from tests.examples_at import EXAMPLES
 from .fashion_runs import QUICK, report_of, run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dense_outputs(dataset: Path, tmp_path: Path) -> None:
     """Segmentation with a network that has learnt little: masks, mean IoU and the whole chain."""
     folder = tmp_path / "segmentation"
