@@ -12,8 +12,7 @@ from torch import nn
 
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
-
-from .quick import BRIEF
+from tests.quick import BRIEF
 
 NETS = """
 import dataclasses

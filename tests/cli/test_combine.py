@@ -12,8 +12,7 @@ from edgesmith.compressor.fusion.combine import Combine
 from edgesmith.core.errors import ExitCode, RecipeError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
-
-from .quick import BRIEF
+from tests.quick import BRIEF
 
 TASK = """
 import numpy as np

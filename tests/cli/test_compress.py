@@ -17,8 +17,7 @@ import edgesmith
 from edgesmith.benches.report.report import to_json
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
-
-from .quick import BRIEF
+from tests.quick import BRIEF
 
 COMMAND = [sys.executable, "-W", "error::UserWarning", "-m", "edgesmith", "compress", "recipe.toml"]
 
@@ -223,16 +222,17 @@ def test_a_second_run_at_the_same_time_is_refused_and_ctrl_c_is_survived(
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_like_one_never_killed(project: Path, finished_once: Path) -> None:
-    """SIGKILL at a moment of chance after the second stage began: the same stages, digest for digest.
+def test_a_run_killed_again_and_again_ends_like_one_never_killed(project: Path, finished_once: Path) -> None:
+    """SIGKILL at moments of chance after two stages began: the same stages, digest for digest.
 
     benches/results/kills.py does so a hundred times, at moments all over a run.
     """
-    with subprocess.Popen([*COMMAND, *BRIEF], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stderr is not None
-        assert any(line.startswith("distill") for line in run.stderr)
-        time.sleep(2.0 * random.random())
-        run.kill()
+    for stage in ("prune", "quantize"):
+        with subprocess.Popen([*COMMAND, *BRIEF], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
+            assert run.stderr is not None
+            assert any(line.startswith(stage) for line in run.stderr)
+            time.sleep(1.5 * random.random())
+            run.kill()
     report = compress(*BRIEF)
     whole = json.loads((finished_once / "runs" / "small" / "report.json").read_text())
     assert digests(report) == digests(whole)

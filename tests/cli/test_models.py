@@ -14,8 +14,7 @@ from edgesmith.compressor.run_contenders import contenders
 from edgesmith.compressor.stage import Context
 from edgesmith.compressor.task_file import load_task
 from edgesmith.core.errors import ContractError, ExitCode
-
-from .quick import BRIEF
+from tests.quick import BRIEF
 
 
 def compress(*options: str) -> dict[str, Any]:

@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 from edgesmith.cli import main
+from tests.quick import BRIEF
 
 # Real recipes; only the time they take is cut down. The limits are for the whole data and are not judged here, so that
 # no second look at the time is asked for, and two restarts, the fewest that 75 % allow, are enough.
 # bfloat16 is slow on a CPU without its instructions, which a run of a few steps need not wait for.
-QUICK = tuple(
-    f"--set={each}"
-    for each in (
-        "measure.seconds=0.05", "distill.epochs=1", "distill.batch_size=32", "distill.mixed_precision=no",
-        "quantize.samples=64", "measure.batch_sizes=[4]", "measure.restarts=2", "limits.confidence=0.75",
-        "limits.speedup=0.1",
-    )
-)  # fmt: skip
+QUICK = (
+    *BRIEF,
+    "--set=measure.batch_sizes=[4]",
+    "--set=distill.epochs=1",
+    "--set=distill.batch_size=32",
+    "--set=distill.mixed_precision=no",
+    "--set=quantize.samples=64",
+    "--set=limits.speedup=0.1",
+)
 
 
 def run(recipe: Path, dataset: Path, cwd: Path, *options: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from .fashion_runs import QUICK, report_of, run
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "original", "speedup", "file_ratio"),
-    [("mobilenet", 0.88, 1.5, 0.166), ("lenet", 0.9, 4.0, 0.25)],
+    [("resnet20", 0.9, 2.5, 0.125), ("mobilenet", 0.88, 1.5, 0.166), ("lenet", 0.9, 4.0, 0.25)],
 )
 def test_a_recipe(name: str, original: float, speedup: float, file_ratio: float, dataset: Path, tmp_path: Path) -> None:
     """The checkpoint is a trained one, and the structure alone brings the speed and the size that the example promises."""
@@ -25,11 +25,12 @@ def test_a_recipe(name: str, original: float, speedup: float, file_ratio: float,
     assert [artifact["target"] for artifact in report["artifacts"]] == ["onnxruntime-cpu", "tensorrt"]
 
 
-def test_resnet20s_recipe_is_accepted(dataset: Path, tmp_path: Path) -> None:
-    """Its stages are among MobileNet's; a dry run builds the network and takes its blocks out."""
-    code, printed = run(EXAMPLES / "fashion_mnist" / "resnet20.toml", dataset, tmp_path, "--dry-run")
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "lenet"])
+def test_a_dry_run_accepts_it(name: str, dataset: Path, tmp_path: Path) -> None:
+    """It builds the network and takes out what the recipe takes out."""
+    code, printed = run(EXAMPLES / "fashion_mnist" / f"{name}.toml", dataset, tmp_path, "--dry-run")
     assert code == 0, printed
-    assert [line.split()[1] for line in printed.splitlines()[1:5]] == ["prune-blocks", "distill", "export", "quantize"]
+    assert "quantize" in [line.split()[1] for line in printed.splitlines()[1:-1]]
 
 
 def test_without_the_data_the_error_says_where_to_get_it(tmp_path: Path) -> None:
