@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(options, error)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        # Interrupted in generated code (every dataclass has some), CPython remembers that though it was caught, and
+        # `python -m` would end by SIGINT; the next string that is run makes it forget.
+        exec("")
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -219,6 +219,13 @@ def test_a_second_run_at_the_same_time_is_refused_and_ctrl_c_is_survived(project
     assert rest.strip().splitlines()[-1] == "interrupted; the same command goes on where it stopped"
 
 
+def test_an_interrupt_inside_generated_code_ends_as_any_other(project: Path) -> None:
+    """As when it comes while a dataclass is made; CPython would have `python -m` end by the signal (pythonrun.c)."""
+    (project / "task.py").write_text('exec("raise KeyboardInterrupt")')
+    done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on where it stopped\n")
+
+
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_like_one_never_killed(project: Path, finished_once: Path) -> None:
     """SIGKILL at moments of chance after two stages began: the same stages, digest for digest.
