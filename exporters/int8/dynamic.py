@@ -12,9 +12,10 @@ from ...core.values import QuantParams
 from ..graph.canonical import unused
 from ..graph.graph_index import attribute
 from ..graph.names import names_read
+from ..graph.unread import drop_unread_constants
 from .dialect import Dialect
 from .placement import Placement, place
-from .qdq import drop_unread_constants, weight_grid, write_qdq
+from .qdq import weight_grid, write_qdq
 
 PRODUCTS = ("MatMul", "Gemm")
 

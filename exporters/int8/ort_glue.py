@@ -11,8 +11,9 @@ from onnx import helper, numpy_helper
 from ..graph.canonical import unused
 from ..graph.graph_index import GraphIndex
 from ..graph.names import names_read
+from ..graph.unread import drop_nodes
+from . import ort_gelu
 from .placement import FLOAT_RESULT
-from .qdq import drop_unread_constants
 
 _MARKS = ("ReduceMean", "Sub")  # with these two begins a normalization that is written out
 Dim = int | tuple[str, int]  # a number, or an axis of a tensor whose length is not known
@@ -23,6 +24,8 @@ def rewrite(model: onnx.ModelProto) -> None:
     _sums_before_norms(model)
     _whole_transposes(model)
     _rectifiers_of_products(model)
+    _guards_of_softmax(model)
+    ort_gelu.rewrite(model)
 
 
 def _sums_before_norms(model: onnx.ModelProto) -> None:
@@ -62,7 +65,7 @@ def _whole_transposes(model: onnx.ModelProto) -> None:
             perm = [*range(len(outer)), len(outer) + 1, len(outer)]
             node.attribute[0].CopyFrom(helper.make_attribute("perm", perm))
             done.add(last.name)
-    _without(model, done)
+    drop_nodes(model, done)
 
 
 def _rectifiers_of_products(model: onnx.ModelProto) -> None:
@@ -85,20 +88,33 @@ def _rectifiers_of_products(model: onnx.ModelProto) -> None:
             node.input.append(zero)
 
 
-def _without(model: onnx.ModelProto, done: set[str]) -> None:
-    """Leave out these nodes, and those that nobody reads any more."""
-    nodes = [node for node in model.graph.node if node.name not in done]
-    while True:
-        graph = helper.make_graph(nodes, "", [], model.graph.output)
-        read = names_read(graph)
-        kept = [node for node in nodes if read.intersection(node.output)]
-        if len(kept) == len(nodes):
-            break
-        nodes = kept
-    copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copied)
-    drop_unread_constants(model.graph)
+def _guards_of_softmax(model: onnx.ModelProto) -> None:
+    """`Where(IsNaN(p), 0, p)` -> p, the Softmax of a product and of a mask that is finite.
+
+    So torch.onnx writes an attention. Of a finite row the Softmax is never NaN, masked as a whole or not; of -inf alone
+    it would be.
+    """
+    graph, done = GraphIndex(model), set[str]()
+    for node in [node for node in graph.nodes if node.op_type == "Where"]:
+        asked, softmax = (graph.producers.get(node.input[index]) for index in (0, 2))
+        if asked is None or softmax is None or (asked.op_type, softmax.op_type) != ("IsNaN", "Softmax"):
+            continue
+        zero, inside = graph.constant(node.input[1]), asked.input[0] == node.input[2]
+        alone = len(graph.readers(node.input[2])) == 2 and graph.only_reader(asked.output[0]) is not None
+        if inside and alone and zero is not None and not zero.any() and _finite(graph, softmax.input[0]):
+            softmax.output[0] = node.output[0]
+            done |= {node.name, asked.name}
+    drop_nodes(model, done)
+
+
+def _finite(graph: GraphIndex, name: str) -> bool:
+    """Whether a tensor is, as long as the products before it are."""
+    constant, node = graph.constant(name), graph.producers.get(name)
+    if constant is not None or node is None:
+        return constant is not None and bool(np.isfinite(constant).all())
+    if node.op_type in ("Add", "Where"):
+        return all(_finite(graph, each) for each in node.input[node.op_type == "Where" :])
+    return node.op_type == "MatMul"
 
 
 class _Shapes:

@@ -11,6 +11,7 @@ from ...core.errors import QuantizationError
 from ...core.values import QuantParams
 from ..graph.canonical import unused
 from ..graph.names import names_read
+from ..graph.unread import drop_unread_constants
 from .dialect import Dialect
 from .placement import Placement, place
 
@@ -236,14 +237,6 @@ class _Writer:
 
     def _unused(self, name: str) -> str:
         return unused(name, self._taken)
-
-
-def drop_unread_constants(graph: onnx.GraphProto) -> None:
-    """Remove, in place, the initializers that no node reads."""
-    used = names_read(graph)
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def _shaped(scale: np.ndarray, ndim: int, axis: int) -> np.ndarray:

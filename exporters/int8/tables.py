@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 from ..graph.canonical import unused
 from ..graph.graph_index import GraphIndex, attribute
 from ..graph.names import names_read
-from .qdq import drop_unread_constants
+from ..graph.unread import drop_unread_constants
 
 _LEAST = 4096  # numbers in a table: a smaller one saves nothing worth two more nodes
 _LEVELS = 127

@@ -166,6 +166,13 @@ def test_the_table_shows_what_is_stored(tmp_path: Path) -> None:
     assert "- halves, batch 1, 1 thr.: 2.00x; ort 3.00x\n- halves, batch 4, 1 thr.: 2.00x; ort 3.00x\n" in shown
 
 
+def test_a_file_of_another_runtime_or_of_our_own_is_no_rival(tmp_path: Path) -> None:
+    fill(tmp_path, {"edgesmith": 2.0, "ort": 3.0}, {"edgesmith": True, "ort": True})
+    for other in ({"session": "another"}, {"tool": "edgesmith"}):
+        shown = table.write(tmp_path, [HALVES], [OURS, dataclasses.replace(ORT, **other)])
+        assert "ort 3.00x" not in shown.split("### Where another is better than edgesmith in the same runtime")[1]
+
+
 def test_a_file_that_is_not_good_enough_is_no_rival(tmp_path: Path) -> None:
     fill(tmp_path, {"edgesmith": 2.0, "ort": 3.0}, {"edgesmith": True, "ort": False})
     shown = table.write(tmp_path, [HALVES], [OURS, ORT])

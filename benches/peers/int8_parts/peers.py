@@ -29,7 +29,14 @@ class Peer:
 _FASTEST = {"prepare": True, "activations": "QUInt8", "per_channel": True}  # of ONNX Runtime's, on x86 with VNNI
 
 PEERS: tuple[Peer, ...] = (
-    Peer(name="edgesmith", tool="edgesmith", says="`edgesmith quantize`, default options"),
+    Peer(name="edgesmith", tool="edgesmith", says="`edgesmith quantize`, default options, run by ONNX Runtime"),
+    Peer(
+        name="edgesmith-openvino",
+        tool="edgesmith",
+        says="`edgesmith quantize --target openvino`, run by OpenVINO",
+        settings={"target": "openvino"},
+        session=OPENVINO,
+    ),
     Peer(name="ort", tool="onnxruntime static", says="`quantize_static`, default: S8, per tensor, min-max"),
     Peer(
         name="ort-channel",

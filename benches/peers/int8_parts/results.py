@@ -42,18 +42,18 @@ class Results:
         found = self.speedup(peer, pair)
         return None if found is None else float(found["value"])
 
-    def faster(self, ours: str, pair: Pair) -> dict[str, float]:
-        """Files that are good enough and faster than ours beyond both intervals, fastest first."""
+    def faster(self, ours: str, pair: Pair, rivals: Sequence[str]) -> dict[str, float]:
+        """Rivals' files that are good enough and faster than ours beyond both intervals, fastest first."""
         own = self.speedup(ours, pair) if self.kept(ours) else None
         limit = 1.0 if own is None else own["high"]
-        speedups = self.times[pair]["speedup"]
+        speedups = {name: one for name, one in self.times[pair]["speedup"].items() if name in rivals}
         found = {name: one["value"] for name, one in speedups.items() if self.kept(name) and one["low"] > limit}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
-    def closer(self, ours: str) -> dict[str, str]:
-        """Files that lose less: accuracy beyond both intervals, or more decibels."""
+    def closer(self, ours: str, rivals: Sequence[str]) -> dict[str, str]:
+        """Rivals' files that lose less: accuracy beyond both intervals, or more decibels."""
         own, found = self.quality.get(ours, {}), {}
-        for name, one in self.quality.items():
+        for name, one in ((name, one) for name, one in self.quality.items() if name in rivals):
             if "drop" in own and "drop" in one and one["drop"]["high"] < own["drop"]["low"]:
                 found[name] = f"{100 * one['value']:.2f} %"
             if "snr_db" in own and one.get("snr_db", -1.0) > own["snr_db"]:

@@ -19,7 +19,7 @@ def write(root: Path, models: Sequence[Model], peers: Sequence[Peer]) -> str:
     parts = ["\n".join(f"- **{peer.name}**: {peer.says}" for peer in peers)]
     parts += [_of_model(found, peers) for found in results]
     parts.append(_means(results, peers))
-    parts += [_behind(results, peer.name) for peer in peers if peer.tool == "edgesmith"]
+    parts += [_behind(results, peer, peers) for peer in peers if peer.tool == "edgesmith"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -101,16 +101,18 @@ def _mean(values: Sequence[float | None]) -> tuple[str, str]:
     return f"{math.exp(sum(known) / len(known)):.2f}x" if known else _NOT, str(len(known))
 
 
-def _behind(results: Sequence[Results], ours: str) -> str:
-    lines = ["### Where another is better than edgesmith, beyond the intervals", ""]
+def _behind(results: Sequence[Results], ours: Peer, peers: Sequence[Peer]) -> str:
+    """Where another tool's file is better in the same runtime: which runtime to deploy is another choice."""
+    rivals = [peer.name for peer in peers if peer.session == ours.session and peer.tool != ours.tool]
+    lines = [f"### Where another is better than {ours.name} in the same runtime, beyond the intervals", ""]
     for found in results:
         for pair in found.times:
-            faster = found.faster(ours, pair)
+            faster = found.faster(ours.name, pair, rivals)
             if faster:
                 said = ", ".join(f"{name} {value:.2f}x" for name, value in faster.items())
-                own = found.worth(ours, pair)
+                own = found.worth(ours.name, pair)
                 lines.append(f"- {found.model.name}, batch {pair[0]}, {pair[1]} thr.: {own or 1.0:.2f}x; {said}")
-        closer = found.closer(ours)
+        closer = found.closer(ours.name, rivals)
         if closer:
             said = ", ".join(f"{name} {value}" for name, value in closer.items())
             lines.append(f"- {found.model.name}, closer to the original: {said}")

@@ -84,3 +84,38 @@ def test_what_does_more_than_swap_two_axes_stays(change: str) -> None:
     else:
         model.graph.output.append(onnx.helper.make_tensor_value_info("k3t", onnx.TensorProto.FLOAT, [None] * 3))
     assert kinds(rewritten(model))["Slice"] == 3
+
+
+GUARDED = [
+    node("MatMul", "x z", "scores"), node("Where", "seen none hidden", "mask"), node("Add", "scores mask", "masked"),
+    node("Softmax", "masked", "p", axis=-1), node("IsNaN", "p", "nan"), node("Where", "nan none p", "kept"),
+    node("MatMul", "kept x", "y"),
+]  # fmt: skip
+LOWEST = float(np.finfo(np.float32).min)
+GUARDS = {
+    "finite": (LOWEST, "", 1),
+    "infinite": (-np.inf, "", 2),
+    "read": (LOWEST, "p", 2),
+    "asked": (LOWEST, "nan", 2),
+}
+
+
+@pytest.mark.parametrize("kind", GUARDS)
+def test_a_guard_goes_where_nothing_can_be_nan(kind: str) -> None:
+    """A row may be masked as a whole; with an infinite mask it is the guard that makes it zeros."""
+    hidden, read, wheres = GUARDS[kind]
+    copies = [onnx.NodeProto.FromString(each.SerializeToString()) for each in GUARDED]
+    weights = {
+        "seen": np.asarray([[True, True, False], [False] * 3, [True] * 3]),
+        "none": np.asarray(0, np.float32),
+        "hidden": np.asarray(hidden, np.float32),
+    }
+    model = graph(copies, weights, {"x": [3, 3], "z": [3, 3]}, {"y": [3, 3]})
+    if read:
+        type_ = onnx.TensorProto.BOOL if read == "nan" else onnx.TensorProto.FLOAT
+        model.graph.output.append(onnx.helper.make_tensor_value_info(read, type_, [3, 3]))
+    changed = rewritten(model)
+    assert (kinds(changed)["Where"], kinds(changed)["IsNaN"]) == (wheres, wheres - 1)
+    feed = {"x": random(3, 3), "z": random(3, 3, seed=1)}
+    for name, value in run(changed, feed).items():
+        np.testing.assert_array_equal(value, run(model, feed)[name])
