@@ -38,7 +38,15 @@ from . import device_engine, device_input
 SCHEMA = "edgesmith.device/1"
 _CLASSES = ("accuracy", "top5", "f1-macro")  # metrics of one class per sample, whose answer is the top class
 _CPUS = {"onnxruntime-x86": "x86", "onnxruntime-arm": "arm"}
-_RUNTIMES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12")
+_RUNTIMES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu12",
+)
 _PREDICT_SECONDS = 3600.0
 _BATCH = 32  # samples at once where no time is taken
 
@@ -296,7 +304,7 @@ def unmeasurable(target: str) -> str:
 def _no_provider(device: str) -> str:
     from ...exporters.sessions.ort_session import provider
 
-    if cuda_driver.load() is None:
+    if device != "openvino" and cuda_driver.load() is None:
         return "no CUDA device"
     try:
         provider(device)

@@ -66,6 +66,7 @@ SESSIONS: dict[str, Callable[[str, int], Any]] = {
     "onnxruntime-arm": _open_onnxruntime,
     "onnxruntime-cuda": _open_on("cuda"),
     "onnxruntime-tensorrt": _open_on("tensorrt"),
+    "onnxruntime-openvino": _open_on("openvino"),
     "openvino": _open_openvino,
     "tensorrt": _open_tensorrt,
 }

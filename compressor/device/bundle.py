@@ -222,7 +222,12 @@ def _needs(target: str) -> Mapping[str, str]:
     if target == "openvino":
         needs["openvino"] = "openvino"
     elif target.startswith("onnxruntime"):
-        needs["onnxruntime"] = "onnxruntime-gpu" if target.endswith(("cuda", "tensorrt")) else "onnxruntime"
+        own = {
+            "onnxruntime-openvino": target,
+            "onnxruntime-cuda": "onnxruntime-gpu",
+            "onnxruntime-tensorrt": "onnxruntime-gpu",
+        }
+        needs["onnxruntime"] = own.get(target, "onnxruntime")
     return needs  # TensorRT comes with the device's system, and is asked for where the engine is built
 
 

@@ -15,6 +15,7 @@ EXPORTERS = (
     "engines/engine_session",
     "sessions/cpu",
     "sessions/openvino_session",
+    "sessions/openvino_settings",
     "sessions/ort_session",
 )
 BENCHES = (

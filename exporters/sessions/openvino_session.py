@@ -13,6 +13,7 @@ import numpy as np
 from ...core.errors import ArtifactError, MeasurementError
 from ...core.feeds import check_feed
 from ...core.values import Arrays, TensorSpec
+from . import openvino_settings
 
 _NAMES = {
     "f32": "float32",
@@ -33,10 +34,7 @@ class Kernel:
 
 
 class OpenVinoSession:
-    """One loaded file, compiled for latency.
-
-    Float layers compute in float32: left to itself OpenVINO takes BF16 where the CPU has it. Threads are not pinned to
-    cores, as sessions take turns on them.
+    """One loaded file, set as `openvino_settings` says.
 
     Args:
         path: ONNX file.
@@ -49,14 +47,10 @@ class OpenVinoSession:
     def __init__(self, path: Path | str, threads: int = 1) -> None:
         openvino = load_openvino()
         self._path, self._openvino = path, openvino
-        config = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
         try:
-            self._compiled: Any = openvino.Core().compile_model(str(path), "CPU", config)
+            self._compiled: Any = openvino.Core().compile_model(
+                str(path), "CPU", openvino_settings.for_latency(threads)
+            )
         except Exception as error:  # its exceptions share no base class
             raise ArtifactError(f"{path}: OpenVINO cannot load it: {_last_line(error)}") from error
         self._inputs = tuple(_spec(port) for port in self._compiled.inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,21 @@ import onnxruntime
 from ...core.errors import ArtifactError, MeasurementError, UsageError
 from ...core.feeds import check_feed
 from ...core.values import Arrays, TensorSpec
+from . import openvino_settings
 from .cpu import this_cpu
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
 }
-# Without its INT8 flag TensorRT before 11 refuses a file with Q/DQ pairs (microsoft/onnxruntime#13381).
-_BEFORE_CPU = {"tensorrt": [(_PROVIDERS["tensorrt"], {"trt_int8_enable": True}), _PROVIDERS["cuda"]]}
+_PACKAGES = {"openvino": "onnxruntime-openvino"}  # in place of onnxruntime; of the others onnxruntime-gpu
 _NOT_STARTED = {
     "cuda": "its CUDA libraries do not fit this machine's: "
     'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu',
     "tensorrt": "it finds no TensorRT libraries of its version: pip install tensorrt",
+    "openvino": "it finds no OpenVINO libraries of its version: pip install --force-reinstall onnxruntime-openvino",
 }
 
 _DTYPES: Mapping[str, str] = {
@@ -47,8 +50,9 @@ class OnnxRuntimeSession:
     Args:
         path: ONNX file.
         threads: of each operator; operators run one after the other.
-        device: "cpu", "cuda" or "tensorrt". What "tensorrt" has no layer for runs on "cuda", what "cuda" has no kernel
-            for on the CPU, as ONNX Runtime places it; a session that as a whole would fall back is refused.
+        device: "cpu", "cuda", "tensorrt" or "openvino" (on the CPU). What "tensorrt" has no layer for runs on "cuda",
+            what "cuda" has no kernel for on the CPU, as ONNX Runtime places it; a session that as a whole would fall
+            back is refused.
         shared_pool: take the worker threads from one pool of the whole process. A pool's threads spin for a while after
             each run; where sessions take turns, those of one would hold the cores that the next one needs.
         exact: without the saturation of this CPU's INT8 kernels, where they have any, in the time of float ones: what
@@ -87,9 +91,7 @@ class OnnxRuntimeSession:
             options.enable_profiling, options.profile_file_prefix = True, profile
         self._path = path
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=_BEFORE_CPU.get(device, [wanted])
-            )
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=_providers(device, threads))
         except Exception as error:  # its exceptions share no base class
             raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
         if wanted not in self._session.get_providers():  # it only warns, and goes on with the CPU
@@ -152,6 +154,16 @@ class OnnxRuntimeSession:
         return self._session
 
 
+def _providers(device: str, threads: int) -> list[Any]:
+    """What is asked for, with its settings, in this order."""
+    if device == "openvino":
+        return [(_PROVIDERS[device], {"load_config": json.dumps({"CPU": openvino_settings.for_latency(threads)})})]
+    if device == "tensorrt":
+        # Without its INT8 flag TensorRT before 11 refuses a file with Q/DQ pairs (microsoft/onnxruntime#13381).
+        return [(_PROVIDERS[device], {"trt_int8_enable": True}), _PROVIDERS["cuda"]]
+    return [_PROVIDERS[device]]
+
+
 def provider(device: str) -> str:
     """The execution provider of a device.
 
@@ -160,7 +172,8 @@ def provider(device: str) -> str:
     """
     name = _PROVIDERS.get(device)
     if name is None or name not in onnxruntime.get_available_providers():
-        remedy = f"known devices: {', '.join(_PROVIDERS)}" if name is None else "pip install onnxruntime-gpu"
+        package = _PACKAGES.get(device, "onnxruntime-gpu")
+        remedy = f"known devices: {', '.join(_PROVIDERS)}" if name is None else f"pip install {package}"
         raise UsageError(f"this ONNX Runtime {onnxruntime.__version__} cannot run on '{device}'; {remedy}")
     return name
 

@@ -132,7 +132,7 @@ def test_onnx_runtimes_own_refusals(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("legal.onnx", "--target", "tensorflow"), "RecipeError: --target: unknown 'tensorflow'; did you mean 'tensorrt'? known: onnxruntime-arm, onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt, onnxruntime-x86, openvino, tensorrt"),
+        (("legal.onnx", "--target", "tensorflow"), "RecipeError: --target: unknown 'tensorflow'; did you mean 'tensorrt'? known: onnxruntime-arm, onnxruntime-cpu, onnxruntime-cuda, onnxruntime-openvino, onnxruntime-tensorrt, onnxruntime-x86, openvino, tensorrt"),
         (("legal.onnx", "--target", "tensorrt", "--out", "x.onnx"), "UsageError: --out x.onnx: nothing is written without --fix"),
         (("none.onnx", "--target", "tensorrt"), "ArtifactError: none.onnx: not an ONNX file, or truncated; export it again"),
         (("gone.onnx", "--target", "onnxruntime-cpu"), "ArtifactError: gone.onnx: cannot read the ONNX file: No such file or directory"),

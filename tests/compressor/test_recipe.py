@@ -75,7 +75,7 @@ def test_overrides_change_stage_limits_and_measure() -> None:
         ({"stages": [{"use": "prune", "macs_ratio": 0.0}]}, "recipe: stages[0].macs_ratio: input should be greater than 0, got 0.0"),
         ({"stages": [{"use": "prune", "steps": "two"}]}, 'recipe: stages[0].steps: input should be a valid integer, got "two"'),
         ({"limits": {"drop": "small"}}, 'recipe: limits.drop: input should be a valid number, got "small"'),
-        ({"targets": ["onnxruntime"]}, "recipe: targets[0]: unknown 'onnxruntime'; did you mean 'onnxruntime-x86'? known: onnxruntime-arm, onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt, onnxruntime-x86, openvino, tensorrt"),
+        ({"targets": ["onnxruntime"]}, "recipe: targets[0]: unknown 'onnxruntime'; did you mean 'onnxruntime-x86'? known: onnxruntime-arm, onnxruntime-cpu, onnxruntime-cuda, onnxruntime-openvino, onnxruntime-tensorrt, onnxruntime-x86, openvino, tensorrt"),
         ({"measure": {"restarts": 4}}, "recipe: measure.restarts: 4 cannot give an interval at 95% confidence; use at least 5"),
         ({"stages": [{"use": "export"}, {"use": "export"}]}, "recipe: stages[1].id: 'export' is taken; give each stage an id of its own"),
         ({"stages": [{"use": "export", "id": "a/b"}]}, "recipe: stages[0].id: 'a/b' may hold only letters, digits, '-' and '_'"),

@@ -164,7 +164,7 @@ def test_what_runs_is_what_was_installed(installed: Path, tmp_path: Path) -> Non
         "print(*sorted(edgesmith.exporters.targets.targets.TARGETS))"
     )
     assert run(installed / "python", "-c", script, cwd=tmp_path).split() == [
-        "onnxruntime-arm", "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-x86", "openvino",
+        "onnxruntime-arm", "onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-openvino", "onnxruntime-tensorrt", "onnxruntime-x86", "openvino",
         "tensorrt",
     ]  # fmt: skip
 
