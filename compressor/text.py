@@ -26,7 +26,7 @@ class TextClassifier(nn.Module):
 
     def __init__(self, folder: str | Path, classes: int, dropout: float = 0.1) -> None:
         super().__init__()
-        transformers = _transformers()
+        transformers = load_transformers()
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         self.encoder = transformers.AutoModel.from_config(config)
         self.dropout = nn.Dropout(dropout)
@@ -65,7 +65,7 @@ class TextEncoder:
         missing = [name for name in _NEEDED if not (folder / name).is_file()]
         if missing:
             raise TaskError(f"{folder}: no encoder's folder, {missing[0]} is missing; it needs {', '.join(_NEEDED)}")
-        config = _transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = load_transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
         known, rows = _tokenizer(folder).get_vocab_size(), config.vocab_size
         if not known <= rows < known + _PADDING:
             raise TaskError(
@@ -83,7 +83,7 @@ class TextEncoder:
 
     def load_weights(self, module: nn.Module) -> None:
         """The `load_weights` of a task: the encoder's trained weights; the head stays as it was drawn."""
-        trained = _transformers().AutoModel.from_pretrained(self.folder, local_files_only=True)
+        trained = load_transformers().AutoModel.from_pretrained(self.folder, local_files_only=True)
         assert isinstance(module, TextClassifier)
         module.encoder.load_state_dict(trained.state_dict())
 
@@ -140,7 +140,7 @@ def _padding(tokenizer: Any) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path) -> Any:
-    _transformers()
+    load_transformers()
     import tokenizers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -150,11 +150,19 @@ def _tokenizer(folder: Path) -> Any:
         raise TaskError(f"{folder / TOKENIZER}: not a tokenizer: {error}") from error
 
 
-def _transformers() -> Any:
+def load_transformers(who: str = "text") -> Any:
+    """The package, quiet.
+
+    Args:
+        who: needs it, for the error.
+
+    Raises:
+        TaskError: it is not installed.
+    """
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of every CUDA library that it does not find
     try:
         import transformers
     except ImportError as error:
-        raise TaskError('text needs transformers: pip install "edgesmith[hf]"') from error
+        raise TaskError(f'{who} needs transformers: pip install "edgesmith[hf]"') from error
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading, which takes no time
     return transformers

@@ -12,6 +12,7 @@ from ...core.errors import ArtifactError, DataError, TaskError
 from ...core.values import TensorSpec
 from ...exporters.graph import onnx_file
 from ...exporters.sessions.ort_session import OnnxRuntimeSession
+from ..text import load_transformers
 from . import starter_import, starter_probe, starter_weights
 from .starter_data import Data
 from .starter_import import Architecture
@@ -104,7 +105,7 @@ def _torch(reference: str, data: Data, weights: Path | None) -> Source:
 
 
 def _huggingface(folder: Path, data: Data) -> Source:
-    transformers = _transformers()
+    transformers = load_transformers("a Hugging Face folder")
     try:
         names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
     except (ValueError, AttributeError) as error:
@@ -130,14 +131,6 @@ def _huggingface(folder: Path, data: Data) -> Source:
         huggingface_class=str(names[0]),
         module=module,
     )
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise TaskError('a Hugging Face folder needs transformers: pip install "edgesmith[hf]"') from error
-    return transformers
 
 
 def _onnx(path: Path, data: Data) -> Source:

@@ -1,7 +1,7 @@
 """Small ONNX graphs made by hand, small torch networks, and what the tests of this folder ask of both."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +118,15 @@ def decibels(expected: np.ndarray, actual: np.ndarray) -> float:
     """Signal to noise ratio."""
     noise = float(((expected - actual) ** 2).sum())
     return float(10 * np.log10((expected**2).sum() / noise)) if noise else float("inf")
+
+
+def rewritten(model: onnx.ModelProto, rewrite: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
+    """A copy that was rewritten in place, and is a valid model."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    rewrite(changed)
+    onnx.checker.check_model(changed, full_check=True)
+    return changed
 
 
 def initializer(model: onnx.ModelProto, name: str) -> np.ndarray:

@@ -9,21 +9,13 @@ import pytest
 from edgesmith.exporters.graph import onnx_file
 from edgesmith.exporters.int8 import ort_glue
 
-from ..graphs import graph, kinds, node, optimised, random, run
+from ..graphs import graph, kinds, node, optimised, random, rewritten, run
 from ..transformer import FEED, block
-
-
-def rewritten(model: onnx.ModelProto) -> onnx.ModelProto:
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    ort_glue.rewrite(changed)
-    onnx.checker.check_model(changed, full_check=True)
-    return changed
 
 
 def test_a_transformer_computes_the_same(tmp_path: Path) -> None:
     model = block()
-    changed = rewritten(model)
+    changed = rewritten(model, ort_glue.rewrite)
     for feed in (FEED, {"x": FEED["x"][:1, :2]}):
         np.testing.assert_allclose(run(changed, feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(run(changed, FEED, optimise=False)["y"], run(model, FEED, optimise=False)["y"])
@@ -31,16 +23,16 @@ def test_a_transformer_computes_the_same(tmp_path: Path) -> None:
 
 def test_norms_are_not_fused_to_the_slow_kernel(tmp_path: Path) -> None:
     model = block()
-    for each, expected in ((model, (2, 0)), (rewritten(model), (0, 2))):
+    for each, expected in ((model, (2, 0)), (rewritten(model, ort_glue.rewrite), (0, 2))):
         onnx_file.save(each, tmp_path / "model.onnx")
         found = optimised(tmp_path / "model.onnx")
         assert (found["SkipLayerNormalization"], found["LayerNormalization"]) == expected
 
 
 def test_keys_are_turned_by_one_node() -> None:
-    gone = kinds(block()) - kinds(rewritten(block()))
+    gone = kinds(block()) - kinds(rewritten(block(), ort_glue.rewrite))
     assert gone == {"Reshape": 2, "Slice": 3, "Concat": 2, "Shape": 1, "Gather": 1, "Add": 2}
-    assert kinds(rewritten(block()))["Transpose"] == 5, (
+    assert kinds(rewritten(block(), ort_glue.rewrite))["Transpose"] == 5, (
         "and that one becomes one with the Transpose before it at loading"
     )
 
@@ -65,9 +57,11 @@ def test_which_adds_become_sums(kind: str) -> None:
     used = {name for each in nodes for name in each.input}
     inputs = {name: ["n", 8] for name in "xz" if name in used}
     model = graph(copies, {name: value for name, value in weights.items() if name in used}, inputs, {"y": None})
-    assert kinds(rewritten(model))["Sum"] == sums
+    assert kinds(rewritten(model, ort_glue.rewrite))["Sum"] == sums
     feed = {name: random(5, 8, seed=ord(name)) for name in inputs}
-    np.testing.assert_allclose(run(rewritten(model), feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        run(rewritten(model, ort_glue.rewrite), feed)["y"], run(model, feed)["y"], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("change", ["whole", "flat", "perm", "read"])
@@ -83,7 +77,7 @@ def test_what_does_more_than_swap_two_axes_stays(change: str) -> None:
         nodes["n_k3t"].attribute[0].ints[:] = [0, 1, 2]
     else:
         model.graph.output.append(onnx.helper.make_tensor_value_info("k3t", onnx.TensorProto.FLOAT, [None] * 3))
-    assert kinds(rewritten(model))["Slice"] == 3
+    assert kinds(rewritten(model, ort_glue.rewrite))["Slice"] == 3
 
 
 GUARDED = [
@@ -114,7 +108,7 @@ def test_a_guard_goes_where_nothing_can_be_nan(kind: str) -> None:
     if read:
         type_ = onnx.TensorProto.BOOL if read == "nan" else onnx.TensorProto.FLOAT
         model.graph.output.append(onnx.helper.make_tensor_value_info(read, type_, [3, 3]))
-    changed = rewritten(model)
+    changed = rewritten(model, ort_glue.rewrite)
     assert (kinds(changed)["Where"], kinds(changed)["IsNaN"]) == (wheres, wheres - 1)
     feed = {"x": random(3, 3), "z": random(3, 3, seed=1)}
     for name, value in run(changed, feed).items():
