@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from edgesmith.benches.peers.int8_parts import quality, quantizing, table, timing
+from edgesmith.benches.peers.int8_parts import profile, quality, quantizing, table, timing
 from edgesmith.benches.peers.int8_parts.cells import Cell
 from edgesmith.benches.peers.int8_parts.models import MODELS, Model
-from edgesmith.benches.peers.int8_parts.peers import PEERS, Peer
+from edgesmith.benches.peers.int8_parts.peers import ONNXRUNTIME, PEERS, Peer
 from edgesmith.benches.timing import environment
 from edgesmith.core.errors import EdgesmithError
 from edgesmith.core.files import locked, remove_partial, write_atomic
@@ -45,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for batch in model.batches:
                         if files:
                             timing.timed(options.folder, model, files, batch, threads)
+            for model, files in usable.items():
+                for peer in files:
+                    if peer.tool == "edgesmith" and peer.session == ONNXRUNTIME:
+                        path = quantizing.path_of(options.folder, model, peer)
+                        for batch in model.batches:
+                            profile.profiled(options.folder, model, path, batch)
         found = table.write(options.folder, models, peers)
         write_atomic(options.folder / "table.md", f"{_machine()}\n\n{found}")
     print(found)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgesmith.benches.peers.int8_parts import cells, quality, quantizing, table, timing
+from edgesmith.benches.peers.int8_parts import cells, profile, quality, quantizing, table, timing
 from edgesmith.benches.peers.int8_parts.models import MODELS, Model
 from edgesmith.benches.peers.int8_parts.peers import PEERS, Peer
 from edgesmith.benches.peers.int8_parts.tools import TOOLS
@@ -164,6 +164,21 @@ def test_the_table_shows_what_is_stored(tmp_path: Path) -> None:
     assert "| ort | 3.00x | 1 | 3.00x | 1 | 1 |" in shown
     assert "| modelopt | 1.00x | 1 | 1.00x | 1 | 0 |" in shown
     assert "- halves, batch 1, 1 thr.: 2.00x; ort 3.00x\n- halves, batch 4, 1 thr.: 2.00x; ort 3.00x\n" in shown
+
+
+def test_what_the_layers_take_is_shown_of_the_file_that_is_there(tmp_path: Path) -> None:
+    fill(tmp_path, {"edgesmith": 2.0, "ort": 3.0}, {"edgesmith": True, "ort": True})
+    for batch, file in ((1, "d"), (4, "another")):
+        cell = {"file": file, "float_ms": 2.0, "int8_ms": 1.0, "layers_ms": 0.5}
+        store(profile.cell_path(tmp_path, HALVES, batch), cell)
+    shown = table.write(tmp_path, [HALVES], [OURS, ORT])
+    assert "| halves | 1 | 2 | 1 | 0.5 | 2.00x | 4.00x |" in shown
+    assert "| halves | 4 | 2 |" not in shown
+
+
+def test_a_file_is_profiled_beside_the_float_file(tmp_path: Path) -> None:
+    found = profile.profiled(tmp_path, HALVES, HALVES.folder(tmp_path) / "model.onnx", 4)
+    assert 0 < found["layers_ms"] < found["int8_ms"] < 10 * found["float_ms"]
 
 
 def test_a_file_of_another_runtime_or_of_our_own_is_no_rival(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from . import cells, quality, quantizing, timing
+from . import cells, profile, quality, quantizing, timing
 from .cells import Cell
 from .models import Model
 from .peers import Peer
@@ -23,6 +23,7 @@ class Results:
     quantized: Mapping[str, Cell]
     quality: Mapping[str, Cell]
     times: Mapping[Pair, Cell]
+    profiles: Mapping[int, Cell]  # by batch, of edgesmith's file in ONNX Runtime
 
     def kept(self, peer: str) -> bool:
         """Its file runs and is good enough to be used."""
@@ -71,6 +72,7 @@ def read(root: Path, model: Model, peers: Sequence[Peer]) -> Results | None:
     judged = _stored({peer.name: quality.cell_path(root, model, peer) for peer in peers})
     pairs = [(batch, threads) for threads in timing.THREADS for batch in model.batches]
     times = _stored({pair: timing.cell_path(root, model, *pair) for pair in pairs})
+    profiles = _stored({batch: profile.cell_path(root, model, batch) for batch in model.batches})
     for cell in times.values():
         timed = cell["files"]
         cell["speedup"] = {
@@ -82,6 +84,7 @@ def read(root: Path, model: Model, peers: Sequence[Peer]) -> Results | None:
         quantized=quantized,
         quality={name: cell for name, cell in judged.items() if cell["file"] == files.get(name)},
         times=times,
+        profiles={batch: cell for batch, cell in profiles.items() if cell["file"] == files.get("edgesmith")},
     )
 
 

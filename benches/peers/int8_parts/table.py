@@ -19,6 +19,7 @@ def write(root: Path, models: Sequence[Model], peers: Sequence[Peer]) -> str:
     parts = ["\n".join(f"- **{peer.name}**: {peer.says}" for peer in peers)]
     parts += [_of_model(found, peers) for found in results]
     parts.append(_means(results, peers))
+    parts.append(_kernels(results))
     parts += [_behind(results, peer, peers) for peer in peers if peer.tool == "edgesmith"]
     return "\n\n".join(parts) + "\n"
 
@@ -99,6 +100,27 @@ def _mean(values: Sequence[float | None]) -> tuple[str, str]:
     """The geometric mean, and of how many."""
     known = [math.log(value) for value in values if value is not None]
     return f"{math.exp(sum(known) / len(known)):.2f}x" if known else _NOT, str(len(known))
+
+
+def _kernels(results: Sequence[Results]) -> str:
+    """What more could be gained around the layers."""
+    lines = [
+        "### Were all but the layers free",
+        "",
+        "ONNX Runtime's profile of edgesmith's file, one thread: kernels in float and in INT8, of these convolutions "
+        "and products; and how many times faster than float the file would be if nothing else took time.",
+        "",
+        _row(["", "batch", "float, ms", "INT8, ms", "layers, ms", "float / INT8", "float / layers"]),
+        _row(["---"] * 7),
+    ]
+    for found in results:
+        for batch, cell in found.profiles.items():
+            times = [cell[name] for name in ("float_ms", "int8_ms", "layers_ms")]
+            gains = [times[0] / each for each in times[1:]]
+            lines.append(
+                _row([found.model.name, str(batch), *(f"{ms:.3g}" for ms in times), *(f"{x:.2f}x" for x in gains)])
+            )
+    return "\n".join(lines)
 
 
 def _behind(results: Sequence[Results], ours: Peer, peers: Sequence[Peer]) -> str:

@@ -84,7 +84,7 @@ def _time(root: Path, model: Model, chosen: Sequence[Peer], key: Cell, batch: in
     load, started = os.getloadavg()[0], time.monotonic()
     (found,) = latency.compare(
         [original, *others],
-        _feeds(folder, batch),
+        feeds(folder, batch),
         threads,
         seconds=_SECONDS,
         timeout=1800.0,
@@ -114,7 +114,8 @@ def _contender(root: Path, model: Model, peer: Peer) -> Contender:
     return Contender(label=peer.name, session=peer.session, path=path, file=path)
 
 
-def _feeds(folder: Path, batch: int) -> dict[int, list[Arrays]]:
+def feeds(folder: Path, batch: int) -> dict[int, list[Arrays]]:
+    """Test samples that take turns, by batch size."""
     stored = arrays(folder / "test.npz")
     stored.pop("labels", None)
     return latency.rotating_feeds(ArraySplit(stored), [batch])
@@ -123,7 +124,7 @@ def _feeds(folder: Path, batch: int) -> dict[int, list[Arrays]]:
 def _rough_ms(folder: Path, batch: int) -> float:
     """Of a float run with one thread; enough to tell slow from fast."""
     session = timing_loop.opener(ONNXRUNTIME)(str(folder / "model.onnx"), 1)
-    run = session.bind(_feeds(folder, batch)[batch][0])
+    run = session.bind(feeds(folder, batch)[batch][0])
     run()
     started = time.perf_counter()
     for _ in range(_ROUGH_RUNS):
