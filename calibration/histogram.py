@@ -7,7 +7,8 @@ import numpy as np
 from ..core.errors import DataError
 
 _FINEST = -1022  # exponent of the smallest normal float64: no bin is narrower
-_CHUNK = 1 << 16  # values looked at together: what is made of them stays in the cache
+_FLOAT32_EXPONENT = 126  # 2 ** this, and the numbers of bins that come of it, are float32
+_CHUNK = 1 << 15  # values looked at together: what is made of them stays in the cache
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -77,14 +78,14 @@ class Histogram:
         flat = np.asarray(array).reshape(-1)
         if not flat.size:
             return None
-        if not bool(np.isfinite(flat).all()):
+        low, high = float(flat.min()), float(flat.max())  # NaN where there is one
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise DataError("holds NaN or infinity; no range can be found")
-        low, high = float(flat.min()), float(flat.max())
         if max(-low, high) > _LARGEST:
             raise DataError(f"holds {max(low, high, key=abs):g}, more than float32 can; no range can be found")
         self._widen(low, high)
         for start in range(0, flat.size, _CHUNK):
-            self._add(flat[start : start + _CHUNK].astype(np.float64))
+            self._add(flat[start : start + _CHUNK])
         return low, high
 
     def merge(self, other: "Histogram") -> None:
@@ -95,10 +96,16 @@ class Histogram:
             np.add.at(self._counts, _coarser(first, len(counts), self._exponent - exponent) - self._first, counts)
 
     def _add(self, values: np.ndarray) -> None:
-        """Count float64 values that lie within the range."""
-        indices = np.floor(values * math.ldexp(1.0, -self._exponent))
-        np.minimum(indices, -1.0, out=indices, where=values < 0)  # scaling may lose a subnormal value, and its sign
-        self._counts += np.bincount(indices.astype(np.int64) - self._first, minlength=len(self._counts))
+        """Count values that lie within the range."""
+        # A float32 times a power of two from 1 on is exact. So is a smaller one in float64, but of a float64.
+        exact = values.dtype == np.float32 and -_FLOAT32_EXPONENT <= self._exponent <= 0
+        values = values if exact else values.astype(np.float64)
+        indices = values * values.dtype.type(math.ldexp(1.0, -self._exponent))
+        np.floor(indices, out=indices)
+        if not exact:
+            np.minimum(indices, -1.0, out=indices, where=values < 0)  # a subnormal value may be lost, and its sign
+        indices -= self._first  # within the bins: an integer that both types hold
+        self._counts += np.bincount(indices.astype(np.intp), minlength=len(self._counts))
 
     def _widen(self, low: float, high: float, finest: int = _FINEST) -> None:
         """Take `low` to `high` into the range, with what was counted so far in the bins this asks for."""

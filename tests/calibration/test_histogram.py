@@ -118,6 +118,18 @@ def test_zeros_alone_and_nothing_at_all() -> None:
     assert same(zeros, nothing)
 
 
+@pytest.mark.parametrize("magnitude", [1e-44, 1e-38, 1e-20, 1.0, 4095.0, 4097.0, 1e20, 3e38])
+@pytest.mark.parametrize("limit", [4, 4096])
+def test_float32_is_counted_where_the_same_values_in_float64_are(magnitude: float, limit: int) -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, 5000) * magnitude
+    edges = np.ldexp(magnitude, -np.arange(14))  # bins begin at or near these, and so do subnormal numbers at the end
+    narrow = np.concatenate([values, edges, -edges, [0.0, -0.0, 1e-45, -1e-45]]).astype(np.float32)
+    found, expected = Histogram(limit), Histogram(limit)
+    assert found.update(narrow) == expected.update(narrow.astype(np.float64))
+    np.testing.assert_array_equal(found.counts, expected.counts)
+    np.testing.assert_array_equal(found.edges, expected.edges)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint8", "bool"])
 def test_any_numeric_type_and_shape(dtype: str) -> None:
     values = np.array([[0, 1], [1, 0], [1, 1]], dtype)
