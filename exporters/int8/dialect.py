@@ -24,5 +24,6 @@ class Dialect:
     activations: Activations
     int32_bias: bool  # bias as INT32 with scale input * weight; else it stays float
     pair_after_last: tuple[str, ...]  # operators that run in INT8 only with a pair behind them, at a graph output too
+    float_results: bool = False  # the runtime's INT8 layers give floats as well: no pair where only float nodes read
     weight_bits: Literal[7, 8] = 8  # 7 where the CPU adds products in 16 bits and would saturate
     dynamic: bool = False  # products with a constant matrix find the range of their input at run time; u8, asymmetric

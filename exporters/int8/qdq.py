@@ -142,8 +142,10 @@ class _Writer:
         del graph.value_info[:]
 
     def _has_pair(self, name: str, read: set[str]) -> bool:
-        """A graph output has one where the dialect wants it, or where an INT8 node reads it as well."""
-        return name not in self._outputs or name in read or self._ends_in_pair(name)
+        """Where an INT8 node reads it; else where the layer before it would not run in INT8 without one."""
+        if name in read:
+            return True
+        return self._ends_in_pair(name) if name in self._outputs else not self._dialect.float_results
 
     def _ends_in_pair(self, name: str) -> bool:
         return name in self._outputs and self._producers.get(name) in self._dialect.pair_after_last

@@ -34,7 +34,12 @@ class OpenVino(Target):
         saturates = this_cpu() == "x86"
         return tuple(
             Dialect(
-                name=name, activations=name, int32_bias=False, pair_after_last=(), weight_bits=7 if saturates else 8
+                name=name,
+                activations=name,
+                int32_bias=False,
+                pair_after_last=(),
+                float_results=True,  # else a GELU behind a convolution would not become part of its kernel
+                weight_bits=7 if saturates else 8,
             )
             for name in _ACTIVATIONS
         )

@@ -271,6 +271,18 @@ def test_only_the_dialect_of_the_runtime_ends_in_a_pair() -> None:
     assert kinds(quantized(last, {"x": random(4, 3)}, U8))["QuantizeLinear"] == 1
 
 
+def test_a_layer_that_gives_floats_has_no_pair_before_a_float_node() -> None:
+    """Nothing stands between the two that would keep a runtime from making one kernel of them."""
+    nodes = [node("Conv", "x w", "c"), node("Softplus", "c", "s"), node("Conv", "s v", "d"), node("Conv", "d u", "y")]
+    weights = {name: random(4, 4, 3, 3, seed=ord(name)) for name in "wvu"}
+    model, feed = graph(nodes, weights, {"x": ["n", 4, 9, 9]}, {"y": None}), {"x": random(4, 4, 9, 9)}
+    dialects = [dataclasses.replace(U8, pair_after_last=(), float_results=give) for give in (False, True)]
+    paired, free = (quantized(model, feed, dialect) for dialect in dialects)
+    assert kinds(paired) - kinds(free) == {"QuantizeLinear": 1, "DequantizeLinear": 1}
+    assert next(each for each in free.graph.node if each.op_type == "Softplus").input == ["c"]
+    assert decibels(run(model, feed)["y"], run(free, feed)["y"]) > 30
+
+
 # --- refusals
 
 

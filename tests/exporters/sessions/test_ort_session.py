@@ -190,7 +190,7 @@ def test_all_common_types_have_numpys_name(tmp_path: Path) -> None:
 
 def test_devices(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     this = f"this ONNX Runtime {onnxruntime.__version__} cannot run on"
-    with pytest.raises(UsageError, match=f"^{re.escape(this)} 'tpu'; known devices: cpu, cuda, tensorrt$"):
+    with pytest.raises(UsageError, match=f"^{re.escape(this)} 'tpu'; known devices: cpu, cuda, tensorrt, openvino$"):
         OnnxRuntimeSession(path, device="tpu")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(UsageError, match=f"^{re.escape(this)} 'cuda'; pip install onnxruntime-gpu$"):
