@@ -46,10 +46,14 @@ def test_one_screen(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_wrong_weights(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A training that went wrong: the original itself is worse than the one of the last release."""
+    """A training that went wrong: the original itself is worse than the one of the last release.
+
+    It answers 0 to everything, and so does the compressed one: between the two nothing is lost, on whatever CPU they
+    were trained.
+    """
 
     def other_head(weights: Weights) -> None:
-        weights["module.head.bias"] += np.array([9, 0, 0, 0, 0, 0, 0, 0, 0, 0], np.float32)
+        weights["module.head.bias"] += np.array([99, 0, 0, 0, 0, 0, 0, 0, 0, 0], np.float32)
 
     original = RUN / "measurements/00-original/model.onnx"
     for path, side in ((original, "original"), (judged_file(RUN), "final")):
