@@ -66,12 +66,8 @@ class Histogram:
         """Edges of the bins, float64 `(B + 1,)`; a bin holds `edges[i] <= x < edges[i + 1]`."""
         return (self._first + np.arange(len(self._counts) + 1)) * math.ldexp(1.0, self._exponent)
 
-    def update(self, array: np.ndarray, stride: int = 1) -> tuple[float, float] | None:
+    def update(self, array: np.ndarray) -> tuple[float, float] | None:
         """Add values of any shape and real type; nothing is added where they are refused.
-
-        Args:
-            array: the values; `low` and `high` are those of all.
-            stride: only each such value is counted, in the order of the array.
 
         Returns:
             The smallest and the largest of them; None: there were none.
@@ -88,9 +84,8 @@ class Histogram:
         if max(-low, high) > _LARGEST:
             raise DataError(f"holds {max(low, high, key=abs):g}, more than float32 can; no range can be found")
         self._widen(low, high)
-        counted = flat[::stride]
-        for start in range(0, counted.size, _CHUNK):
-            self._add(counted[start : start + _CHUNK])
+        for start in range(0, flat.size, _CHUNK):
+            self._add(flat[start : start + _CHUNK])
         return low, high
 
     def merge(self, other: "Histogram") -> None:

@@ -1,22 +1,12 @@
 """What is kept of one tensor while batches stream by: memory does not depend on how many there are."""
 
 import copy
-import math
 
 import numpy as np
 
 from .histogram import Histogram
 
-_COUNTED = 1 << 16  # about as many values of a batch are counted: as good for every rule, and much faster
 _DECAY = 0.99  # of a batch's weight with each one after it
-
-
-def stride_of(size: int) -> int:
-    """The distance of the values that are counted: prime to every axis, so that they are of all channels and places."""
-    found = max(1, -(-size // _COUNTED))
-    while math.gcd(found, size) > 1:
-        found += 1
-    return found
 
 
 class MovingRange:
@@ -45,9 +35,9 @@ class Observed(Histogram):
         self.average = MovingRange()
         self.halves: tuple[Observed, Observed] | None = None  # every other batch; None: there was one batch only
 
-    def update(self, array: np.ndarray, stride: int = 1) -> tuple[float, float] | None:
+    def update(self, array: np.ndarray) -> tuple[float, float] | None:
         """See `Histogram.update`; one call is one batch."""
-        ends = super().update(array, stride)
+        ends = super().update(array)
         if ends is not None:
             self.average.add(*ends)
         return ends
@@ -56,7 +46,7 @@ class Observed(Histogram):
 class Observer:
     """Batches go to two halves in turn, so that the ranges of both say how far the samples settle them.
 
-    The whole is the two halves added up, exactly.
+    Every value is counted once: the whole is the two halves added up, exactly.
     """
 
     def __init__(self) -> None:
@@ -65,8 +55,8 @@ class Observer:
         self._batches = 0
 
     def update(self, array: np.ndarray) -> None:
-        """See `Histogram.update`; of a large batch not every value is counted."""
-        ends = self._halves[self._batches % 2].update(array, stride_of(np.size(array)))
+        """See `Histogram.update`."""
+        ends = self._halves[self._batches % 2].update(array)
         if ends is not None:
             self._average.add(*ends)
             self._batches += 1

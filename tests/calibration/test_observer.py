@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from edgesmith.calibration.histogram import Histogram
-from edgesmith.calibration.observer import MovingRange, Observer, stride_of
+from edgesmith.calibration.observer import MovingRange, Observer
 
 BATCHES = st.lists(st.lists(st.floats(-1e6, 1e6), max_size=8), max_size=7)
 
@@ -77,19 +77,3 @@ def test_what_was_seen_does_not_change_when_more_comes() -> None:
     assert found.halves is not None
     assert (found.high, found.average.high, found.halves[0].high) == (3.0, pytest.approx(2.0, rel=0.01), 1.0)
     assert stream.observed().high == 9.0
-
-
-@pytest.mark.parametrize("shape", [(2, 16, 64, 64), (1, 96, 112, 112), (3, 7, 4099), (65536,), (65537,)])
-def test_of_a_large_batch_some_values_of_every_channel_and_place_are_counted_and_the_ends_are_of_all(
-    shape: tuple[int, ...],
-) -> None:
-    every = stride_of(int(np.prod(shape)))
-    places = np.unravel_index(np.arange(0, np.prod(shape), every), shape)
-    for axis, length in enumerate(shape):
-        counts = np.bincount(places[axis], minlength=length)
-        assert every == 1 or len(shape) == 1 or counts.max() - counts.min() <= max(2, 0.01 * counts.mean())
-    assert 1 << 15 < len(places[0]) <= 1 << 16
-    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    values.reshape(-1)[[1, 2]] = -50, 40  # not among those that are counted
-    found = observer(values).observed()
-    assert (found.low, found.high, found.count) == (-50, 40, len(places[0]))
