@@ -26,6 +26,7 @@ from ...exporters.engines.engine_build import device_command
 from ...exporters.engines.engine_options import Build
 from ...exporters.engines.engine_profile import profiles
 from ...exporters.graph import half, onnx_file
+from ...exporters.sessions.ort_session import PACKAGES
 from .. import engines, recipe as recipes
 from ..artifacts import MODEL
 from ..data import sample_indices
@@ -222,12 +223,7 @@ def _needs(target: str) -> Mapping[str, str]:
     if target == "openvino":
         needs["openvino"] = "openvino"
     elif target.startswith("onnxruntime"):
-        own = {
-            "onnxruntime-openvino": target,
-            "onnxruntime-cuda": "onnxruntime-gpu",
-            "onnxruntime-tensorrt": "onnxruntime-gpu",
-        }
-        needs["onnxruntime"] = own.get(target, "onnxruntime")
+        needs["onnxruntime"] = PACKAGES.get(target.removeprefix("onnxruntime-"), "onnxruntime")
     return needs  # TensorRT comes with the device's system, and is asked for where the engine is built
 
 

@@ -23,7 +23,8 @@ _PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-_PACKAGES = {"openvino": "onnxruntime-openvino"}  # in place of onnxruntime; of the others onnxruntime-gpu
+# What brings a provider, in place of onnxruntime.
+PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
 _NOT_STARTED = {
     "cuda": "its CUDA libraries do not fit this machine's: "
     'pip install "onnxruntime-gpu[cuda,cudnn]", or use --device cpu',
@@ -172,10 +173,19 @@ def provider(device: str) -> str:
     """
     name = _PROVIDERS.get(device)
     if name is None or name not in onnxruntime.get_available_providers():
-        package = _PACKAGES.get(device, "onnxruntime-gpu")
-        remedy = f"known devices: {', '.join(_PROVIDERS)}" if name is None else f"pip install {package}"
+        known, package = ", ".join(_PROVIDERS), PACKAGES.get(device, "onnxruntime")
+        remedy = f"known devices: {known}" if name is None else f"pip install {package}"
         raise UsageError(f"this ONNX Runtime {onnxruntime.__version__} cannot run on '{device}'; {remedy}")
     return name
+
+
+def missing(device: str) -> str | None:
+    """Why there is no provider for a device, or None."""
+    try:
+        provider(device)
+    except UsageError as error:
+        return str(error).replace("; pip install", ": pip install")
+    return None
 
 
 @functools.lru_cache(maxsize=None)  # ONNX Runtime makes the pool once and refuses a second call

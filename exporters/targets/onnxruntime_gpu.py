@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ...core.errors import UsageError
 from ...core.values import Session
 from ..engines import cuda_driver
 from ..int8.dialect import Dialect
 from ..linting.lint import Rule
 from ..linting.lint_onnxruntime import LOADING_RULES
 from ..linting.lint_tensorrt import RULES
-from ..sessions.ort_session import OnnxRuntimeSession, provider
+from ..sessions.ort_session import OnnxRuntimeSession, missing
 from .target import Target
 from .tensorrt import SYMMETRIC
 
@@ -40,13 +39,7 @@ class OnnxRuntimeGpu(Target):
 
     def unmeasurable(self) -> str | None:
         """Needs a GPU, and a build of ONNX Runtime with the provider."""
-        if cuda_driver.load() is None:
-            return "no CUDA device"
-        try:
-            provider(self.device)
-        except UsageError as error:
-            return str(error).replace("; pip install", ": pip install")
-        return None
+        return "no CUDA device" if cuda_driver.load() is None else missing(self.device)
 
     def _load(self, path: Path, threads: int) -> Session:
         return OnnxRuntimeSession(path, threads, self.device)

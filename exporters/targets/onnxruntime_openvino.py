@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ...core.errors import UsageError
 from ...core.values import Session
 from ..int8.dialect import Dialect
 from ..linting.lint import Rule
 from ..linting.lint_onnxruntime import LOADING_RULES
-from ..sessions.ort_session import OnnxRuntimeSession, provider
+from ..sessions.ort_session import OnnxRuntimeSession, missing
 from .openvino import OpenVino
 from .target import Target
 
@@ -32,11 +31,7 @@ class OnnxRuntimeOpenVino(Target):
 
     def unmeasurable(self) -> str | None:
         """Needs a build of ONNX Runtime with the provider."""
-        try:
-            provider("openvino")
-        except UsageError as error:
-            return str(error).replace("; pip install", ": pip install")
-        return None
+        return missing("openvino")
 
     def _load(self, path: Path, threads: int) -> Session:
         return OnnxRuntimeSession(path, threads, "openvino")
