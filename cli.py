@@ -132,6 +132,13 @@ def _add_compress(commands: Any) -> None:
         "--threads", type=positive, default=1, metavar="N", help="threads of the measured runtime (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="RUN_DIR",
+        help="what that run chose by its measurements (layers in INT8, widths for a latency) is taken over where task, "
+        "recipe, versions and machine are the same, so that the same work gives the same files",
+    )
     parser.add_argument("--json", action="store_true", help="print report.json instead of tables")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan with a time estimate, do nothing"
@@ -248,7 +255,7 @@ def _compress(options: argparse.Namespace) -> int:
     from edgesmith.compressor.stage import Machine
 
     machine = Machine(device=options.device, threads=options.threads, seed=options.seed)
-    job = jobs.prepare(options.recipe, overrides=options.overrides, out=options.out, machine=machine)
+    job = jobs.prepare(options.recipe, overrides=options.overrides, out=options.out, machine=machine, like=options.like)
     if options.dry_run:
         _print_plan(job, jobs.plan(job), options.json)
         return ExitCode.PASS

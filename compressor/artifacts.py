@@ -24,13 +24,14 @@ from . import engines
 from .data import sample_indices
 from .evaluation import task_metrics
 from .int8.closeness_judge import Judge, Promise
-from .int8.int8_search import Form, Found, Problem, search
+from .int8.int8_search import Form, Found, Problem, again, search
 from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .measure_options import Measure
 from .progress import Progress
 from .stage import Graph
 
 MODEL = "model.onnx"
+_EARLIER = "as an earlier run chose it: "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Written:
     layers: tuple[Decision, ...] = ()  # what a search decided
     ranges: tuple[TensorRange, ...] = ()  # what calibration said
     tried: tuple[Trial, ...] = ()  # the forms that were judged
+    in_float: Mapping[str, str] | None = None  # node that stays in float -> why; None: nothing was searched
 
 
 def write(
@@ -55,6 +57,7 @@ def write(
     max_drop: float | None = None,
     max_bytes: float = math.inf,
     progress: Progress | None = None,
+    like: Written | None = None,
 ) -> Written:
     """Write `graph` for `target` as `model.onnx` in `folder`.
 
@@ -65,6 +68,7 @@ def write(
         engine: how the engines of "tensorrt" are built beside its files; None: none are.
         max_drop: most that INT8 may lose of the main metric on validation data; None: see `Promise`.
         max_bytes: the limit on the file's size; of the forms that keep it the fastest is taken.
+        like: what was found for the same graph here before: its form is taken, unless it is not good enough now.
 
     Raises:
         ExportError, QuantizationError, BuildError, MeasurementError: see the parts.
@@ -99,16 +103,34 @@ def write(
             prepare=prepare,
             max_bytes=max_bytes,
         )
-        found = search(problem, graph.keep_float, progress or Progress())
-        best, reason = chosen_form(found, problem)
-        tried = tuple(_trial(form, measure.batch_sizes[0], form.artifact.path == best.path) for form in found.tried)
-        artifact = dataclasses.replace(best, path=folder / MODEL)
-        shutil.move(best.path, artifact.path)
+        written = _again(problem, like, graph) or _searched(problem, graph, measure.batch_sizes[0], progress)
+        artifact = dataclasses.replace(written.artifact, path=folder / MODEL)
+        shutil.move(written.artifact.path, artifact.path)
         shutil.rmtree(forms)
-        written = Written(artifact=artifact, reason=reason, layers=found.decisions, ranges=graph.ranges, tried=tried)
+        written = dataclasses.replace(written, artifact=artifact, ranges=graph.ranges)
     if engine is not None:
         engines.build_beside(artifact, engine)
     return written
+
+
+def _searched(problem: Problem, graph: Graph, batch: int, progress: Progress | None) -> Written:
+    """What a search comes to, the file where the search left it."""
+    found = search(problem, graph.keep_float, progress or Progress())
+    best, reason = chosen_form(found, problem)
+    kept = next((form.keep_float for form in found.forms if form.artifact == best), graph.keep_float)
+    tried = tuple(_trial(form, batch, form.artifact.path == best.path) for form in found.tried)
+    return Written(artifact=best, reason=reason, layers=found.decisions, tried=tried, in_float=dict(kept))
+
+
+def _again(problem: Problem, like: Written | None, graph: Graph) -> Written | None:
+    """The form that was found before, written anew; None: there is none, or it loses too much now."""
+    if like is None or like.in_float is None:
+        return None
+    reason = _EARLIER + like.reason.removeprefix(_EARLIER)
+    if like.artifact.dialect == problem.baseline.dialect:
+        return dataclasses.replace(like, artifact=problem.baseline, reason=reason)
+    form = again(problem, graph.keep_float, like.artifact.dialect, like.in_float)
+    return None if form is None else dataclasses.replace(like, artifact=form.artifact, reason=reason)
 
 
 def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
@@ -120,11 +142,7 @@ def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     if missing is not None:
         return found.best.artifact, missing
     as_it_is = Interval(value=1.0, low=1.0, high=1.0)
-    ranked = sorted(
-        [*found.forms, Form(artifact=problem.baseline, keep_float={}, speedup={1: as_it_is})],
-        key=problem.rank,
-        reverse=True,
-    )
+    ranked = problem.ordered([*found.forms, Form(artifact=problem.baseline, keep_float={}, speedup={1: as_it_is})])
     best = ranked[0]
     listed = ", ".join(f"{form.artifact.dialect} {form.worst:.2f}x" for form in ranked)
     limited = problem.small_enough(best) and not problem.small_enough(ranked[-1])

@@ -23,6 +23,7 @@ from .auditing import check_texts, no_corruptions
 from .candidate import Candidate, state_of
 from .data import any_inputs
 from .learning.losses import named_loss
+from .lock import LOCK, read_lock
 from .measuring import slice_masks
 from .model_checks import check_built
 from .model_graph import opened
@@ -45,6 +46,7 @@ class Job:
     out: Path
     identity: str  # digest of the task's data and source
     rehearsed: Mapping[str, Candidate | Graph]  # "original" and what the torch stages give, untrained
+    like: Path | None = None  # an earlier run, whose choices by measurement are taken over
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ def prepare(
     overrides: Sequence[str] = (),
     out: Path | None = None,
     machine: Machine | None = None,
+    like: Path | None = None,
 ) -> Job:
     """Load and check; nothing is written.
 
@@ -70,6 +73,8 @@ def prepare(
         UsageError: anything in recipe, task or data that cannot work, see `core.errors`.
     """
     machine = machine or Machine()
+    if like is not None:
+        read_lock(like / LOCK)  # an unusable one is refused before any work
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError("--device cuda: no CUDA device here; use --device cpu")
     if isinstance(recipe, (str, Path)):
@@ -91,6 +96,7 @@ def prepare(
         out=out or Path("runs") / folder,
         identity=task_file.identity(task),
         rehearsed=rehearsed,
+        like=like,
     )
 
 

@@ -27,6 +27,7 @@ from .audit_run import after_run
 from .auditing import Pair
 from .candidate import Candidate, check_finite, state_of
 from .data import any_inputs
+from .earlier_run import EarlierRun
 from .evaluation import old_metric, task_metrics
 from .export import to_graph
 from .int8.quantize import Quantize
@@ -53,6 +54,7 @@ def compress(
     out: str | Path | None = None,
     machine: Machine | None = None,
     progress: Progress | None = None,
+    like: str | Path | None = None,
 ) -> Report:
     """Run a recipe on a task; the same as `edgesmith compress`.
 
@@ -62,6 +64,7 @@ def compress(
         overrides: `stage.key=value`, as with `--set`.
         out: run directory; None: `runs/` and the task's name.
         machine: device, threads and seed.
+        like: directory of an earlier run: what it chose by measuring the same work on the same machine is taken over.
 
     Returns:
         The report that also stands in the run directory as `report.json` and `report.html`.
@@ -69,7 +72,8 @@ def compress(
     Raises:
         EdgesmithError: see `core.errors`; what was finished stays and is not done again.
     """
-    job = prepare(recipe, task, overrides=overrides, out=None if out is None else Path(out), machine=machine)
+    out, like = (None if path is None else Path(path) for path in (out, like))
+    job = prepare(recipe, task, overrides=overrides, out=out, machine=machine, like=like)
     return run(job, progress or Progress())
 
 
@@ -102,6 +106,7 @@ class _Run:
         self._used: set[str] = set()  # results this recipe has use for
         self._found: Outcome | None = None  # of the measurement that the verdict rests on
         self._machine_key = environment.describe(job.machine.threads, job.machine.seed)
+        self._earlier = None if job.like is None else EarlierRun(job.like, self._machine_key)
 
     def report(self) -> Report:
         done = self._load_original()
@@ -117,6 +122,8 @@ class _Run:
             artifact = self._files[last] = self._write(place, last, self._target).artifact
             ledger = ledger.with_entry(self._entry(stage.id, stage.name, done, artifact, original))
         report = self._judged(self._files[self._recipe.against], last, ledger)
+        if self._earlier is not None:
+            self._progress.say(self._earlier.said())
         self._directory.tidy(self._used)
         return report
 
@@ -184,8 +191,13 @@ class _Run:
             key["deployment"] = {"int8": deployment.int8, "measure": plain(deployment.measure)}
         value = self._values[previous]
         self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
+        place = f"stages/{number:02d}-{stage.id}"
+        earlier = self._chosen(place, key) if stage.measures() else None
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
+            if earlier is not None:
+                shutil.copytree(earlier.path, folder, dirs_exist_ok=True)
+                return earlier.facts
             context = Context(
                 task=self._task,
                 machine=self._job.machine,
@@ -207,7 +219,7 @@ class _Run:
             values.save(result, folder)
             return {"notes": context.notes, "model": self._origin(result)}
 
-        done = self._once(f"stages/{number:02d}-{stage.id}", key, make)
+        done = self._once(place, key, make)
         like = None if done.facts["model"] is None else self._named(done.facts["model"])
         self._values[stage.id] = values.load(done.path, like if isinstance(like, Candidate) else None)
         self._keys[stage.id] = digest.of_json(key)
@@ -242,13 +254,15 @@ class _Run:
         engine = engines.wanted(target, recipe.build, recipe.folder, final=place.startswith("artifacts/"))
         key |= engines.key(engine) | ({"max_bytes": max_bytes} if max_bytes < math.inf else {})
         max_drop = next((stage.max_drop for stage in recipe.stages if isinstance(stage, Quantize)), None)
+        earlier = self._chosen(place, key) if _has_ranges(value) else None
+        like = None if earlier is None else artifacts.described(earlier.facts, earlier.path)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
             if engine is not None:
                 self._progress.say(f"  {target}: writing the file and building the engine")
             graph = self._graph(name)
             written = artifacts.write(
-                graph, target, self._task, folder, measure, threads, engine, max_drop, max_bytes, self._progress
+                graph, target, self._task, folder, measure, threads, engine, max_drop, max_bytes, self._progress, like
             )
             for beside in self._task.files if place.startswith("artifacts/") else ():
                 shutil.copyfile(beside, folder / Path(beside).name)
@@ -275,7 +289,7 @@ class _Run:
     def _largest_file(self, value: Candidate | Graph) -> float:
         """Bytes that the limits leave to a quantized graph, which can be written in larger and smaller forms."""
         against = self._files.get(self._recipe.against)  # None: a stage that stands after this value
-        if against is None or isinstance(value, Candidate) or value.params is None:
+        if against is None or not _has_ranges(value):
             return math.inf
         return self._recipe.limits.largest_file(against.file_bytes)
 
@@ -390,6 +404,15 @@ class _Run:
             **engines.report(artifact, self._recipe.build, self._job.out),
         )
 
+    def _chosen(self, place: str, key: Any) -> Done | None:
+        """What an earlier run came to in the same place, if its choices are taken over."""
+        return None if self._earlier is None else self._earlier.chosen(place, key)
+
     def _once(self, place: str, key: Any, make: Any) -> Done:
         self._used.add(place)
         return self._directory.once(place, key, make)
+
+
+def _has_ranges(value: Candidate | Graph) -> bool:
+    """Whether it is to be written in INT8, in a form that has to be chosen."""
+    return isinstance(value, Graph) and value.params is not None

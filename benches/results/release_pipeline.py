@@ -57,9 +57,10 @@ def commands(run: Path, first: Path) -> dict[str, list[str]]:
     gate = ["gate", str(run), "--margin", "drop=0.02", "--margin", "speedup=0.1"]
     found = {"compress": ["compress", "recipe.toml", "--out", str(run)]}
     if run != first:
+        found["compress"] += ["--like", str(first)]
         found["gate"] = [*gate, "--baseline", str(first / "report.json")]
         found["gate beside"] = [*gate, "--baseline", str(first)]
-    return found | {"verify": ["verify", str(run)], "verify measured": ["verify", str(run), "--measure"]}
+    return found | {"verify measured": ["verify", str(run), "--measure"]}  # which looks at digests and answers first
 
 
 def finished(results: Path) -> list[dict[str, object]]:

@@ -8,7 +8,7 @@ kernels they replace go back too, as long as a paired measurement confirms it an
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -26,6 +26,7 @@ from .int8_times import LayerTimes, layer_times, slower_in_int8
 
 _ROUNDS = 3  # of giving slow layers back to float
 _WORTH = 1.02  # what layers given back must gain beyond the noise: a choice, not a claim, so that the estimate decides
+_EVEN = 0.02  # forms that differ by less are as fast as each other, however quiet the machine seems
 _BUSY = 0.05  # a noise floor beyond which a comparison that decides nothing is made once more
 _LEAST_SAVING = 1e-3  # share of all the time that a layer counts as saving, however little it does
 
@@ -94,6 +95,22 @@ class Problem:
         speed = form.worst if form.slower else max(form.worst, 1.0)
         return self.small_enough(form), speed, form.artifact.dialect != "float", form.worst
 
+    def ordered(self, forms: Iterable[Form]) -> list[Form]:
+        """The one to take first; where only noise is between several and the fastest, the closest of these.
+
+        So that the same work comes to the same file again, though the clock is not the same twice.
+        """
+        first, *others = sorted(forms, key=self.rank, reverse=True)
+        equal = [first, *(form for form in others if self._as_fast(form, first))]
+        best = max(equal, key=closeness)
+        return [best, *(form for form in (first, *others) if form is not best)]
+
+    def _as_fast(self, form: Form, first: Form) -> bool:
+        """Whether an INT8 form of use is as fast as the first one, but for noise."""
+        in_int8 = "float" not in (form.artifact.dialect, first.artifact.dialect)
+        even = form.worst >= first.worst * (1 - max(form.noise, _EVEN))
+        return in_int8 and even and self.small_enough(form) == self.small_enough(first)
+
     def judged(self, form: Form) -> Form:
         return dataclasses.replace(form, quality=self.judge.quality(form.artifact.path))
 
@@ -141,11 +158,23 @@ def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress, 
     Raises:
         QuantizationError: the target refuses every form; says why.
     """
+    return _Search(_with_passed_ranges(problem, keep_float), keep_float, progress).run(give_back)
+
+
+def again(problem: Problem, keep_float: Mapping[str, str], dialect: str, in_float: Mapping[str, str]) -> Form | None:
+    """One form that a search has found before, written anew; None: it does not keep the judge's promise now."""
+    found = _with_passed_ranges(problem, keep_float)
+    form = found.judged(found.write(dialect, in_float, "again"))
+    assert form.quality is not None
+    return form if problem.judge.keeps(form.quality, spare=True) else None
+
+
+def _with_passed_ranges(problem: Problem, keep_float: Mapping[str, str]) -> Problem:
+    """With fewer nodes in INT8 a tensor may be the first of those that values pass through, and need its own range."""
     placed = placement.place(problem.model, keep_float)
-    # With fewer nodes in INT8 a tensor may be the first of those that values pass through, and need its own.
     source = {name: placed.source[name] for name in placed.activations}
     params = {**problem.params, **{name: problem.params[s] for name, s in source.items() if s in problem.params}}
-    return _Search(dataclasses.replace(problem, params=params), keep_float, progress).run(give_back)
+    return dataclasses.replace(problem, params=params)
 
 
 class _Search:
@@ -166,13 +195,13 @@ class _Search:
     def run(self, give_back: bool) -> Found:
         forms = self._forms(self._impossible)
         if give_back and not any(self._good(form) for form in forms):
-            choices = self._without_sensitive_layers(max(forms, key=_closeness))
+            choices = self._without_sensitive_layers(max(forms, key=closeness))
             forms += [form for keep_float in choices for form in self._forms(keep_float)]
         good = [form for form in forms if self._good(form)]
         self._note_refused([form for form in forms if not self._good(form)])
         if good and self._measurable:
             self._progress.say(f"  timing {len(good)} form(s) against the original")
-            timed = sorted(self._noted(self._problem.timed(good)), key=self._problem.rank, reverse=True)
+            timed = self._problem.ordered(self._noted(self._problem.timed(good)))
             best = self._without_slow_layers(timed[0]) if self._profiled else timed[0]
             good = [best, *(form for form in timed if form is not timed[0])]
         return Found(
@@ -288,15 +317,15 @@ class _Search:
 
     def _without_slow_layers(self, best: Form) -> Form:
         """The same form with layers back in float that are slower in INT8, as long as that pays."""
-        changed = False
+        changed, problem = False, self._problem
         for number in range(_ROUNDS):
             trials = self._trials(best, number)
-            gains = self._noted(self._problem.timed(trials, best.artifact)) if trials else []
+            gains = self._noted(problem.timed(trials, best.artifact)) if trials else []
             better = [form for form in gains if form.worst > _WORTH + form.noise]
             if not better:
                 break
-            best, changed = max(better, key=lambda form: form.worst), True
-        return self._noted(self._problem.timed([best]))[0] if changed else best
+            best, changed = problem.ordered(better)[0], True
+        return self._noted(problem.timed([best]))[0] if changed else best
 
     def _trials(self, best: Form, number: int) -> list[Form]:
         """Forms with some more layers in float that the profile says are better off there."""
@@ -334,5 +363,6 @@ class _Search:
         )
 
 
-def _closeness(form: Form) -> float:
+def closeness(form: Form) -> float:
+    """Signal-to-noise ratio of the worst output, in dB."""
     return -math.inf if form.quality is None else form.quality.snr_db

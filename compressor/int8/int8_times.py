@@ -50,8 +50,9 @@ def slower_in_int8(model: onnx.ModelProto, times: LayerTimes, keep_float: Collec
     """Sets of layers to try in float, the most promising first.
 
     INT8 nodes that hand integers to each other are one region: its conversions are paid once for all of them. First
-    come the regions that take longer than in float; then these with the one, three or all layers that lose most by
-    themselves, though a conversion more may cost what they gain: only a measurement of the whole tells.
+    come the regions that take longer than in float, and these with the one, three or all layers that lose most by
+    themselves, though a conversion more may cost what they gain. Then the one or three layers within those regions that
+    lose most, for they may be all that makes the rest slow. Only a measurement of the whole tells.
     """
     placed = placement.place(model, keep_float)
     chosen = set(placed.nodes)
@@ -73,14 +74,15 @@ def slower_in_int8(model: onnx.ModelProto, times: LayerTimes, keep_float: Collec
         paid = sum(times.conversions.get(name, 0.0) for name in tensors)
         if time_of(region, times.in_int8) + paid > time_of(region, times.in_float):
             whole += sorted(region)
-    lost = {
-        node.name: time_of([node.name], times.in_int8) - time_of([node.name], times.in_float)
-        for node in nodes
-        if node.name not in whole
-    }
-    single = sorted((name for name, more in lost.items() if more > 0), key=lambda name: -lost[name])
-    sets = [tuple(whole), *(tuple(whole + single[:count]) for count in (1, 3, len(single)) if single)]
-    return list(dict.fromkeys(names for names in sets if names))
+    lost = {node.name: times.in_int8.get(node.name, 0.0) - times.in_float.get(node.name, 0.0) for node in nodes}
+    losing = sorted((name for name, more in lost.items() if more > 0), key=lambda name: -lost[name])
+    outside, inside = ([name for name in losing if (name in whole) == among] for among in (False, True))
+    sets = [tuple(whole), *(tuple(whole + outside[:count]) for count in (1, 3, len(outside)) if outside)]
+    sets += [tuple(inside[:count]) for count in (1, 3)]
+    distinct: dict[frozenset[str], tuple[str, ...]] = {}
+    for names in sets:
+        distinct.setdefault(frozenset(names), names)
+    return [names for names in distinct.values() if names]
 
 
 def _by_node(kernels: Sequence[Kernel], owners: Mapping[str, str]) -> dict[str, float]:

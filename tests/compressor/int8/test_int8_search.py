@@ -11,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesmith.benches.metrics.metrics import resolve_metric
+from edgesmith.benches.report.int8_report import Quality
 from edgesmith.compressor.int8 import int8_search
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.compressor.int8.closeness_judge import Judge, Promise
-from edgesmith.compressor.int8.int8_search import Problem, search
+from edgesmith.compressor.int8.int8_search import Form, Problem, search
 from edgesmith.compressor.int8.runs import Runs
 from edgesmith.compressor.progress import Progress
 from edgesmith.core.errors import DataError
@@ -153,6 +154,37 @@ def test_layers_that_are_slow_in_int8_stay_there_where_the_file_has_to_be_small(
     found = search(dataclasses.replace(case, max_bytes=limit), {}, Progress())
     assert found.best is not None and len(found.best.keep_float) == in_float
     assert (found.best.artifact.file_bytes <= limit) == (room > 0.1)  # a limit that no form keeps chooses none
+
+
+@pytest.mark.parametrize(
+    ("speeds", "noise", "order"),
+    [
+        ({"far": 2.03, "close": 2.0, "float": 1.0}, 0.001, ["close", "far", "float"]),  # as fast, however quiet it is
+        ({"far": 2.2, "close": 2.0, "float": 1.0}, 0.15, ["close", "far", "float"]),
+        ({"far": 2.2, "close": 2.0, "float": 1.0}, 0.05, ["far", "close", "float"]),
+        ({"far": 0.95, "close": 0.8, "float": 1.0}, 0.1, ["far", "float", "close"]),
+    ],
+)
+def test_of_forms_that_only_noise_is_between_the_closest_is_taken(
+    speeds: dict[str, float], noise: float, order: list[str], tmp_path: Path
+) -> None:
+    case = problem(chain(), tmp_path, "onnxruntime-cpu")
+    for name in speeds:
+        (tmp_path / name).touch()
+    forms = [
+        Form(
+            artifact=dataclasses.replace(
+                case.baseline, dialect={"float": "float"}.get(name, "u8"), path=tmp_path / name
+            ),
+            keep_float={},
+            quality=Quality(outputs=(), snr_db={"far": 30.0, "close": 40.0, "float": 99.0}[name], drop=None),
+            speedup={8: Interval(value=value, low=value, high=value)},
+            noise=noise,
+        )
+        for name, value in speeds.items()
+    ]
+    for each in (forms, forms[::-1]):
+        assert [form.artifact.path.name for form in case.ordered(each)] == order
 
 
 @pytest.mark.parametrize(

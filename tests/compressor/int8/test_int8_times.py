@@ -41,3 +41,9 @@ def test_single_layers_come_after_regions_the_one_that_loses_most_first() -> Non
     in_int8 = {"a": 3.5, "b": 1, "c": 1}
     assert slow({"a": 3, "b": 9, "c": 3}, in_int8, x=1, sb=3) == [("c",), ("c", "a")]
     assert slow({"a": 3, "b": 3, "c": 9}, {"a": 1, "b": 4, "c": 1}, x=0, sb=1) == [("b",)]
+
+
+def test_one_slow_layer_may_be_all_that_makes_its_region_slow() -> None:
+    in_int8 = {"a": 9, "b": 1, "c": 1}
+    assert slow({"a": 3, "b": 3, "c": 3}, in_int8, x=1, sb=1) == [("a", "b"), ("a",)]
+    assert slow({"a": 3, "b": 3, "c": 3}, {"a": 9, "b": 4, "c": 1}, x=1, sb=1) == [("a", "b"), ("a",)]
