@@ -28,12 +28,12 @@ class EarlierRun:
         self._root = root
         there, here = read_lock(root / LOCK).environment, json.loads(json.dumps(machine))
         self._others = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
-        self._taken: list[str] = []
+        self._taken: dict[str, None] = {}  # places, in order
 
     def chosen(self, place: str, key: Any) -> Done | None:
         """The result of the same work there, if it can be taken over."""
         found = None if self._others else RunDirectory(self._root).finished(place, key)
-        self._taken += [] if found is None else [place]
+        self._taken |= {} if found is None else {place: None}
         return found
 
     def said(self) -> str:

@@ -307,6 +307,7 @@ def outcome(
         disparities=() if limits.disparity is None else disparities(main, *pair, masks, limits.confidence),
         speedups={paired.batch: paired.speedup[0] for paired in costs.latency} or None,
         latency_ms=None if first is None else Interval(value=first.p50, low=first.low, high=first.high),
+        same_file=not reason and original.digest == final.digest,
         unmeasured_reason=reason,
     )
     return Outcome(

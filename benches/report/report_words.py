@@ -126,6 +126,7 @@ def _start_rows(report: Report) -> list[tuple[str, str, str, str]]:
             ("open the file", before.open_ms, after.open_ms),
             ("first call", before.first_ms, after.first_ms),
             ("later call, on the GPU alone", before.device_ms, after.device_ms),
+            ("the same as a CUDA graph", before.graph_ms, after.graph_ms),
         )
         if first is not None and last is not None
     ]

@@ -26,8 +26,9 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
             add_row(table, title, *(words.size(getattr(one.arena, name, None)) for one in measured))
     for title, name in (("open the file", "open_ms"), ("first call", "first_ms"), ("later call", "steady_ms")):
         add_row(table, title, *(_phase(one, name) for one in measured))
-    if any(one.start and one.start.device_ms for one in measured):
-        add_row(table, "  on the GPU alone", *(_phase(one, "device_ms") for one in measured))
+    for title, name in (("  on the GPU alone", "device_ms"), ("  as a CUDA graph", "graph_ms")):
+        if any(getattr(one.start, name, None) for one in measured):
+            add_row(table, title, *(_phase(one, name) for one in measured))
     for place, (batch, floor) in enumerate(result.noise_floor.items()):
         timings = [one.timings[place] for one in measured]
         table.add_section()

@@ -4,6 +4,7 @@ A child of `fresh_process.measure`. A process's peak never falls again, and a ru
 needs a process of its own.
 """
 
+import contextlib
 import ctypes
 import json
 import resource
@@ -105,7 +106,8 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
         `peak_bytes` and `held_bytes`. A session that had to load something that is not the model's says how much with
         `foreign_bytes` and how long with `foreign_seconds`; both are taken off. Of a session on a GPU also
         `device_bytes` (more of its memory in use than before, whoever uses it) or `device_reason` why not, and, where
-        the session counts with the GPU's events, `device_ms`: the median of calls on the device alone.
+        the session counts with the GPU's events, `device_ms`: the median of calls on the device alone, and `graph_ms`
+        of calls as one CUDA graph, where the model can be one.
     """
     memory = _DeviceMemory(kind)
     begun = time.perf_counter()
@@ -122,6 +124,8 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
     on_device: dict[str, Any] = memory.taken()
     if hasattr(session, "device_ms"):
         on_device["device_ms"] = statistics.median(session.device_ms(own))
+        with contextlib.suppress(MeasurementError):  # not every layer can be part of a graph
+            on_device["graph_ms"] = statistics.median(session.graph_ms(own))
     return {
         **on_device,
         "import_ms": 1e3 * (imported - begun),

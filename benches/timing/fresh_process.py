@@ -39,6 +39,7 @@ class Start:
     first_ms: Interval  # the first call
     steady_ms: Interval  # a later call, with inputs handed over anew
     device_ms: Interval | None = None  # a later call on the GPU alone, by its events; None: the session has none
+    graph_ms: Interval | None = None  # the same as one CUDA graph; None: it cannot be one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

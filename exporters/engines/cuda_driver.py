@@ -1,4 +1,4 @@
-"""The CUDA driver through ctypes: context, memory, stream, events. Needs the driver only: no toolkit, no torch.
+"""The CUDA driver through ctypes: context, memory, stream, events, graphs. Needs the driver only: no toolkit, no torch.
 
 Names and signatures: NVIDIA's "CUDA Driver API" reference. Memory is counted in bytes, time in milliseconds.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from ...core.errors import MeasurementError
 
 _LIBRARY = "libcuda.so.1"
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on with what cannot be recorded
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 
 
@@ -135,6 +136,28 @@ class Device:
         self._call("cuEventSynchronize", _pointer(second))
         self._call("cuEventElapsedTime", ctypes.byref(milliseconds), _pointer(first), _pointer(second))
         return milliseconds.value
+
+    @contextlib.contextmanager
+    def graph(self, stream: int, enqueue: Callable[[], None]) -> Iterator[Callable[[], None]]:
+        """What `enqueue` puts into the stream, recorded once as a CUDA graph; yields what launches it there.
+
+        Raises:
+            MeasurementError: something in it cannot be recorded, as where it waits for the device.
+        """
+        recorded, graph = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", _pointer(stream), ctypes.c_int(_THREAD_LOCAL))
+        try:
+            enqueue()
+        finally:  # or the stream would record for ever
+            self._call("cuStreamEndCapture", _pointer(stream), ctypes.byref(recorded))
+        try:
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(graph), recorded, ctypes.c_ulonglong(0))
+            yield lambda: self._call("cuGraphLaunch", graph, _pointer(stream))
+            self.synchronize(stream)
+        finally:
+            if graph.value:
+                self._call("cuGraphExecDestroy", graph)
+            self._call("cuGraphDestroy", recorded)
 
     def close(self) -> None:
         """Give the context back."""

@@ -1,8 +1,9 @@
 """Recipes: what they accept, what they say about what they do not, and that they survive a round trip."""
 
+import dataclasses
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -52,6 +53,20 @@ def test_resolved_recipe_reads_back_as_the_same() -> None:
     )
     again = recipes.from_mapping(tomllib.loads(recipe.to_toml()), folder=Path())
     assert again == recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(Prune):
+    """As a user's own stage; its name is in no table, or in it for another class."""
+
+    name: ClassVar[str] = "prune"
+
+
+def test_a_stage_of_the_users_own_is_written_by_where_it_stands() -> None:
+    own = f"{__name__}:Mine"
+    recipe = build(stages=[{"use": own, "id": "mine", "macs_ratio": 0.5}, {"use": "export"}])
+    assert type(recipe.stages[0]) is Mine and f'use = "{own}"' in recipe.to_toml()
+    assert recipes.from_mapping(tomllib.loads(recipe.to_toml()), folder=Path()) == recipe
 
 
 def test_overrides_change_stage_limits_and_measure() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from edgesmith.core.values import TensorSpec
 from edgesmith.exporters import from_torch
 
-from .networks import Vgg, widened
+from .networks import DenseNet, Vgg, widened
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 CALIBRATION = 512  # training images, the same for every quantizer
@@ -32,8 +32,8 @@ def example(name: str, folder: str = "fashion_mnist") -> Any:
 
 def network(name: str) -> nn.Module:
     """The architecture with random weights."""
-    if name == "vgg":
-        return Vgg()
+    if name in ("vgg", "densenet"):
+        return Vgg() if name == "vgg" else DenseNet()
     if name == "vit":
         from edgesmith.benches.results.recovery_vit import ViT
 
@@ -74,8 +74,8 @@ def _trained(name: str) -> nn.Module:
     found = network(name)
     if name == "vit":
         _train_transformer(found, epochs=8, learning_rate=2e-3)
-    elif name == "vgg":
-        _train(found, epochs=2, images=None, learning_rate=0.05)
+    elif name in ("vgg", "densenet"):
+        _train(found, epochs=2 if name == "vgg" else 8, images=None, learning_rate=0.05)
     elif name == "resnet20-wide":
         narrow = safetensors.torch.load_file(EXAMPLES / "fashion_mnist" / "checkpoints" / "resnet20.safetensors")
         found.load_state_dict(widened(narrow, 4, noise=0.5))

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+GROWTH, LAYERS = 12, 5  # of DenseNet: channels that a layer adds, layers of a stage
+
 Weights = dict[str, torch.Tensor]
 
 
@@ -18,6 +20,40 @@ class Vgg(nn.Module):
             layers += [nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(256, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.features(x))
+        return logits
+
+
+class Dense(nn.Module):
+    """A layer of DenseNet: norm, ReLU, 3x3 convolution; its output is joined to all that came before it."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.norm, self.convolution = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, GROWTH, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, self.convolution(self.norm(x).relu())], 1)
+
+
+class DenseNet(nn.Module):
+    """Huang et al. (CVPR 2017), three stages of five layers with halved transitions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 2 * GROWTH
+        stages: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1, bias=False)]
+        for stage in range(3):
+            for _ in range(LAYERS):
+                stages.append(Dense(width))
+                width += GROWTH
+            stages += [nn.BatchNorm2d(width), nn.ReLU()]
+            if stage < 2:
+                stages += [nn.Conv2d(width, width // 2, 1, bias=False), nn.AvgPool2d(2)]
+                width //= 2
+        self.features = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(width, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(self.features(x))

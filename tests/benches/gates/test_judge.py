@@ -57,6 +57,15 @@ def test_boundaries(name: str, passes: float, unproven: tuple[float, ...], fails
         assert result(**{name: limit}).status == "unproven"
 
 
+@pytest.mark.parametrize(("limit", "status"), [(1.0, "pass"), (0.9, "pass"), (1.01, "fail")])
+def test_the_very_file_of_the_original_is_exactly_as_fast(limit: float, status: str) -> None:
+    """Where nothing that was tried is faster, the noise of two measurements of one file is no doubt."""
+    same = dataclasses.replace(EVIDENCE, speedups={1: between(0.98, 1.03)}, same_file=True)
+    found = result(same, speedup=limit)
+    assert (found.status, found.measured) == (status, 1.0)
+    assert found.note == "the very file of the original: nothing that was tried is faster"
+
+
 def test_the_table_above_covers_every_limit() -> None:
     judged = {field.name for field in dataclasses.fields(Limits)} - {"confidence"}
     everything = Limits(**dict.fromkeys(judged, 1))

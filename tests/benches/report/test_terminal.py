@@ -75,10 +75,13 @@ def test_a_gpus_memory_is_a_row_or_a_reason() -> None:
     for name, size, took in (("original", 80_000_000, 0.6), ("final", 20_000_000, 0.2)):
         side = getattr(report, name)
         start = dataclasses.replace(side.start, device_ms=Interval(value=took, low=took, high=took))
+        if name == "final":
+            start = dataclasses.replace(start, graph_ms=start.device_ms)
         sides[name] = dataclasses.replace(side, device_memory_bytes=size, start=start)
     text = printed(dataclasses.replace(report, **sides))
     assert line_with(text, "memory of the GPU", "80.0 MB", "20.0 MB", "4.00x less")
     assert line_with(text, "later call, on the GPU alone", "0.600 ms", "0.200 ms", "3.00x faster")
+    assert "CUDA graph" not in text, "the original cannot be one"
 
 
 def test_throughput_is_a_row_for_each_case_or_a_reason() -> None:

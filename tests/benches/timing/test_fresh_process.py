@@ -122,13 +122,14 @@ def test_a_gpus_memory_and_time_above_the_empty_sessions(tmp_path: Path, monkeyp
         if job["ask"] == "arena":
             return json.dumps({"held_bytes": 2, "used_bytes": 1})
         taken = 350 * MB if job["own_feed"] else 300 * MB
-        return json.dumps({**base, "device_bytes": taken, "device_ms": 1.5})
+        return json.dumps({**base, "device_bytes": taken, "device_ms": 1.5, "graph_ms": 1.2})
 
     monkeypatch.setattr(fresh_process.child, "run", said)
     model = Contender(label="a", session="onnxruntime-cuda", path=tmp_path / "a.onnx", file=tmp_path / "a.onnx")
     found = succeeded(measure([model], {"x": np.zeros(1)}, repeats=2)[0])
     assert found.device_memory is not None and found.device_memory.value == 50 * MB
     assert found.start.device_ms is not None and found.start.device_ms.value == 1.5
+    assert found.start.graph_ms is not None and found.start.graph_ms.value == 1.2
 
 
 def test_what_is_read_of_a_gpu_and_why_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:

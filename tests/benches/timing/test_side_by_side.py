@@ -127,7 +127,11 @@ def sample() -> SideBySide:
         arena=Arena(held_bytes=1_050_392, used_bytes=30_488),
         arena_reason="",
         device_memory=MEMORY,
-        start=replace(START, device_ms=Interval(value=0.3, low=0.3, high=0.4)),
+        start=replace(
+            START,
+            device_ms=Interval(value=0.3, low=0.3, high=0.4),
+            graph_ms=Interval(value=0.2, low=0.2, high=0.2),
+        ),
     )
     engine = replace(
         eager,
@@ -174,6 +178,7 @@ def test_the_table() -> None:
         "memory held": ["177 MB (176 to 178)"] * 3,
         "memory of the GPU": ["not measured", "177 MB (176 to 178)", "not measured"],
         "on the GPU alone": ["not measured", "0.300 ms (0.300 to 0.400)", "not measured"],
+        "as a CUDA graph": ["not measured", "0.200 ms (0.200 to 0.200)", "not measured"],
         "arena, held": ["not measured", "1.05 MB", "not measured"],
         "arena, in use": ["not measured", "30.5 kB", "not measured"],
         "open the file": ["12.0 ms (11.5 to 14.0)"] * 3,

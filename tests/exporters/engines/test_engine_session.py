@@ -54,7 +54,8 @@ class Driver:
     def __init__(self, capability: tuple[int, int] = (8, 6)) -> None:
         self.parts = dict(zip((75, 76), capability, strict=True))
         self.memory: dict[int, Any] = {}
-        self.streams = self.events = self.clock = 0
+        self.streams = self.events = self.clock = self.graphs = self.launched = 0
+        self.recording = False
         self.failing: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -102,6 +103,32 @@ class Driver:
 
     def _cuStreamDestroy(self, stream: Any) -> None:
         self.streams -= 1
+
+    def _cuStreamBeginCapture(self, stream: Any, mode: Any) -> None:
+        assert (stream.value, mode.value, self.recording) == (77, 1, False)
+        self.recording = True
+
+    def _cuStreamEndCapture(self, stream: Any, graph: Any) -> None:
+        self.recording, graph._obj.value = False, 55
+        self.graphs += 1
+
+    def _cuStreamSynchronize(self, stream: Any) -> None:
+        assert not self.recording, "what waits cannot be recorded"
+
+    def _cuGraphInstantiateWithFlags(self, launched: Any, graph: Any, flags: Any) -> None:
+        assert (graph.value, flags.value) == (55, 0)
+        launched._obj.value = 66
+        self.graphs += 1
+
+    def _cuGraphLaunch(self, graph: Any, stream: Any) -> None:
+        assert (graph.value, stream.value) == (66, 77)
+        self.launched += 1
+
+    def _cuGraphExecDestroy(self, graph: Any) -> None:
+        self.graphs -= 1
+
+    def _cuGraphDestroy(self, graph: Any) -> None:
+        self.graphs -= 1
 
     def _cuEventCreate(self, event: Any, flags: Any) -> None:
         self.events += 1
@@ -222,6 +249,30 @@ def test_time_is_taken_by_events(engine: Path) -> None:
     assert driver.events == 0
 
 
+def test_a_graph_is_recorded_once_launched_and_given_back(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, recorded = Driver(), []
+    session = opened(engine, driver)
+    run = Context.execute_async_v3
+    monkeypatch.setattr(
+        Context, "execute_async_v3", lambda self, stream: recorded.append(driver.recording) or run(self, stream)
+    )
+    assert session.graph_ms({"x": random(1, 3)}, runs=3) == [0.25, 0.5, 0.75]
+    assert recorded == [False, True], "run once, then recorded"
+    assert (driver.launched, driver.graphs, driver.events) == (4, 0, 0)
+
+
+@pytest.mark.parametrize("failing", ["cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"])
+def test_what_cannot_be_a_graph_says_so_and_leaves_the_session_usable(failing: str, engine: Path) -> None:
+    driver = Driver()
+    session = opened(engine, driver)
+    driver.failing = {failing}
+    with pytest.raises(MeasurementError, match=rf"^CUDA driver: {failing}: "):
+        session.graph_ms({"x": random(1, 3)})
+    driver.recording = False
+    assert driver.graphs == 0
+    assert np.array_equal(session.run({"x": np.ones((1, 3), np.float32)})["y"], np.full((1, 3), 2, np.float32))
+
+
 @pytest.mark.parametrize(
     ("feed", "text"),
     [
@@ -324,6 +375,7 @@ def test_gpu_time_and_memory(digits: Network, tmp_path: Path) -> None:
     session.bind(feed)()
     times = session.device_ms(feed, runs=20)
     assert len(times) == 20 and 0 < min(times) < 100
+    assert 0 < np.median(session.graph_ms(feed, runs=20)) < 1.2 * np.median(times)
     assert session.device_bytes > sum(array.nbytes for array in feed.values())
     session.close()
 

@@ -1,0 +1,154 @@
+"""The table: what each run lost, how much faster its files are, and who is faster at the same accuracy."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from edgesmith.benches.gates import finished
+from edgesmith.benches.metrics import accuracy
+from edgesmith.benches.metrics.metrics import resolve_metric
+from edgesmith.benches.peers.int8_parts import cells
+from edgesmith.benches.timing import environment, latency
+from edgesmith.core import digest
+
+from . import runs
+from .ways import Net
+
+BATCHES = (1, 32)
+MARGIN = 0.005  # points of accuracy that count as the same
+_SECONDS = 40.0  # for all files of a network at a batch size
+_CONFIDENCE = 0.95
+_METRIC = resolve_metric("accuracy", "benches")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trained run."""
+
+    way: str
+    level: float
+    seed: int
+    run: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.way} {self.level:g}"
+
+
+def timed(root: Path, net: Net, rows: Sequence[Row], batch: int) -> cells.Cell:
+    """Speed-ups over the original in float: "int8" and "float" of each run's directory name, and an empty call's ms.
+
+    Seeds differ in weights alone, so that the first seed's files are timed for all.
+    """
+    original = rows[0].run / "measurements" / "00-original" / "model.onnx"
+    files = {f"{kind} {row.name}": file(row.run) for row in rows for kind, file in _FILES.items()}
+    key = {
+        "files": {name: digest.of_file(path) for name, path in {"original": original, **files}.items()},
+        "machine": environment.cpu_name(),
+        "seconds": _SECONDS,
+    }
+
+    def time() -> cells.Cell:
+        empty = _empty(original, root / "empty.onnx")
+        feeds = latency.rotating_feeds(runs.task(net, root).test, [batch])
+        (found,) = latency.compare([original, empty, *files.values()], feeds, seconds=_SECONDS, timeout=1800.0)
+        speedup = {name: dataclasses.asdict(one) for name, one in zip(["empty", *files], found.speedup, strict=True)}
+        return {"ms": found.latency[0].p50, "floor": found.noise_floor, "speedup": speedup}
+
+    return cells.once(root / "cells" / net.name / f"time-{batch}.json", key, time)
+
+
+_FILES = {"int8": runs.judged_file, "float": runs.float_file}
+
+
+def _empty(like: Path, path: Path) -> Path:
+    """A graph with the same input that hands it on: what a call costs without a network."""
+    value = onnx.load(like).graph.input[0]
+    result = onnx.ValueInfoProto()
+    result.CopyFrom(value)
+    result.name = "handed_on"
+    graph = helper.make_graph([helper.make_node("Identity", [value.name], ["handed_on"])], "empty", [value], [result])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def write(net: Net, rows: Sequence[Row], times: Mapping[int, cells.Cell]) -> str:
+    """Markdown of one network."""
+    reports = {row.run: finished.of_run(row.run) for row in rows}
+    firsts = {row.name: row for row in rows if row.seed == net.seeds[0]}
+    lines = [
+        f"## {net.name}",
+        "",
+        f"{net.epochs} epochs each; "
+        + "; ".join(f"batch {b}: float {cell['ms']:.4g} ms, an empty call {_empty_ms(cell):.3g} ms, "
+                    f"noise floor {cell['floor']:.1%}" for b, cell in times.items()),
+        "",
+        "| way | left | MACs | lost, points | "
+        + " | ".join(f"{kind}, batch {b}" for b in times for kind in ("float", "INT8", "eta float / INT8"))
+        + " | file |",
+        "|---" * (5 + 3 * len(times)) + "|",
+    ]  # fmt: skip
+    for name, first in firsts.items():
+        mine = [reports[row.run] for row in rows if row.name == name]
+        report = mine[0].report
+        macs = runs.share(report.final.macs or 0, report.original.macs or 0)
+        lost = [100 * each.report.drop.value for each in mine]
+        low, high = 100 * report.drop.low, 100 * report.drop.high
+        spread = (
+            f" ({low:.2f} to {high:.2f})"
+            if len(mine) == 1
+            else f" ({min(lost):.2f} to {max(lost):.2f}, {len(mine)} seeds)"
+        )
+        cols = [first.way, f"{first.level:g}", f"{macs:.2f}", f"{np.mean(lost):.2f}{spread}"]
+        for cell in times.values():
+            cols += _speeds(cell, name, macs)
+        lines.append("| " + " | ".join([*cols, f"1/{report.original.file_bytes / report.final.file_bytes:.1f}"]) + " |")
+    return "\n".join([*lines, "", *_at_equal_accuracy(firsts, reports, times), ""])
+
+
+def _empty_ms(cell: cells.Cell) -> float:
+    return float(cell["ms"] / cell["speedup"]["empty"]["value"])
+
+
+def _speeds(cell: cells.Cell, name: str, macs: float) -> list[str]:
+    found = {kind: cell["speedup"][f"{kind} {name}"] for kind in _FILES}
+    texts = [f"{one['value']:.2f}x ({one['low']:.2f} to {one['high']:.2f})" for one in (found["float"], found["int8"])]
+    eta = [math.log(found[kind]["value"]) / -math.log(macs) for kind in ("float", "int8")]
+    return [*texts, f"{eta[0]:.2f} / {eta[1]:.2f}"]
+
+
+def _at_equal_accuracy(
+    firsts: Mapping[str, Row], reports: Mapping[Path, finished.Finished], times: Mapping[int, cells.Cell]
+) -> list[str]:
+    """For every file of a peer: the fastest of edgesmith's that loses at most `MARGIN` more, paired."""
+    ours = {name: row for name, row in firsts.items() if row.way == "edgesmith"}
+    lines = [
+        f"At equal accuracy (at most {100 * MARGIN:g} points more lost, paired, the bound at {_CONFIDENCE:.0%}):",
+        "",
+    ]
+    lines += ["| peer | " + " | ".join(f"batch {batch}" for batch in times) + " |", "|---" * (1 + len(times)) + "|"]
+    for name, row in firsts.items():
+        if row.way.startswith("edgesmith"):
+            continue
+        scores = reports[row.run].scores(_METRIC, "final")
+        equal = [
+            mine
+            for mine, own in ours.items()
+            if accuracy.paired_drop(_METRIC, scores, reports[own.run].scores(_METRIC, "final"), _CONFIDENCE).high
+            <= MARGIN
+        ]
+        cols = []
+        for cell in times.values():
+            best = max(equal, key=lambda mine: cell["speedup"][f"int8 {mine}"]["value"], default=None)
+            if best is None:
+                cols.append("none is as accurate")
+                continue
+            ratio = cell["speedup"][f"int8 {best}"]["value"] / cell["speedup"][f"int8 {name}"]["value"]
+            cols.append(f"{best}: {ratio:.2f}x")
+        lines.append(f"| {name} | " + " | ".join(cols) + " |")
+    return lines

@@ -1,0 +1,90 @@
+"""The ways to prune that are compared, and the networks they are tried on."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_HERE = "edgesmith.benches.peers.pruning_parts"
+Stages = list[dict[str, Any]]
+_SGD = {"batch_size": 128, "optimizer": "sgd", "weight_decay": 5e-4, "channels_last": True, "mixed_precision": "auto"}
+_ADAM = {"batch_size": 128, "optimizer": "adamw", "weight_decay": 0.05, "mixed_precision": "auto"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Net:
+    """A trained network of int8_parts, and how everything that is left of it learns."""
+
+    name: str
+    epochs: int
+    seeds: tuple[int, ...]
+    training: Mapping[str, Any]
+
+
+NETS = (
+    Net(name="resnet20", epochs=6, seeds=(0, 1, 2), training=_SGD | {"learning_rate": 0.05}),
+    Net(name="mobilenet", epochs=6, seeds=(0, 1, 2), training=_SGD | {"learning_rate": 0.05}),
+    Net(name="densenet", epochs=6, seeds=(0,), training=_SGD | {"learning_rate": 0.05}),
+    Net(name="vit", epochs=6, seeds=(0,), training=_ADAM | {"learning_rate": 1e-3}),
+    Net(name="resnet20-wide", epochs=1, seeds=(0,), training=_SGD | {"learning_rate": 0.02}),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Way:
+    """One way, at several levels: shares of MACs or of time."""
+
+    name: str
+    of: str  # what a level is a share of
+    levels: tuple[float, ...]
+    prune: Callable[[float, int], dict[str, Any]]  # (level, rounding) -> its stage
+    roundings: tuple[int, ...] = (0,)  # that are tried before anything is trained; the fastest file decides
+    teaching: str = "finetune"
+
+    def stages(self, net: Net, level: float, rounding: int, epochs: int) -> Stages:
+        """Of a whole run; with no epochs nothing is trained: the file's time can be had, its accuracy not."""
+        train = [{"use": self.teaching, "epochs": epochs, **net.training}] if epochs else []
+        return [self.prune(level, rounding), *train, {"use": "export"}, {"use": "quantize"}]
+
+
+def _torch_pruning(importance: str) -> Callable[[float, int], dict[str, Any]]:
+    use = f"{_HERE}.torch_pruning_stage:TorchPruning"
+    return lambda level, rounding: {
+        "use": use, "id": "prune", "importance": importance, "macs_ratio": level, "round_to": rounding,
+    }  # fmt: skip
+
+
+WAYS = (
+    Way(
+        name="edgesmith",
+        of="time",
+        levels=(0.6, 0.4, 0.28, 0.2),
+        prune=lambda level, _: {"use": "prune", "latency_ratio": level, "importance": "taylor"},
+        teaching="distill",
+    ),
+    Way(
+        name="edgesmith, labels alone",
+        of="time",
+        levels=(0.4, 0.28),
+        prune=lambda level, _: {"use": "prune", "latency_ratio": level, "importance": "taylor"},
+    ),
+    Way(
+        name="Torch-Pruning, group norm",
+        of="MACs",
+        levels=(0.5, 0.25),
+        prune=_torch_pruning("group-norm"),
+        roundings=(1, 8, 16),
+    ),
+    Way(
+        name="Torch-Pruning, Taylor",
+        of="MACs",
+        levels=(0.5, 0.25),
+        prune=_torch_pruning("taylor"),
+        roundings=(1, 8, 16),
+    ),
+    Way(
+        name="HALP",
+        of="its table",
+        levels=(0.75, 0.6, 0.5),
+        prune=lambda level, _: {"use": f"{_HERE}.halp_stage:Halp", "id": "prune", "latency_ratio": level},
+    ),
+)
