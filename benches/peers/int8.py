@@ -19,7 +19,7 @@ from typing import TypeVar
 from edgesmith.benches.peers.int8_parts import profile, quality, quantizing, table, timing
 from edgesmith.benches.peers.int8_parts.cells import Cell
 from edgesmith.benches.peers.int8_parts.models import MODELS, Model
-from edgesmith.benches.peers.int8_parts.peers import ONNXRUNTIME, PEERS, Peer
+from edgesmith.benches.peers.int8_parts.peers import PEERS, Peer
 from edgesmith.benches.timing import environment
 from edgesmith.core.errors import EdgesmithError
 from edgesmith.core.files import locked, remove_partial, write_atomic
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                             timing.timed(options.folder, model, files, batch, threads)
             for model, files in usable.items():
                 for peer in files:
-                    if peer.tool == "edgesmith" and peer.session == ONNXRUNTIME:
+                    if peer.name == "edgesmith":
                         path = quantizing.path_of(options.folder, model, peer)
                         for batch in model.batches:
                             profile.profiled(options.folder, model, path, batch)

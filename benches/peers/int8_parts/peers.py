@@ -25,11 +25,22 @@ class Peer:
         """Whose tool it is: the fastest file of each is timed where time is short."""
         return self.tool.split()[0]
 
+    @property
+    def threads(self) -> int | None:
+        """That its file was chosen for, and is timed with; None: it is timed with any."""
+        return self.settings.get("threads")
+
 
 _FASTEST = {"prepare": True, "activations": "QUInt8", "per_channel": True}  # of ONNX Runtime's, on x86 with VNNI
 
 PEERS: tuple[Peer, ...] = (
     Peer(name="edgesmith", tool="edgesmith", says="`edgesmith quantize`, default options, run by ONNX Runtime"),
+    Peer(
+        name="edgesmith-2-threads",
+        tool="edgesmith",
+        says="the same with `--threads 2`, quantized on two cores, timed with two threads",
+        settings={"threads": 2},
+    ),
     Peer(
         name="edgesmith-openvino",
         tool="edgesmith",

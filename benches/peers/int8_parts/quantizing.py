@@ -35,7 +35,8 @@ def quantized(root: Path, model: Model, peer: Peer, pythons: Mapping[str, str]) 
 
     Returns:
         `status` ("written", "refused", "failed", "n/a", "missing"), `reason`, `seconds` (of the whole process, on one
-        core), `peak_bytes` (resident), `bytes` and `digest` of what was written, `load` (of the machine, before).
+        core, or on as many as the file is made for), `peak_bytes` (resident), `bytes` and `digest` of what was written,
+        `load` (of the machine, before).
     """
     if peer.only == "transformer" and not model.transformer:
         return {"status": "n/a", "reason": "for transformers"}

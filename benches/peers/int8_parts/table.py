@@ -128,7 +128,7 @@ def _behind(results: Sequence[Results], ours: Peer, peers: Sequence[Peer]) -> st
     rivals = [peer.name for peer in peers if peer.session == ours.session and peer.tool != ours.tool]
     lines = [f"### Where another is better than {ours.name} in the same runtime, beyond the intervals", ""]
     for found in results:
-        for pair in found.times:
+        for pair in (pair for pair in found.times if ours.threads in (None, pair[1])):
             faster = found.faster(ours.name, pair, rivals)
             if faster:
                 said = ", ".join(f"{name} {value:.2f}x" for name, value in faster.items())

@@ -27,8 +27,8 @@ _ROUGH_RUNS = 5
 def timed(root: Path, model: Model, peers: Mapping[Peer, Cell], batch: int, threads: int) -> Cell:
     """Time what can be used.
 
-    All files are timed at batch 1 and one thread. Where a float run is slow, and with more threads, only the fastest
-    file of each tool is, as batch 1 and one thread show it.
+    All files are timed at batch 1 and one thread, but for those made for more. Where a float run is slow, and with more
+    threads, only the fastest file of each tool is, as batch 1 and one thread show it, and those made for so many.
 
     Args:
         root: working folder.
@@ -48,7 +48,9 @@ def timed(root: Path, model: Model, peers: Mapping[Peer, Cell], batch: int, thre
         lambda: {"ms": _rough_ms(folder, batch)},
     )
     slow = rough["ms"] > _SLOW_MS
-    chosen = list(peers) if threads == 1 and not (slow and batch > 1) else _fastest(root, model, peers)
+    made_for = {peer: cell for peer, cell in peers.items() if peer.threads in (None, threads)}
+    everything = threads == 1 and not (slow and batch > 1)
+    chosen = list(made_for) if everything else _fastest(root, model, made_for)
     key: Cell = {
         "model": digest.of_file(folder / "model.onnx"),
         "files": {peer.name: peers[peer]["digest"] for peer in chosen},
@@ -74,7 +76,7 @@ def _fastest(root: Path, model: Model, peers: Mapping[Peer, Cell]) -> list[Peer]
         group = (peer.family, peer.session) if not peer.settings.get("float") else ("float", peer.session)
         if speed is not None and (group not in best or found["speedup"][best[group].name]["value"] < speed["value"]):
             best[group] = peer
-    return list(best.values())
+    return [*best.values(), *(peer for peer in peers if peer.threads is not None)]
 
 
 def _time(root: Path, model: Model, chosen: Sequence[Peer], key: Cell, batch: int, threads: int) -> Cell:

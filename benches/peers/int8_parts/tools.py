@@ -201,10 +201,11 @@ def _end_with_parent() -> None:
 
 
 def main(job_path: str) -> None:
-    """Run the job on one core and write its outcome; what the tool prints goes where this process prints."""
+    """Run the job and write its outcome; what the tool prints goes where this process prints."""
     job = json.loads(Path(job_path).read_text())
     _end_with_parent()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core for every tool, however many threads it starts
+    # One core for every tool, however many threads it starts; as many as its file is made for where that is chosen.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-job["settings"].get("threads", 1) :])
     resource.setrlimit(resource.RLIMIT_AS, (job["memory_limit"], job["memory_limit"]))
     outcome = {"status": "written", "reason": ""}
     try:

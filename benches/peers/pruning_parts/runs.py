@@ -1,7 +1,6 @@
 """The runs of the table: every one a recipe, trained alike and kept in its own directory."""
 
 import functools
-import math
 from pathlib import Path
 
 import safetensors.torch
@@ -101,8 +100,3 @@ def float_file(run: Path) -> Path:
     """The same network before it was quantized."""
     (path,) = (run / "measurements").glob("*-export/model.onnx")
     return path
-
-
-def share(value: float, whole: float) -> float:
-    """`value` over `whole`; NaN without a whole."""
-    return value / whole if whole else math.nan

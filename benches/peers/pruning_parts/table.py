@@ -96,7 +96,8 @@ def write(net: Net, rows: Sequence[Row], times: Mapping[int, cells.Cell]) -> str
     for name, first in firsts.items():
         mine = [reports[row.run] for row in rows if row.name == name]
         report = mine[0].report
-        macs = runs.share(report.final.macs or 0, report.original.macs or 0)
+        assert report.final.macs and report.original.macs  # every network here has layers that are counted
+        macs = report.final.macs / report.original.macs
         lost = [100 * each.report.drop.value for each in mine]
         low, high = 100 * report.drop.low, 100 * report.drop.high
         spread = (
