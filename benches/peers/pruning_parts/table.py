@@ -13,6 +13,7 @@ from edgesmith.benches.gates import finished
 from edgesmith.benches.metrics import accuracy
 from edgesmith.benches.metrics.metrics import resolve_metric
 from edgesmith.benches.peers.int8_parts import cells
+from edgesmith.benches.report.report import Report
 from edgesmith.benches.timing import environment, latency
 from edgesmith.core import digest
 
@@ -94,22 +95,22 @@ def write(net: Net, rows: Sequence[Row], times: Mapping[int, cells.Cell]) -> str
         "|---" * (5 + 3 * len(times)) + "|",
     ]  # fmt: skip
     for name, first in firsts.items():
-        mine = [reports[row.run] for row in rows if row.name == name]
-        report = mine[0].report
-        assert report.final.macs and report.original.macs  # every network here has layers that are counted
-        macs = report.final.macs / report.original.macs
-        lost = [100 * each.report.drop.value for each in mine]
-        low, high = 100 * report.drop.low, 100 * report.drop.high
-        spread = (
-            f" ({low:.2f} to {high:.2f})"
-            if len(mine) == 1
-            else f" ({min(lost):.2f} to {max(lost):.2f}, {len(mine)} seeds)"
-        )
-        cols = [first.way, f"{first.level:g}", f"{macs:.2f}", f"{np.mean(lost):.2f}{spread}"]
+        mine = [reports[row.run].report for row in rows if row.name == name]
+        macs = (mine[0].final.macs or 0) / (mine[0].original.macs or 1)
+        cols = [first.way, f"{first.level:g}", f"{macs:.2f}", _lost(mine)]
         for cell in times.values():
             cols += _speeds(cell, name, macs)
-        lines.append("| " + " | ".join([*cols, f"1/{report.original.file_bytes / report.final.file_bytes:.1f}"]) + " |")
+        cols.append(f"1/{mine[0].original.file_bytes / mine[0].final.file_bytes:.1f}")
+        lines.append(f"| {' | '.join(cols)} |")
     return "\n".join([*lines, "", *_at_equal_accuracy(firsts, reports, times), ""])
+
+
+def _lost(seeds: Sequence[Report]) -> str:
+    """Of one seed with its interval, of several the mean and the range."""
+    points = [100 * each.drop.value for each in seeds]
+    if len(seeds) == 1:
+        return f"{points[0]:.2f} ({100 * seeds[0].drop.low:.2f} to {100 * seeds[0].drop.high:.2f})"
+    return f"{np.mean(points):.2f} ({min(points):.2f} to {max(points):.2f}, {len(seeds)} seeds)"
 
 
 def _empty_ms(cell: cells.Cell) -> float:
