@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 
 from ..benches.audits.audit import Audit
 from ..benches.report import html_report
-from ..benches.report.report import ArtifactResult, Report, to_json, worst_speedup
+from ..benches.report.report import Report, to_json
 from ..benches.timing import environment
 from ..core import digest
 from ..core.errors import ContractError
@@ -20,7 +20,6 @@ from ..core.ledger import Ledger, LedgerEntry
 from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters.graph import onnx_file
-from ..exporters.targets.targets import TARGETS
 from . import artifacts, engines, measuring, task_file, values
 from .artifacts import Written
 from .audit_run import after_run
@@ -40,6 +39,7 @@ from .model_graph import graph_of
 from .progress import Progress
 from .recipe import Recipe
 from .run_directory import Done, RunDirectory, model_key
+from .run_report import report_of
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
 
@@ -338,37 +338,7 @@ class _Run:
         ledger = ledger.with_note("fuse", tested)  # what was chosen on validation data is to be held to it
         if any(entry.name == "fuse" for entry in ledger.entries):
             self._progress.record(f"  fuse: {tested}")
-        old = old_metric(self._task)
-        return Report(
-            task=self._task.name,
-            target=self._target,
-            against=recipe.against,
-            verdict=verdict.status,
-            confidence=recipe.limits.confidence,
-            main_metric=main.name,
-            old_metric=None if old is None else old.name,
-            test_samples=found.test_samples,
-            limits=verdict.results,
-            original=found.original,
-            final=found.final,
-            drop=found.drop,
-            speedup=worst_speedup(found.latency),
-            latency=found.latency,
-            guilty_stage=ledger.since(recipe.against).guilty(main.higher_is_better),
-            stages=ledger.entries,
-            artifacts=tuple(self._artifact_result(each) for each in written.values()),
-            environment=self._machine_key,
-            unmeasured_reason=found.evidence.unmeasured_reason,
-            groups=found.evidence.groups,
-            flips=found.flips,
-            calibration_error=found.calibration_error,
-            energy_saving=found.energy_saving,
-            energy_reason=found.energy_reason,
-            throughput=found.throughput,
-            throughput_reason=found.throughput_reason,
-            test_digest=task_file.split_identity(self._task.test),
-            calibration_digest=task_file.calibration_identity(self._task) if self._quantizes() else "",
-        )
+        return report_of(self._job, ledger, found, verdict, tuple(written.values()), self._machine_key)
 
     def _pair(self, original: Artifact, final: Artifact) -> Pair:
         job = self._job
@@ -379,29 +349,6 @@ class _Run:
             identity=job.identity,
             threads=job.machine.threads,
             machine=self._machine_key,
-        )
-
-    def _quantizes(self) -> bool:
-        return any(stage.quantizes for stage in self._recipe.stages)
-
-    def _artifact_result(self, written: Written) -> ArtifactResult:
-        artifact, reason = written.artifact, written.reason
-        measured = artifact.target == self._target and TARGETS[artifact.target].unmeasurable() is None
-        if not measured and TARGETS[artifact.target].unmeasurable() is None:
-            reason = "only the first target is judged"
-        return ArtifactResult(
-            target=artifact.target,
-            dialect=artifact.dialect,
-            precision=artifact.precision,
-            path=str(artifact.path.relative_to(self._job.out)),
-            digest=artifact.digest,
-            file_bytes=artifact.file_bytes,
-            measured=measured,
-            reason=reason,
-            layers=written.layers,
-            ranges=written.ranges,
-            tried=written.tried,
-            **engines.report(artifact, self._recipe.build, self._job.out),
         )
 
     def _chosen(self, place: str, key: Any) -> Done | None:
