@@ -24,7 +24,7 @@ from . import engines
 from .data import sample_indices
 from .evaluation import task_metrics
 from .int8.closeness_judge import Judge, Promise
-from .int8.int8_search import Form, Found, Problem, again, search
+from .int8.int8_search import EVEN, Form, Found, Problem, again, search
 from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .measure_options import Measure
 from .progress import Progress
@@ -44,6 +44,7 @@ class Written:
     ranges: tuple[TensorRange, ...] = ()  # what calibration said
     tried: tuple[Trial, ...] = ()  # the forms that were judged
     in_float: Mapping[str, str] | None = None  # node that stays in float -> why; None: nothing was searched
+    taken_over: bool = False  # in the form that an earlier run had found; what was tried is what that one tried
 
 
 def write(
@@ -124,13 +125,16 @@ def _searched(problem: Problem, graph: Graph, batch: int, progress: Progress | N
 
 def _again(problem: Problem, like: Written | None, graph: Graph) -> Written | None:
     """The form that was found before, written anew; None: there is none, or it loses too much now."""
-    if like is None or like.in_float is None:
-        return None
+    timed = like is not None and any(trial.latency_ms is not None for trial in like.tried)
+    if like is None or like.in_float is None or (problem.target.unmeasurable() is None and not timed):
+        return None  # nothing was chosen there, or not by a clock that is here now
     reason = _EARLIER + like.reason.removeprefix(_EARLIER)
     if like.artifact.dialect == problem.baseline.dialect:
-        return dataclasses.replace(like, artifact=problem.baseline, reason=reason)
+        return dataclasses.replace(like, artifact=problem.baseline, reason=reason, taken_over=True)
     form = again(problem, graph.keep_float, like.artifact.dialect, like.in_float)
-    return None if form is None else dataclasses.replace(like, artifact=form.artifact, reason=reason)
+    if form is None:
+        return None
+    return dataclasses.replace(like, artifact=form.artifact, reason=reason, taken_over=True)
 
 
 def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
@@ -149,6 +153,9 @@ def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     large = f" of at most {size(int(problem.max_bytes))}" if limited else ""
     even = best.worst < 1 and not best.slower
     why = f"; no slower than float beyond the noise of {best.noise:.1%}, and smaller" if even else ""
+    as_small = [form for form in found.forms if problem.small_enough(form) == problem.small_enough(best)]
+    if best.artifact.dialect != "float" and best.worst < max(form.worst for form in as_small):
+        why += f"; the closest to float of those within the noise of {max(best.noise, EVEN):.1%}"
     kept = len(best.keep_float)
     why += f"; {kept} layer{'s stay' if kept > 1 else ' stays'} in float" if kept else ""
     return best.artifact, (

@@ -28,13 +28,15 @@ class EarlierRun:
         self._root = root
         there, here = read_lock(root / LOCK).environment, json.loads(json.dumps(machine))
         self._others = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
-        self._taken: dict[str, None] = {}  # places, in order
+        self._taken: list[str] = []
 
-    def chosen(self, place: str, key: Any) -> Done | None:
-        """The result of the same work there, if it can be taken over."""
-        found = None if self._others else RunDirectory(self._root).finished(place, key)
-        self._taken |= {} if found is None else {place: None}
-        return found
+    def found(self, place: str, key: Any) -> Done | None:
+        """The result of the same work there, whole and unchanged, if it may be taken over."""
+        return None if self._others else RunDirectory(self._root).finished(place, key)
+
+    def took(self, place: str) -> None:
+        """The choice of this place was taken over."""
+        self._taken.append(place)
 
     def said(self) -> str:
         """What was taken over, for the user."""
@@ -43,5 +45,8 @@ class EarlierRun:
         elif self._others:
             what = f"nothing was taken over, for it ran with other {', '.join(self._others)}"
         else:
-            what = "nothing was taken over: nothing was chosen by measuring there, or task or recipe are others"
+            what = (
+                "nothing was taken over: all was finished here before, or no choice is there, whole and unchanged, of "
+                "the same task, recipe and weights"
+            )
         return f"like {self._root}: {what}"

@@ -28,6 +28,7 @@ from ..core.task import Metric, Task
 from ..core.values import Artifact, Interval
 from ..exporters.graph import graph_stats, onnx_file
 from ..exporters.targets.targets import TARGETS
+from . import engines
 from .artifacts import open_session
 from .evaluation import BATCH, evaluate, old_metric, task_metrics
 from .measure_options import Measure
@@ -307,7 +308,7 @@ def outcome(
         disparities=() if limits.disparity is None else disparities(main, *pair, masks, limits.confidence),
         speedups={paired.batch: paired.speedup[0] for paired in costs.latency} or None,
         latency_ms=None if first is None else Interval(value=first.p50, low=first.low, high=first.high),
-        same_file=not reason and original.digest == final.digest,
+        same_file=not reason and _same_file(original, final),
         unmeasured_reason=reason,
     )
     return Outcome(
@@ -324,6 +325,11 @@ def outcome(
         throughput=tuple(batch_throughput(paired) for paired in costs.throughput),
         throughput_reason=costs.throughput_reason,
     )
+
+
+def _same_file(original: Artifact, final: Artifact) -> bool:
+    """Whether the very same bytes run; an engine is built of a file, and no two builds need be alike."""
+    return original.digest == final.digest and final.target != engines.TARGET
 
 
 def _group_masks(

@@ -37,7 +37,7 @@ from .measuring import Outcome
 from .model_checks import check_loaded
 from .model_graph import graph_of
 from .progress import Progress
-from .recipe import Recipe
+from .recipe import Recipe, use_of
 from .run_directory import Done, RunDirectory, model_key
 from .run_report import report_of
 from .schema import plain
@@ -177,7 +177,7 @@ class _Run:
         for name in stage.needs():
             self._named(name)
         key = {
-            "stage": stage.name,
+            "stage": use_of(stage),
             "config": plain(stage),
             "input": None if stage.takes() == "nothing" else self._keys[previous],
             "needs": [self._keys[name] for name in stage.needs()],
@@ -192,9 +192,11 @@ class _Run:
         value = self._values[previous]
         self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
         place = f"stages/{number:02d}-{stage.id}"
-        earlier = self._chosen(place, key) if stage.measures() else None
+        # What a measuring stage comes to hangs on more than its key: on the very weights, and on the clock.
+        chosen_from = {"weights": values.digest_of(value), "machine": self._machine_key} if stage.measures() else None
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
+            earlier = self._chosen_before(place, key, chosen_from)
             if earlier is not None:
                 shutil.copytree(earlier.path, folder, dirs_exist_ok=True)
                 return earlier.facts
@@ -217,13 +219,23 @@ class _Run:
             if isinstance(result, Candidate):
                 check_finite(result.weights, f"{where}: result")
             values.save(result, folder)
-            return {"notes": context.notes, "model": self._origin(result)}
+            return {"notes": context.notes, "model": self._origin(result), "chosen_from": chosen_from}
 
         done = self._once(place, key, make)
         like = None if done.facts["model"] is None else self._named(done.facts["model"])
         self._values[stage.id] = values.load(done.path, like if isinstance(like, Candidate) else None)
         self._keys[stage.id] = digest.of_json(key)
         return done
+
+    def _chosen_before(self, place: str, key: Any, chosen_from: dict[str, Any] | None) -> Done | None:
+        """What the run whose choices are taken over chose of the same, where it measured."""
+        if self._earlier is None or chosen_from is None:
+            return None
+        found = self._earlier.found(place, key)
+        if found is None or found.facts.get("chosen_from") != chosen_from:
+            return None
+        self._earlier.took(place)
+        return found
 
     def _deployment(self, number: int, stage: Stage) -> Deployment:
         """How the result will run; what a stage measures of that is kept, so that another goal needs nothing anew."""
@@ -254,16 +266,18 @@ class _Run:
         engine = engines.wanted(target, recipe.build, recipe.folder, final=place.startswith("artifacts/"))
         key |= engines.key(engine) | ({"max_bytes": max_bytes} if max_bytes < math.inf else {})
         max_drop = next((stage.max_drop for stage in recipe.stages if isinstance(stage, Quantize)), None)
-        earlier = self._chosen(place, key) if _has_ranges(value) else None
-        like = None if earlier is None else artifacts.described(earlier.facts, earlier.path)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
             if engine is not None:
                 self._progress.say(f"  {target}: writing the file and building the engine")
             graph = self._graph(name)
+            earlier = self._earlier.found(place, key) if self._earlier is not None and _has_ranges(value) else None
+            like = None if earlier is None else artifacts.described(earlier.facts, earlier.path)
             written = artifacts.write(
                 graph, target, self._task, folder, measure, threads, engine, max_drop, max_bytes, self._progress, like
             )
+            if self._earlier is not None and written.taken_over:
+                self._earlier.took(place)
             for beside in self._task.files if place.startswith("artifacts/") else ():
                 shutil.copyfile(beside, folder / Path(beside).name)
             return artifacts.describe(written)
@@ -350,10 +364,6 @@ class _Run:
             threads=job.machine.threads,
             machine=self._machine_key,
         )
-
-    def _chosen(self, place: str, key: Any) -> Done | None:
-        """What an earlier run came to in the same place, if its choices are taken over."""
-        return None if self._earlier is None else self._earlier.chosen(place, key)
 
     def _once(self, place: str, key: Any, make: Any) -> Done:
         self._used.add(place)

@@ -56,7 +56,7 @@ class Recipe:
         head = {"task": self.task, "targets": list(self.targets), "against": self.against}
         lines = [f"{key} = {_toml(value)}" for key, value in head.items()]
         for stage in self.stages:
-            lines += ["", "[[stages]]", *_table({"use": _use_of(stage)} | plain(stage))]
+            lines += ["", "[[stages]]", *_table({"use": use_of(stage)} | plain(stage))]
         for name, part in (("measure", self.measure), ("build", self.build), ("limits", self.limits)):
             lines += [] if part is None else ["", f"[{name}]", *_table(plain(part))]
         return "\n".join(lines) + "\n"
@@ -175,7 +175,7 @@ def _chain_hint(wanted: str, maker: str) -> str:
     return f"; put it before the {maker} stage" if maker.startswith("'") else ""
 
 
-def _use_of(stage: Stage) -> str:
+def use_of(stage: Stage) -> str:
     """What names it in a recipe: a class that is in no table by where it stands."""
     kind = type(stage)
     return stage.name if STAGES.get(stage.name) is kind else f"{kind.__module__}:{kind.__qualname__}"

@@ -46,6 +46,7 @@ def report_of(
         artifacts=tuple(_artifact_result(job, each) for each in written),
         environment=machine,
         unmeasured_reason=found.evidence.unmeasured_reason,
+        same_file=found.evidence.same_file,
         groups=found.evidence.groups,
         flips=found.flips,
         calibration_error=found.calibration_error,

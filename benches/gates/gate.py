@@ -173,6 +173,7 @@ def _own(run: Finished, metric: Metric) -> list[Check]:
         groups=run.groups(metric, original, final),
         disparities=() if limits.disparity is None else disparities(metric, original, final, run.masks(), confidence),
         speedups=_speedups(report) or None,
+        same_file=report.same_file,
         unmeasured_reason=reason,
     )
     kept = {each.name: _again(each) for each in report.limits if each.name in _KEPT}

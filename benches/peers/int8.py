@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for threads in timing.THREADS:
                 for model, files in usable.items():
                     for batch in model.batches:
-                        if files:
+                        if any(peer.threads in (None, threads) for peer in files):
                             timing.timed(options.folder, model, files, batch, threads)
             for model, files in usable.items():
                 for peer in files:

@@ -30,17 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = options.folder.resolve()
     parts = [f"{name}: {value}" for name, value in environment.describe(threads=1, seed=0).items()]
     for net in (net for net in NETS if net.name in options.nets):
+        epochs = options.epochs or net.epochs
         rows = [
             table.Row(way=way.name, level=level, seed=seed, run=run)
             for seed in net.seeds[: options.seeds]
             for way in WAYS
             for level in way.levels
-            if (run := runs.trained(folder, net, way, level, seed, options.epochs or net.epochs)) is not None
+            if (run := runs.trained(folder, net, way, level, seed, epochs)) is not None
         ]
         if rows and not options.no_timing:
             first = [row for row in rows if row.seed == net.seeds[0]]
             times = {batch: table.timed(folder, net, first, batch) for batch in table.BATCHES}
-            parts += ["", table.write(net, rows, times)]
+            parts += ["", table.write(net, epochs, rows, times)]
             write_atomic(folder / "table.md", "\n".join(parts))
     print("\n".join(parts))
 

@@ -204,6 +204,9 @@ def not_measured(report: Report, audit: Audit | None, devices: Devices) -> list[
         found.append((f"what the arena holds on {report.target}", reason))
     if reason := report.final.device_reason or report.original.device_reason:
         found.append((f"memory of the GPU on {report.target}", reason))
+    for side, name in ((report.original, report.against), (report.final, "the result")):
+        if side.start and side.start.graph_reason:
+            found.append((f"{name} as a CUDA graph on {report.target}", side.start.graph_reason))
     found += [(each.target, each.reason or "not measured") for each in report.artifacts if not each.measured]
     if audit is None:
         found.append(("what the mean hides", "no audit yet: edgesmith audit, with the run's directory"))

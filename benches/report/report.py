@@ -160,6 +160,9 @@ class Report:
     artifacts: tuple[ArtifactResult, ...]
     environment: Description
     unmeasured_reason: str = ""  # why latency and memory are None
+    same_file: bool = (
+        False  # what was judged is the original's own file, byte for byte: nothing that was tried is faster
+    )
     old_metric: str | None = None  # of the task that the model could do before, among the metrics; None: there is none
     groups: tuple[GroupLoss, ...] = ()  # classes and slices of the test split
     flips: Flips | None = None  # None: answers are not right or wrong

@@ -52,6 +52,9 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
     for one in measured:
         if one.device_reason:
             console.print(Text(f"{one.label}: memory of the GPU not measured: {one.device_reason}"), soft_wrap=True)
+        if one.start and one.start.graph_reason:
+            said = f"{one.label}: as a CUDA graph not measured: {one.start.graph_reason}"
+            console.print(Text(said), soft_wrap=True)
     if result.energy_reason:
         console.print(Text(f"Energy: not measured: {result.energy_reason}"), soft_wrap=True)
     if result.clocks:

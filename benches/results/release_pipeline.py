@@ -1,7 +1,7 @@
 """A release pipeline on unchanged work, again and again: what is not green is a false alarm.
 
-One round is what docs/release-builds.md shows: `compress` into a new directory, `gate` against the first round's report
-and, side by side, against its run directory, `verify`, `verify --measure`. Every command's exit code is a line of
+One round is what docs/release-builds.md shows: `compress` into a new directory like the first round's, `gate` against
+that round's report and, side by side, against its run directory, `verify --measure`. Every exit code is a line of
 results.jsonl in the folder, written when it ends; the same command goes on where it was stopped, inside a round too.
 
     .venv/bin/python benches/results/release_pipeline.py FOLDER --times 200

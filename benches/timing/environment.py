@@ -11,7 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Dict, List, Union
 
-_PACKAGES = ("edgesmith", "numpy", "onnx", "onnxruntime", "onnxscript", "torch", "torch-pruning", "accelerate")
+_PACKAGES = (
+    *("edgesmith", "numpy", "onnx", "onnxscript", "torch", "torch-pruning", "accelerate"),
+    *("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "openvino", "tensorrt", "tensorrt-rtx"),
+)
 # What decides how fast, and on x86 how exactly, INT8 runs.
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _CGROUP = Path("/sys/fs/cgroup")

@@ -4,7 +4,6 @@ A child of `fresh_process.measure`. A process's peak never falls again, and a ru
 needs a process of its own.
 """
 
-import contextlib
 import ctypes
 import json
 import resource
@@ -107,7 +106,7 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
         `foreign_bytes` and how long with `foreign_seconds`; both are taken off. Of a session on a GPU also
         `device_bytes` (more of its memory in use than before, whoever uses it) or `device_reason` why not, and, where
         the session counts with the GPU's events, `device_ms`: the median of calls on the device alone, and `graph_ms`
-        of calls as one CUDA graph, where the model can be one.
+        of calls as one CUDA graph, or `graph_reason` why it cannot be one.
     """
     memory = _DeviceMemory(kind)
     begun = time.perf_counter()
@@ -121,20 +120,31 @@ def start(kind: str, path: str, threads: int, feed: dict[str, np.ndarray] | None
     answered = time.perf_counter()
     steady = _steady_ms(session, own)
     foreign = getattr(session, "foreign_bytes", 0)
-    on_device: dict[str, Any] = memory.taken()
-    if hasattr(session, "device_ms"):
-        on_device["device_ms"] = statistics.median(session.device_ms(own))
-        with contextlib.suppress(MeasurementError):  # not every layer can be part of a graph
-            on_device["graph_ms"] = statistics.median(session.graph_ms(own))
+    taken: dict[str, Any] = {
+        **memory.taken(),
+        "peak_bytes": peak_bytes() - foreign,
+        "held_bytes": held_bytes() - foreign,
+    }
     return {
-        **on_device,
+        **taken,
+        **_on_device(session, own),
         "import_ms": 1e3 * (imported - begun),
         "open_ms": 1e3 * (opened - imported - getattr(session, "foreign_seconds", 0.0)),
         "first_ms": 1e3 * (answered - called),
         "steady_ms": steady,
-        "peak_bytes": peak_bytes() - foreign,
-        "held_bytes": held_bytes() - foreign,
     }
+
+
+def _on_device(session: Any, feed: dict[str, np.ndarray]) -> dict[str, float | str]:
+    """Milliseconds by the GPU's events; measured last, for a graph takes memory too."""
+    if not hasattr(session, "device_ms"):
+        return {}
+    found: dict[str, float | str] = {"device_ms": statistics.median(session.device_ms(feed))}
+    try:
+        found["graph_ms"] = statistics.median(session.graph_ms(feed))
+    except MeasurementError as error:  # not every layer can be part of a graph
+        found["graph_reason"] = str(error)
+    return found
 
 
 def arena(kind: str, path: str, threads: int, feed: dict[str, np.ndarray]) -> dict[str, float | str]:

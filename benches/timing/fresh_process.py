@@ -27,6 +27,7 @@ REPEATS = 3
 _TIMEOUT = 300.0
 
 Figures = Mapping[str, Any]  # what a probe prints: numbers, and reasons why there are none
+_PHASES = ("import_ms", "open_ms", "first_ms", "steady_ms", "device_ms", "graph_ms")  # of `Start`
 _MEMORY = ("peak_bytes", "held_bytes", "device_bytes")
 
 
@@ -39,7 +40,8 @@ class Start:
     first_ms: Interval  # the first call
     steady_ms: Interval  # a later call, with inputs handed over anew
     device_ms: Interval | None = None  # a later call on the GPU alone, by its events; None: the session has none
-    graph_ms: Interval | None = None  # the same as one CUDA graph; None: it cannot be one
+    graph_ms: Interval | None = None  # the same as one CUDA graph; None: the session has none, or see the reason
+    graph_reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,10 @@ def _summary(found: Sequence[Figures]) -> FreshProcess:
     return FreshProcess(
         peak_memory=over("peak_bytes"),
         held_memory=over("held_bytes"),
-        start=Start(**{name.name: over(name.name) for name in dataclasses.fields(Start) if name.name in found[0]}),
+        start=Start(
+            **{name: over(name) for name in _PHASES if all(name in each for each in found)},
+            graph_reason=next((str(each["graph_reason"]) for each in found if "graph_reason" in each), ""),
+        ),
         device_memory=over("device_bytes") if all("device_bytes" in each for each in found) else None,
         device_reason=next((str(each["device_reason"]) for each in found if "device_reason" in each), ""),
     )

@@ -26,7 +26,7 @@ from .int8_times import LayerTimes, layer_times, slower_in_int8
 
 _ROUNDS = 3  # of giving slow layers back to float
 _WORTH = 1.02  # what layers given back must gain beyond the noise: a choice, not a claim, so that the estimate decides
-_EVEN = 0.02  # forms that differ by less are as fast as each other, however quiet the machine seems
+EVEN = 0.02  # forms that differ by less are as fast as each other, however quiet the machine seems
 _BUSY = 0.05  # a noise floor beyond which a comparison that decides nothing is made once more
 _LEAST_SAVING = 1e-3  # share of all the time that a layer counts as saving, however little it does
 
@@ -108,8 +108,9 @@ class Problem:
     def _as_fast(self, form: Form, first: Form) -> bool:
         """Whether an INT8 form of use is as fast as the first one, but for noise."""
         in_int8 = "float" not in (form.artifact.dialect, first.artifact.dialect)
-        even = form.worst >= first.worst * (1 - max(form.noise, _EVEN))
-        return in_int8 and even and self.small_enough(form) == self.small_enough(first)
+        even = form.worst >= first.worst * (1 - max(form.noise, EVEN))
+        as_safe = first.slower or (not form.slower and (form.worst >= 1 or first.worst < 1))  # than float
+        return in_int8 and even and as_safe and self.small_enough(form) == self.small_enough(first)
 
     def judged(self, form: Form) -> Form:
         return dataclasses.replace(form, quality=self.judge.quality(form.artifact.path))
@@ -162,9 +163,14 @@ def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress, 
 
 
 def again(problem: Problem, keep_float: Mapping[str, str], dialect: str, in_float: Mapping[str, str]) -> Form | None:
-    """One form that a search has found before, written anew; None: it does not keep the judge's promise now."""
+    """One form that a search has found before, written anew; None: it cannot be, or loses too much now."""
     found = _with_passed_ranges(problem, keep_float)
-    form = found.judged(found.write(dialect, in_float, "again"))
+    if dialect not in {each.name for each in problem.target.dialects()}:
+        return None
+    try:
+        form = found.judged(found.write(dialect, in_float, "again"))
+    except QuantizationError:
+        return None  # a search says why
     assert form.quality is not None
     return form if problem.judge.keeps(form.quality, spare=True) else None
 
@@ -203,7 +209,7 @@ class _Search:
             self._progress.say(f"  timing {len(good)} form(s) against the original")
             timed = self._problem.ordered(self._noted(self._problem.timed(good)))
             best = self._without_slow_layers(timed[0]) if self._profiled else timed[0]
-            good = [best, *(form for form in timed if form is not timed[0])]
+            good = self._problem.ordered([best, *(form for form in timed if form is not timed[0])])
         return Found(
             best=good[0] if good else None,
             forms=tuple(good),

@@ -147,17 +147,20 @@ class Device:
         recorded, graph = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuStreamBeginCapture_v2", _pointer(stream), ctypes.c_int(_THREAD_LOCAL))
         try:
-            enqueue()
-        finally:  # or the stream would record for ever
+            try:
+                enqueue()
+            except Exception:  # the stream must not record for ever; what went wrong first is what is said
+                self._library.cuStreamEndCapture(_pointer(stream), ctypes.byref(recorded))
+                raise
             self._call("cuStreamEndCapture", _pointer(stream), ctypes.byref(recorded))
-        try:
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(graph), recorded, ctypes.c_ulonglong(0))
             yield lambda: self._call("cuGraphLaunch", graph, _pointer(stream))
             self.synchronize(stream)
         finally:
             if graph.value:
                 self._call("cuGraphExecDestroy", graph)
-            self._call("cuGraphDestroy", recorded)
+            if recorded.value:
+                self._call("cuGraphDestroy", recorded)
 
     def close(self) -> None:
         """Give the context back."""

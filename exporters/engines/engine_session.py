@@ -119,9 +119,12 @@ class EngineSession:
             MeasurementError: the engine has a layer that no graph can hold, as loops and conditions are.
         """
         enqueue = self._enqueuer(feed)
-        enqueue()  # TensorRT has work of its own to do after a shape has changed, which is not to be recorded
+        for _ in range(
+            runs
+        ):  # TensorRT has work of its own to do after a shape has changed, which is not to be recorded
+            enqueue()
         self._device.synchronize(self._stream)
-        with self._device.graph(self._stream, enqueue) as launch:
+        with self._device.graph(self._stream, self._execute) as launch:
             launch()
             return self._event_times(launch, runs)
 
@@ -183,6 +186,9 @@ class EngineSession:
             self._context.set_input_shape(spec.name, shapes[spec.name])
         for name in shapes:
             self._context.set_tensor_address(name, buffers.address(name))
+        self._execute()
+
+    def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream):
             raise MeasurementError(f"{self._path}: TensorRT cannot run it: {self._logger.last}")
 

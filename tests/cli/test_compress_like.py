@@ -1,18 +1,28 @@
 """`edgesmith compress --like RUN`: what a run chose by the clock stands in the next one, and nothing else does."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgesmith.cli import main
-from edgesmith.compressor import artifacts
-from edgesmith.compressor.pruning.prune import Prune
+from edgesmith.compressor import artifacts, measuring
+from edgesmith.compressor.pruning.prune_to_latency import Planner
 from edgesmith.core.errors import ExitCode
 from tests.quick import BRIEF
 
 RUN, AGAIN = Path("runs/small"), Path("runs/again")
+WEIGHTS_FROM_A_FILE = """
+trained = load
+
+
+def load(model):
+    trained(model)
+    model.head.weight.data *= float(np.load("scale.npy"))
+"""
 PRUNED_TO_LATENCY = """
 task = "task.py"
 targets = ["onnxruntime-cpu"]
@@ -29,7 +39,7 @@ batch_sizes = [32]
 seconds = 0.05
 
 [limits]
-file_ratio = 0.9
+file_ratio = 1.5
 """
 
 
@@ -48,6 +58,8 @@ def test_the_same_work_comes_to_the_same_files_without_a_search(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(artifacts, "search", lambda *_: pytest.fail("searched"))
+    measured, measure = [], measuring.measure_costs
+    monkeypatch.setattr(measuring, "measure_costs", lambda *given: measured.append(given) or measure(*given))
     report, before = compress(), json.loads((RUN / "report.json").read_text())
     assert [each["digest"] for each in report["artifacts"]] == [each["digest"] for each in before["artifacts"]]
     for now, then in zip(report["artifacts"], before["artifacts"], strict=True):
@@ -56,15 +68,17 @@ def test_the_same_work_comes_to_the_same_files_without_a_search(
     said = "like runs/small: chosen as there, not searched again: artifacts/onnxruntime-cpu, artifacts/tensorrt"
     assert said in capsys.readouterr().err.splitlines()
     assert (AGAIN / "stages/02-distill/done.json").read_text() != (RUN / "stages/02-distill/done.json").read_text()
-    assert report["latency"] != before["latency"], "what is claimed is measured"
+    assert len(measured) == 1, "what is claimed is measured"
+    assert compress()["artifacts"] == report["artifacts"]
+    assert "nothing was taken over: all was finished here before" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("environment", "recipe", "said"),
     [
         ({"onnxruntime": "1.0", "cpu": "another"}, [], "nothing was taken over, for it ran with other cpu, onnxruntime"),
-        ({}, ["--set", "distill.epochs=1"], "nothing was taken over: nothing was chosen by measuring there, or task or "
-                                            "recipe are others"),
+        ({}, ["--set", "distill.epochs=1"], "nothing was taken over: all was finished here before, or no choice is there, "
+                                            "whole and unchanged, of the same task, recipe and weights"),
     ],
 )  # fmt: skip
 def test_of_other_work_nothing_is_taken_over(
@@ -76,19 +90,33 @@ def test_of_other_work_nothing_is_taken_over(
     assert report["artifacts"][0]["reason"].startswith("the fastest of 3 forms")
 
 
-def test_a_form_that_loses_too_much_now_is_searched_for_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "again", lambda *_: None)
-    assert not compress()["artifacts"][1]["reason"].startswith("as an earlier run")
+def test_a_form_that_loses_too_much_now_is_searched_for_again(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(artifacts, "_again", lambda *_: None)
+    compress()
+    assert "like runs/small: nothing was taken over" in capsys.readouterr().err
 
 
-def test_a_stage_that_measures_is_taken_over_whole(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_measures_is_taken_over_whole_for_the_same_weights_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Pruned to a latency: measured again it would come to other widths."""
     (project / "recipe.toml").write_text(PRUNED_TO_LATENCY)
+    (project / "task.py").write_text((project / "task.py").read_text() + WEIGHTS_FROM_A_FILE)
+    np.save("scale.npy", np.float32(1))
+    monkeypatch.setattr(Planner, "edits", lambda planner, *_: (planner._groups[0].edit([planned.pop()]),))
+    planned = [1, 2]
     assert main(["compress", "recipe.toml", "--out", str(RUN)]) == ExitCode.PASS
-    monkeypatch.setattr(Prune, "run", lambda *_: pytest.fail("pruned"))
     report, before = compress(), json.loads((RUN / "report.json").read_text())
     assert [each["digest"] for each in report["stages"]] == [each["digest"] for each in before["stages"]]
-    assert report["stages"][1]["notes"] == before["stages"][1]["notes"]
+    assert (report["stages"][1]["notes"], planned) == (before["stages"][1]["notes"], [1])
+    np.save("scale.npy", np.float32(1.001))  # no key says what a checkpoint holds
+    shutil.rmtree(AGAIN)
+    capsys.readouterr()
+    report = compress()
+    assert planned == [] and report["stages"][1]["digest"] != before["stages"][1]["digest"]
+    assert "nothing was taken over" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_finished_run_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ def _means(results: Sequence[Results], peers: Sequence[Peer]) -> str:
         _row(["", "batch 1", "models", "largest batch", "models", "files that are good enough"]),
         _row(["---"] * 6),
     ]
-    for peer in peers:
+    for peer in (peer for peer in peers if peer.threads in (None, 1)):
         first = [found.worth(peer.name, (1, 1)) for found in results]
         several = [found for found in results if len(found.model.batches) > 1]
         last = [found.worth(peer.name, (found.model.batches[-1], 1)) for found in several]

@@ -46,8 +46,8 @@ def trained(root: Path, net: Net, way: Way, level: float, seed: int, epochs: int
     try:
         rounding = _rounding(root, net, way, level)
         return _run(root, net, way, level, rounding, seed, epochs)
-    except EdgesmithError as error:
-        print(f"{net.name}, {way.name}, {level:g}: {error}", flush=True)
+    except Exception as error:  # of the tool's: any kind; it is the finding
+        print(f"{net.name}, {way.name}, {level:g}: {type(error).__name__}: {error}", flush=True)
         return None
 
 

@@ -78,14 +78,14 @@ def _empty(like: Path, path: Path) -> Path:
     return path
 
 
-def write(net: Net, rows: Sequence[Row], times: Mapping[int, cells.Cell]) -> str:
-    """Markdown of one network."""
+def write(net: Net, epochs: int, rows: Sequence[Row], times: Mapping[int, cells.Cell]) -> str:
+    """Markdown of one network; all its rows were trained for `epochs`."""
     reports = {row.run: finished.of_run(row.run) for row in rows}
     firsts = {row.name: row for row in rows if row.seed == net.seeds[0]}
     lines = [
         f"## {net.name}",
         "",
-        f"{net.epochs} epochs each; "
+        f"{epochs} epochs each; "
         + "; ".join(f"batch {b}: float {cell['ms']:.4g} ms, an empty call {_empty_ms(cell):.3g} ms, "
                     f"noise floor {cell['floor']:.1%}" for b, cell in times.items()),
         "",
@@ -120,6 +120,8 @@ def _empty_ms(cell: cells.Cell) -> float:
 def _speeds(cell: cells.Cell, name: str, macs: float) -> list[str]:
     found = {kind: cell["speedup"][f"{kind} {name}"] for kind in _FILES}
     texts = [f"{one['value']:.2f}x ({one['low']:.2f} to {one['high']:.2f})" for one in (found["float"], found["int8"])]
+    if macs == 1:
+        return [*texts, "-"]
     eta = [math.log(found[kind]["value"]) / -math.log(macs) for kind in ("float", "int8")]
     return [*texts, f"{eta[0]:.2f} / {eta[1]:.2f}"]
 

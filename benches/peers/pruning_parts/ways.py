@@ -31,11 +31,10 @@ NETS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Way:
-    """One way, at several levels: shares of MACs or of time."""
+    """One way, at several levels."""
 
     name: str
-    of: str  # what a level is a share of
-    levels: tuple[float, ...]
+    levels: tuple[float, ...]  # shares of the time, the MACs, or the time in its own table
     prune: Callable[[float, int], dict[str, Any]]  # (level, rounding) -> its stage
     roundings: tuple[int, ...] = (0,)  # that are tried before anything is trained; the fastest file decides
     teaching: str = "finetune"
@@ -56,34 +55,29 @@ def _torch_pruning(importance: str) -> Callable[[float, int], dict[str, Any]]:
 WAYS = (
     Way(
         name="edgesmith",
-        of="time",
         levels=(0.6, 0.4, 0.28, 0.2),
         prune=lambda level, _: {"use": "prune", "latency_ratio": level, "importance": "taylor"},
         teaching="distill",
     ),
     Way(
         name="edgesmith, labels alone",
-        of="time",
         levels=(0.4, 0.28),
         prune=lambda level, _: {"use": "prune", "latency_ratio": level, "importance": "taylor"},
     ),
     Way(
         name="Torch-Pruning, group norm",
-        of="MACs",
         levels=(0.5, 0.25),
         prune=_torch_pruning("group-norm"),
         roundings=(1, 8, 16),
     ),
     Way(
         name="Torch-Pruning, Taylor",
-        of="MACs",
         levels=(0.5, 0.25),
         prune=_torch_pruning("taylor"),
         roundings=(1, 8, 16),
     ),
     Way(
         name="HALP",
-        of="its table",
         levels=(0.75, 0.6, 0.5),
         prune=lambda level, _: {"use": f"{_HERE}.halp_stage:Halp", "id": "prune", "latency_ratio": level},
     ),

@@ -163,6 +163,9 @@ def test_layers_that_are_slow_in_int8_stay_there_where_the_file_has_to_be_small(
         ({"far": 2.2, "close": 2.0, "float": 1.0}, 0.15, ["close", "far", "float"]),
         ({"far": 2.2, "close": 2.0, "float": 1.0}, 0.05, ["far", "close", "float"]),
         ({"far": 0.95, "close": 0.8, "float": 1.0}, 0.1, ["far", "float", "close"]),
+        ({"far": 0.95, "close": 0.87, "float": 1.0}, 0.1, ["far", "float", "close"]),  # slower than float beyond noise
+        ({"far": 1.015, "close": 0.996, "float": 1.0}, 0.01, ["far", "close", "float"]),  # what gains goes first
+        ({"far": 0.995, "close": 0.991, "float": 1.0}, 0.01, ["close", "far", "float"]),
     ],
 )
 def test_of_forms_that_only_noise_is_between_the_closest_is_taken(

@@ -257,8 +257,18 @@ def test_a_graph_is_recorded_once_launched_and_given_back(engine: Path, monkeypa
         Context, "execute_async_v3", lambda self, stream: recorded.append(driver.recording) or run(self, stream)
     )
     assert session.graph_ms({"x": random(1, 3)}, runs=3) == [0.25, 0.5, 0.75]
-    assert recorded == [False, True], "run once, then recorded"
+    assert recorded == [False, False, False, True], "run, then recorded"
     assert (driver.launched, driver.graphs, driver.events) == (4, 0, 0)
+
+
+def test_what_tensorrt_refuses_to_record_is_what_is_said(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver()
+    session = opened(engine, driver)
+    run = Context.execute_async_v3
+    monkeypatch.setattr(Context, "execute_async_v3", lambda self, stream: not driver.recording and run(self, stream))
+    with pytest.raises(MeasurementError, match=r": TensorRT cannot run it: it gave no reason$"):
+        session.graph_ms({"x": random(1, 3)})
+    assert (driver.recording, driver.graphs) == (False, 0)
 
 
 @pytest.mark.parametrize("failing", ["cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphLaunch"])
