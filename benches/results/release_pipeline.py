@@ -50,6 +50,7 @@ file_ratio = 0.4 # leaves INT8 alone: on some machines float is as fast, and the
 """
 FIRST = "round-000"
 SECONDS = 900.0
+_SAID = 30  # lines that are kept of what was not green: a screen holds the reason
 
 
 def commands(run: Path, first: Path) -> dict[str, list[str]]:
@@ -79,8 +80,8 @@ def run_round(folder: Path, number: int, results: Path) -> None:
         started = time.monotonic()
         command = [sys.executable, "-m", "edgesmith", *arguments]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
-        last = (ended.stdout + ended.stderr).strip().splitlines()[-4:] if ended.returncode else []
-        line = {"round": number, "command": name, "code": ended.returncode, "said": last}
+        said = [*ended.stdout.splitlines()[-_SAID:], *ended.stderr.splitlines()[-4:]] if ended.returncode else []
+        line = {"round": number, "command": name, "code": ended.returncode, "said": said}
         with results.open("a") as stream:
             stream.write(json.dumps(line | {"seconds": round(time.monotonic() - started, 1)}) + "\n")
             stream.flush()
