@@ -25,11 +25,14 @@ def now(report: Report, low: float, median: float, high: float) -> list[BatchLat
     [
         (3.2, 3.3, 3.4, "same", ""),  # the report says 2.88 to 3.29
         (2.5, 2.7, 2.89, "same", ""),
-        (2.5, 2.7, 2.87, "differs", "slower than it was"),
-        (3.3, 3.5, 3.6, "differs", "faster than it was"),
+        (2.5, 2.7, 2.87, "noted", "slower than it was, by 0.5% beyond both intervals"),
+        (2.5, 2.7, 2.75, "noted", "slower than it was, by 4.8% beyond both intervals"),
+        (2.5, 2.7, 2.74, "differs", "slower than it was"),
+        (3.3, 3.5, 3.6, "noted", "faster than it was, by 0.4% beyond both intervals"),
+        (3.46, 3.5, 3.6, "differs", "faster than it was"),
     ],
 )
-def test_a_time_differs_where_the_intervals_have_no_common_value(
+def test_a_time_differs_where_the_intervals_are_further_apart_than_two_sessions_can_be(
     low: float, median: float, high: float, status: str, note: str
 ) -> None:
     report = make_report()
