@@ -2,8 +2,8 @@
 
 SIGKILL at random moments of the digits example with a short training, inside the training too; the same command goes on
 each time, and a run that gets to its end is followed by another. After every kill: nothing that was finished is done
-again. At the end of every run: stages, the artefact that no time decides, and the limits' statuses are those of the run
-that was never killed, every finished file is whole, and nothing half done lies about.
+again. At the end of every run: stages, all artefacts and the limits' statuses are those of the run that was never
+killed, whose choices by time it takes over (`--like`), every finished file is whole, and nothing half done lies about.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     while kills < options.kills:
         run, finished = options.out / f"killed-{runs:02d}", dict[str, str]()
         while True:
-            process = start(run)
+            process = start(run, "--like", str(whole))
             try:
                 code = process.wait(timeout=moments.uniform(0, length) if kills < options.kills else None)
             except subprocess.TimeoutExpired:
@@ -63,9 +63,9 @@ def main() -> None:
     print(f"{kills} kills in {runs} runs, {time.monotonic() - started:.0f} s: nothing differed, nothing was done twice")
 
 
-def start(run: Path) -> subprocess.Popen[bytes]:
+def start(run: Path, *options: str) -> subprocess.Popen[bytes]:
     changes = [part for change in SHORT for part in ("--set", change)]
-    command = [sys.executable, "-m", "edgesmith", "compress", str(RECIPE), "--out", str(run), *changes]
+    command = [sys.executable, "-m", "edgesmith", "compress", str(RECIPE), "--out", str(run), *changes, *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -82,12 +82,12 @@ def where(run: Path) -> str:
 
 
 def facts(run: Path) -> dict[str, Any]:
-    """What two runs of one recipe share; the judged file's form is chosen by time, which they do not."""
+    """What two runs of one recipe share where the second is like the first."""
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     return {
         "stages": [(stage["id"], stage["digest"]) for stage in report["stages"]],
-        "scores": [stage["accuracy"] for stage in report["stages"][:-1]],
-        "unjudged": [each["digest"] for each in report["artifacts"] if not each["measured"]],
+        "scores": [stage["accuracy"] for stage in report["stages"]],
+        "artifacts": [each["digest"] for each in report["artifacts"]],
         "statuses": {limit["name"]: limit["status"] for limit in report["limits"]},
     }
 
