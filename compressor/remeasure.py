@@ -25,7 +25,8 @@ from .opened_run import Opened, open_run
 from .progress import Progress
 
 _STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
-# Two sessions of the same files may be further apart than the restarts of either show (results of release_pipeline.py).
+# Two sessions of the same files may be further apart than the restarts of either show: of one small file 2.7 % beyond
+# both intervals was the most in 703 pairs. Chosen after seeing that, with room; other files were not tried.
 _BETWEEN_SESSIONS = 0.05
 # Chosen, not measured: between two days load, clocks and placement of memory move absolute times.
 _BETWEEN_DAYS = 1.5
@@ -88,11 +89,12 @@ def compare_times(report: Report, now: Sequence[BatchLatency]) -> list[Again]:
             continue
         after = fresh[before.batch].speedup
         gap = max(after.low / before.speedup.high, before.speedup.low / after.high) - 1
-        status: Literal["same", "noted", "differs"] = (
-            "same" if gap <= 0 else "noted" if gap <= _BETWEEN_SESSIONS else "differs"
-        )
-        note = "slower than it was" if after.median < before.speedup.median else "faster than it was"
-        note = {"same": "", "noted": f"{note}, by {gap:.1%} beyond both intervals", "differs": note}[status]
+        status: Literal["same", "noted", "differs"] = "differs" if gap > _BETWEEN_SESSIONS else "same"
+        note = ""
+        if gap > 0:
+            note = "slower than it was" if after.median < before.speedup.median else "faster than it was"
+        if 0 < gap <= _BETWEEN_SESSIONS:
+            status, note = "noted", f"{note}, by {gap:.1%} beyond both intervals"
         found.append(Again(what=what, status=status, report=said, now=words.speed_change(after), note=note))
     return found
 
