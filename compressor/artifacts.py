@@ -1,9 +1,8 @@
 """Values as files a target runs: one file per target, in the dialect that is fastest there."""
 
 import dataclasses
-import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from . import engines
 from .data import sample_indices
 from .evaluation import task_metrics
 from .int8.closeness_judge import Judge, Promise
-from .int8.int8_search import EVEN, Form, Found, Problem, again, search
+from .int8.int8_search import EVEN, Bounds, Form, Found, Problem, again, search
 from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .measure_options import Measure
 from .progress import Progress
@@ -56,7 +55,7 @@ def write(
     threads: int,
     engine: Build | None = None,
     max_drop: float | None = None,
-    max_bytes: float = math.inf,
+    bounds: Bounds = Bounds(),  # noqa: B008
     progress: Progress | None = None,
     like: Written | None = None,
 ) -> Written:
@@ -68,7 +67,7 @@ def write(
     Args:
         engine: how the engines of "tensorrt" are built beside its files; None: none are.
         max_drop: most that INT8 may lose of the main metric on validation data; None: see `Promise`.
-        max_bytes: the limit on the file's size; of the forms that keep it the fastest is taken.
+        bounds: on the forms of a quantized graph; of those that keep them the fastest is taken.
         like: what was found for the same graph here before: its form is taken, unless it is not good enough now.
 
     Raises:
@@ -102,7 +101,7 @@ def write(
             seconds=measure.seconds,
             folder=forms,
             prepare=prepare,
-            max_bytes=max_bytes,
+            bounds=bounds,
         )
         written = _again(problem, like, graph) or _searched(problem, graph, measure.batch_sizes[0], progress)
         artifact = dataclasses.replace(written.artifact, path=folder / MODEL)
@@ -145,23 +144,45 @@ def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     missing = problem.target.unmeasurable()
     if missing is not None:
         return found.best.artifact, missing
-    as_it_is = Interval(value=1.0, low=1.0, high=1.0)
-    ranked = problem.ordered([*found.forms, Form(artifact=problem.baseline, keep_float={}, speedup={1: as_it_is})])
-    best = ranked[0]
-    listed = ", ".join(f"{form.artifact.dialect} {form.worst:.2f}x" for form in ranked)
-    limited = problem.small_enough(best) and not problem.small_enough(ranked[-1])
-    large = f" of at most {size(int(problem.max_bytes))}" if limited else ""
-    even = best.worst < 1 and not best.slower
-    why = f"; no slower than float beyond the noise of {best.noise:.1%}, and smaller" if even else ""
-    as_small = [form for form in found.forms if problem.small_enough(form) == problem.small_enough(best)]
-    if best.artifact.dialect != "float" and best.worst < max(form.worst for form in as_small):
-        why += f"; the closest to float of those within the noise of {max(best.noise, EVEN):.1%}"
-    kept = len(best.keep_float)
-    why += f"; {kept} layer{'s stay' if kept > 1 else ' stays'} in float" if kept else ""
-    return best.artifact, (
-        f"the fastest of {len(ranked)} forms{large} (against this network in float, at the worst batch size: {listed})"
-        f"{why}{refused}"
+    as_it_is = {batch: Interval(value=1.0, low=1.0, high=1.0) for batch in found.best.speedup}
+    in_float = dataclasses.replace(
+        found.best, artifact=problem.baseline, keep_float={}, quality=None, speedup=as_it_is, milliseconds={}
     )
+    ranked = problem.ordered([*found.forms, in_float])
+    best = ranked[0]
+    listed = ", ".join(f"{_name(form)} {_speeds(form)}" for form in ranked)
+    batches = f"batch size{'s' * (len(as_it_is) > 1)} {' / '.join(map(str, as_it_is))}"
+    limited = problem.small_enough(best) and not problem.small_enough(ranked[-1])
+    large = f" of at most {size(int(problem.bounds.max_bytes))}" if limited else ""
+    fastest = f"the fastest of {len(ranked)} forms{large} (against this network in float, at {batches}: {listed})"
+    return best.artifact, fastest + _why(best, ranked, problem) + refused
+
+
+def _why(best: Form, ranked: Sequence[Form], problem: Problem) -> str:
+    """What else than speed decided."""
+    as_small = [form for form in ranked if problem.small_enough(form) == problem.small_enough(best)]
+    fastest = max(as_small, key=lambda form: form.mean)
+    asked = problem.bounds.speedup
+    if asked is not None and problem.fast_enough(best) and not problem.fast_enough(fastest):
+        dialect = fastest.artifact.dialect
+        return (
+            f"; {dialect} is {fastest.least:.2f}x of the original at its worst batch size, and {asked:g}x are asked for"
+        )
+    if best.mean < 1 and not best.slower:
+        return f"; no slower than float beyond the noise of {best.noise:.1%}, and smaller"
+    if best.mean < fastest.mean and "float" not in (best.artifact.dialect, fastest.artifact.dialect):
+        return f"; the closest to float of those within the noise of {max(best.noise, EVEN):.1%}"
+    return ""
+
+
+def _name(form: Form) -> str:
+    kept = len(form.keep_float)
+    return form.artifact.dialect + (f" with {kept} layer{'s' * (kept > 1)} in float" if kept else "")
+
+
+def _speeds(form: Form) -> str:
+    """For each batch size."""
+    return " / ".join(f"{found.value:.2f}x" for found in form.speedup.values())
 
 
 def _trial(form: Form, batch: int, taken: bool) -> Trial:

@@ -1,6 +1,6 @@
 """The main job: original -> stages -> artefacts -> measurement -> verdict, resumable at any point."""
 
-import math
+import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +29,7 @@ from .data import any_inputs
 from .earlier_run import EarlierRun
 from .evaluation import old_metric, task_metrics
 from .export import to_graph
+from .int8.int8_search import Bounds
 from .int8.quantize import Quantize
 from .job import Job, prepare
 from .judging import judged
@@ -262,9 +263,9 @@ class _Run:
         measure, threads = self._recipe.measure, self._job.machine.threads
         value = self._values[name]
         key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
-        recipe, max_bytes = self._recipe, self._largest_file(value)
+        recipe, bounds = self._recipe, self._bounds(value, target)
         engine = engines.wanted(target, recipe.build, recipe.folder, final=place.startswith("artifacts/"))
-        key |= engines.key(engine) | ({"max_bytes": max_bytes} if max_bytes < math.inf else {})
+        key |= engines.key(engine) | bounds.key()
         max_drop = next((stage.max_drop for stage in recipe.stages if isinstance(stage, Quantize)), None)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
@@ -274,7 +275,7 @@ class _Run:
             earlier = self._earlier.found(place, key) if self._earlier is not None and _has_ranges(value) else None
             like = None if earlier is None else artifacts.described(earlier.facts, earlier.path)
             written = artifacts.write(
-                graph, target, self._task, folder, measure, threads, engine, max_drop, max_bytes, self._progress, like
+                graph, target, self._task, folder, measure, threads, engine, max_drop, bounds, self._progress, like
             )
             if self._earlier is not None and written.taken_over:
                 self._earlier.took(place)
@@ -300,12 +301,16 @@ class _Run:
         assert isinstance(graph, Graph)
         return graph
 
-    def _largest_file(self, value: Candidate | Graph) -> float:
-        """Bytes that the limits leave to a quantized graph, which can be written in larger and smaller forms."""
+    def _bounds(self, value: Candidate | Graph, target: str) -> Bounds:
+        """What the limits leave to a quantized graph, which can be written in several forms."""
         against = self._files.get(self._recipe.against)  # None: a stage that stands after this value
         if against is None or not _has_ranges(value):
-            return math.inf
-        return self._recipe.limits.largest_file(against.file_bytes)
+            return Bounds()
+        limits = self._recipe.limits
+        bounds = Bounds(max_bytes=limits.largest_file(against.file_bytes))
+        if target != against.target:
+            return bounds  # a speed-up on another target says nothing here
+        return dataclasses.replace(bounds, original=against, speedup=limits.speedup)
 
     def _entry(self, id: str, name: str, done: Done, artifact: Artifact, original: Artifact) -> LedgerEntry:
         key = {

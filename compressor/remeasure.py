@@ -11,7 +11,7 @@ import numpy as np
 
 from ..benches.gates.finished import under
 from ..benches.gates.judge import judge
-from ..benches.gates.last_release import other_machine
+from ..benches.gates.last_release import MARGINS, other_machine
 from ..benches.metrics import accuracy, metrics
 from ..benches.report import report_words, words
 from ..benches.report.report import BatchLatency, Report, batch_latency
@@ -26,8 +26,8 @@ from .progress import Progress
 
 _STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
 # Two sessions of the same files may be further apart than the restarts of either show: of one small file 2.7 % beyond
-# both intervals was the most in 703 pairs. Chosen after seeing that, with room; other files were not tried.
-_BETWEEN_SESSIONS = 0.05
+# both intervals was the most in 703 pairs. What a gate lets pass against the last release stops nothing here either.
+_BETWEEN_SESSIONS = MARGINS["speedup"] or 0.0
 # Chosen, not measured: between two days load, clocks and placement of memory move absolute times.
 _BETWEEN_DAYS = 1.5
 

@@ -178,7 +178,7 @@ def _recoveries(graph: onnx.ModelProto) -> tuple[str, ...]:
 def _worth(found: Found) -> tuple[bool, float, int]:
     """What makes one search better than another: a form at all, then speed, then layers in INT8."""
     best = found.best
-    return best is not None, 0.0 if best is None else best.worst, 0 if best is None else -len(best.keep_float)
+    return best is not None, 0.0 if best is None else best.mean, 0 if best is None else -len(best.keep_float)
 
 
 def _nothing(model: Path, data: RunData, options: Options) -> Quantized:
@@ -258,7 +258,7 @@ def _unproven(base: Quantized) -> str:
 
 
 def _tried(form: Form) -> str:
-    parts = [f"{form.worst:.2f}x"] if form.speedup else []
+    parts = [f"{form.mean:.2f}x"] if form.speedup else []
     parts += [] if form.quality is None else [describe(form.quality)]
     parts += [f"{len(form.keep_float)} layers in float"] if form.keep_float else []
     return f"{form.artifact.dialect}: {', '.join(parts)}"

@@ -15,7 +15,7 @@ from edgesmith.benches.report.int8_report import Quality
 from edgesmith.compressor.int8 import int8_search
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.compressor.int8.closeness_judge import Judge, Promise
-from edgesmith.compressor.int8.int8_search import Form, Problem, search
+from edgesmith.compressor.int8.int8_search import Bounds, Form, Problem, search
 from edgesmith.compressor.int8.runs import Runs
 from edgesmith.compressor.progress import Progress
 from edgesmith.core.errors import DataError
@@ -151,7 +151,7 @@ def test_layers_that_are_slow_in_int8_stay_there_where_the_file_has_to_be_small(
     monkeypatch.setattr(int8_search, "slower_in_int8", lambda *_: [("a",), ("a", "b")])
     case = problem(chain(), tmp_path, "onnxruntime-cpu")
     limit = room * case.baseline.file_bytes
-    found = search(dataclasses.replace(case, max_bytes=limit), {}, Progress())
+    found = search(dataclasses.replace(case, bounds=Bounds(max_bytes=limit)), {}, Progress())
     assert found.best is not None and len(found.best.keep_float) == in_float
     assert (found.best.artifact.file_bytes <= limit) == (room > 0.1)  # a limit that no form keeps chooses none
 
@@ -210,8 +210,27 @@ def test_a_comparison_that_a_busy_machine_spoilt_is_made_once_more(
     monkeypatch.setattr(int8_search.latency, "compare", compare)
     case = problem(chain(), tmp_path, "onnxruntime-cpu")
     (form,) = case.timed([case.write("u8", {}, "form")])
-    assert (form.noise, form.worst) == ((0.01, 0.9) if measured == 2 else (first, value))
+    assert (form.noise, form.mean) == ((0.01, 0.9) if measured == 2 else (first, value))
     assert len(list(noises)) == 3 - measured
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_original_is_timed_beside_the_forms_unless_it_is_the_baseline(
+    same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_search.latency, "compare", larger_is_faster)
+    case = problem(chain(), tmp_path, "onnxruntime-cpu")
+    whole, large = tmp_path / "original.onnx", 2 * case.baseline.file_bytes
+    whole.write_bytes(bytes(large))
+    original = case.baseline if same else dataclasses.replace(case.baseline, path=whole, digest="another")
+    case = dataclasses.replace(case, bounds=Bounds(original=original))
+    (form,) = case.timed([case.write("u8", {}, "form")])
+    size = form.artifact.file_bytes
+    assert form.mean == size / case.baseline.file_bytes
+    assert form.original == ({} if same else {8: 2.0})
+    assert form.least == (form.mean if same else size / large)
+    beaten = case.against(form)
+    assert (beaten.baseline, beaten.bounds) == (form.artifact, Bounds())
 
 
 def forms_tried(model: onnx.ModelProto, feed: dict[str, np.ndarray], folder: Path) -> set[str]:

@@ -170,6 +170,7 @@ def test_damage_grows_as_a_group_narrows(original: Candidate, context: Context) 
         assert values[0] == 0 and values == sorted(values) and values[-1] > 0.1, root
 
 
+@pytest.mark.alone
 def test_the_deployed_network_is_measured_for_real(
     original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
