@@ -119,7 +119,13 @@ def _searched(problem: Problem, graph: Graph, batch: int, progress: Progress | N
     best, reason = chosen_form(found, problem)
     kept = next((form.keep_float for form in found.forms if form.artifact == best), graph.keep_float)
     tried = tuple(_trial(form, batch, form.artifact.path == best.path) for form in found.tried)
-    return Written(artifact=best, reason=reason, layers=found.decisions, tried=tried, in_float=dict(kept))
+    layers = found.decisions if best != problem.baseline else tuple(_in_float(layer) for layer in found.decisions)
+    return Written(artifact=best, reason=reason, layers=layers, tried=tried, in_float=dict(kept))
+
+
+def _in_float(layer: Decision) -> Decision:
+    """What became of a layer where no INT8 form was taken."""
+    return dataclasses.replace(layer, int8=False, why=layer.why or "the whole file is in float")
 
 
 def _again(problem: Problem, like: Written | None, graph: Graph) -> Written | None:

@@ -20,7 +20,7 @@ from ..core.ledger import Ledger, LedgerEntry
 from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters.graph import onnx_file
-from . import artifacts, engines, measuring, task_file, values
+from . import artifacts, engines, measuring, own_code, task_file, values
 from .artifacts import Written
 from .audit_run import after_run
 from .auditing import Pair
@@ -187,6 +187,8 @@ class _Run:
             "seed": self._job.machine.seed,
             "format": _FORMAT,
         }
+        if own := own_code.of_names([use_of(stage), plain(stage)]):
+            key["code"] = own
         deployment = self._deployment(number, stage)
         if stage.measures():
             key["deployment"] = {"int8": deployment.int8, "measure": plain(deployment.measure)}

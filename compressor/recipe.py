@@ -102,7 +102,7 @@ def from_mapping(
             raise RecipeError(f"{where}: '{key}' is missing")
     if not isinstance(data["stages"], list) or not all(isinstance(stage, Mapping) for stage in data["stages"]):
         raise RecipeError(f"{where}: 'stages' must be a list of tables; write each as [[stages]]")
-    tables = [{"id": stage.get("use"), **stage} for stage in data["stages"]]
+    tables = [{"id": _default_id(stage.get("use")), **stage} for stage in data["stages"]]
     _override(data, tables, overrides)
     for text in _strings([data, tables]):
         if "\0" in text:
@@ -173,6 +173,11 @@ def _chain_hint(wanted: str, maker: str) -> str:
     if wanted == "graph":
         return "; put an 'export' stage before it"
     return f"; put it before the {maker} stage" if maker.startswith("'") else ""
+
+
+def _default_id(use: Any) -> Any:
+    """A stage's name, or that of the user's own class; whatever else it is, its own check says so."""
+    return use.rpartition(":")[2].rpartition(".")[2] if isinstance(use, str) else use
 
 
 def use_of(stage: Stage) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import inspect
 import sys
@@ -18,6 +17,7 @@ from ..benches.metrics.accuracy import labels_of
 from ..core import digest
 from ..core.errors import DataError, EdgesmithError, TaskError
 from ..core.task import SPLITS, ArraySplit, Split, Task, has_label
+from . import own_code
 from .data import calibration_split
 from .evaluation import task_metrics
 from .model_graph import graph_of
@@ -156,7 +156,7 @@ def identity(task: Task) -> str:
     choices += [] if task.old is None else [identity(task.old)]
     choices += [[name, sorted(axes.items())] for name, axes in sorted(task.dynamic_axes.items())]
     choices += [
-        [name, _source(each) if callable(each) else digest.of_arrays({name: np.asarray(each)})]
+        [name, own_code.of_function(each) if callable(each) else digest.of_arrays({name: np.asarray(each)})]
         for name, each in sorted(task.slices.items())
     ]
     choices += [digest.of_json(list(task.texts))] if task.texts else []
@@ -164,7 +164,7 @@ def identity(task: Task) -> str:
     models = {name: _model_identity(model, task, name) for name, model in task.models.items()}
     functions = [
         _model_identity(task.model, task, "original"),
-        *(_source(f) for f in (task.load_weights, task.augment, task.loss) if callable(f)),
+        *(own_code.of_function(f) for f in (task.load_weights, task.augment, task.loss) if callable(f)),
     ]
     data = {name: split_identity(getattr(task, name)) for name in SPLITS if getattr(task, name) is not None}
     return digest.of_json([choices, models, functions, data])
@@ -248,33 +248,11 @@ def calibration_identity(task: Task) -> str:
 def _model_identity(model: Any, task: Task, name: str) -> str:
     if not callable(model):
         return digest.of_bytes(graph_of(model, task, name).SerializeToString(deterministic=True))
-    return _source(model)
+    return own_code.of_function(model)
 
 
 def _name(choice: Any) -> str:
     return choice if isinstance(choice, str) else str(getattr(choice, "name", getattr(choice, "__name__", "")))
-
-
-def _source(function: Callable[..., Any]) -> str:
-    """Digest of the Python file a function comes from and of the files beside it that are loaded with it."""
-    if isinstance(function, functools.partial):
-        return digest.of_json([_source(function.func), repr(function.args), repr(sorted(function.keywords.items()))])
-    try:
-        source = inspect.getsourcefile(inspect.unwrap(function))
-    except TypeError:  # an instance of a callable class
-        source = inspect.getsourcefile(type(function))
-    path = Path(source) if source else Path()
-    if not path.is_file():  # typed into an interpreter: the compiled code stands for the source
-        code = getattr(function, "__code__", None)
-        return hashlib.sha256(repr(function).encode() if code is None else code.co_code).hexdigest()
-    if path.is_relative_to(_PACKAGE):  # what else of this package is loaded hangs on the command
-        return digest.of_file(path)
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    loaded = {Path(file) for file in files if file}
-    beside = sorted(
-        other for other in loaded if other.parent == path.parent and other.suffix == ".py" and other != path
-    )
-    return digest.of_json([digest.of_file(path), *(digest.of_file(other) for other in beside)])
 
 
 def _show(inputs: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def main() -> None:
     more = paired if options.paired else changed
     trials = {
         "same": (options.same, functools.partial(paired, files[0], twin, options.seconds)),
-        "changed": (options.changed, functools.partial(more, *files, options.longer)),
+        "changed": (options.changed, functools.partial(more, files[0], files[1], options.longer)),
     }
     with busy(options.load):
         for number in range(max(options.same, options.changed)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ _PACKAGES = (
 # What decides how fast, and on x86 how exactly, INT8 runs.
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 _CGROUP = Path("/sys/fs/cgroup")
+_BOARD = Path("/proc/device-tree/model")
+_NVIDIA = Path("/proc/driver/nvidia")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 Description = Dict[str, Union[str, int, List[str]]]
@@ -27,8 +30,8 @@ def describe(threads: int, seed: int) -> Description:
     """Machine, runtime versions and the two options that decide a measurement.
 
     Returns:
-        JSON-able: python, os, machine, cpu, cpu_features, cores, threads, seed, those of `power_modes`, and one key for
-        every package that is installed (`torch-pruning` as `torch_pruning`).
+        JSON-able: python, os, machine, cpu, cpu_features, cores, threads, seed, those of `power_modes` and `devices`,
+        and one key for every package that is installed (`torch-pruning` as `torch_pruning`).
     """
     found: Description = {
         "python": platform.python_version(),
@@ -40,6 +43,7 @@ def describe(threads: int, seed: int) -> Description:
         "threads": threads,
         "seed": seed,
         **power_modes(),
+        **devices(),
     }
     for package in _PACKAGES:
         try:
@@ -63,6 +67,22 @@ def power_modes(governor: Path = _GOVERNOR) -> dict[str, str]:
         )
         names = [line.split(":", 1)[1].strip() for line in asked.stdout.splitlines() if "Power Mode:" in line]
         found["power_mode"] = names[0] if names else f"not said: {asked.stdout.strip()[:80] or 'no answer'}"
+    return found
+
+
+def devices(board: Path = _BOARD, nvidia: Path = _NVIDIA) -> Description:
+    """What measures beside the processor, by the files of the kernel; a machine without has no key.
+
+    Returns:
+        `board` (of an Arm board, a Jetson among them), `gpus` (NVIDIA's, one name each) and `nvidia_driver`.
+    """
+    found: Description = {"board": board.read_text(errors="replace").rstrip("\0\n")} if board.is_file() else {}
+    models = [_field(path, "Model") or "unknown" for path in sorted(nvidia.glob("gpus/*/information"))]
+    if models:
+        found["gpus"] = models
+    if (nvidia / "version").is_file():
+        version = re.search(r"\b\d+\.[\d.]+\b", (nvidia / "version").read_text(errors="replace"))
+        found["nvidia_driver"] = version.group() if version else "not said"
     return found
 
 
@@ -106,8 +126,12 @@ def _limit(path: Path) -> str:
 
 
 def _cpu_field(name: str) -> str | None:
-    """The first `name : value` of /proc/cpuinfo (Linux), else None."""
-    path = Path("/proc/cpuinfo")
+    """The first of /proc/cpuinfo (Linux)."""
+    return _field(Path("/proc/cpuinfo"), name)
+
+
+def _field(path: Path, name: str) -> str | None:
+    """The first `name : value` of a file; None: no such line, or no file."""
     if not path.exists():
         return None
     for line in path.read_text(errors="replace").splitlines():

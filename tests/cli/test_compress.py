@@ -126,6 +126,23 @@ def test_a_changed_recipe_redoes_from_the_first_changed_stage(finished: Path) ->
     assert stage_times() == now  # limits change no model
 
 
+def test_a_stage_of_the_users_own_is_done_again_when_its_code_changes(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path("own_passing_stage.py")
+    own.write_text("from edgesmith.compressor.export import Export\n\n\nclass Passing(Export):\n    name = 'passing'\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    recipe = Path("recipe.toml").read_text().replace('use = "export"', 'use = "own_passing_stage:Passing"')
+    Path("own.toml").write_text(recipe)
+    again = []
+    for comment in ("", "", "# changed\n"):
+        own.write_text(own.read_text() + comment)
+        main(["compress", "own.toml", "--out", "runs/small"])
+        said = capsys.readouterr().err
+        again.append(re.search(r"\nPassing: passing\n.*", said).group().endswith("(from an earlier run)"))
+    assert again == [False, True, False]
+
+
 def test_python_gives_the_same_result(finished: Path) -> None:
     by_command, times = result(), stage_times()
     by_python = edgesmith.compress(None, "recipe.toml", out="runs/small")

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from edgesmith.benches.report.int8_report import Decision
+from edgesmith.compressor import artifacts
 from edgesmith.compressor.artifacts import chosen_form
 from edgesmith.compressor.int8.int8_search import Bounds, Form, Found, Problem
+from edgesmith.compressor.stage import Graph
 from edgesmith.core.values import Artifact, Interval
 
 
@@ -25,14 +28,19 @@ def timed(path: Artifact, speeds: dict[int, float], kept: dict[str, str], noise:
     return Form(artifact=path, keep_float=kept, speedup=speedup, noise=noise, **more)
 
 
-def chosen(forms: tuple[Form, ...], bounds: Bounds, folder: Path) -> tuple[str, str]:
-    """Dialect and reason, where this network in float takes 100 kB."""
+def problem(bounds: Bounds, folder: Path) -> Any:
+    """The network in float takes 100 kB."""
     case: Any = SimpleNamespace(
         baseline=artifact(folder, "float", 100), bounds=bounds, target=SimpleNamespace(unmeasurable=lambda: None)
     )
     for name in ("small_enough", "fast_enough", "rank", "ordered", "_speed", "_as_fast"):
         setattr(case, name, getattr(Problem, name).__get__(case))
-    best, reason = chosen_form(Found(best=forms[0], forms=forms, decisions=()), case)
+    return case
+
+
+def chosen(forms: tuple[Form, ...], bounds: Bounds, folder: Path) -> tuple[str, str]:
+    """Dialect and reason."""
+    best, reason = chosen_form(Found(best=forms[0], forms=forms, decisions=()), problem(bounds, folder))
     return best.dialect, reason
 
 
@@ -96,6 +104,19 @@ def test_a_form_that_misses_the_speed_up_asked_for_is_not_taken(
     assert chosen((form,), Bounds(original=original, speedup=limit), tmp_path) == (
         dialect, f"the fastest of 2 forms (against this network in float, at batch sizes 1 / 32: {said}",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("speed", "in_int8"), [(1.2, [True, False]), (0.8, [False, False])])
+def test_a_file_in_float_has_no_layer_in_int8(
+    speed: float, in_int8: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"operator": "Conv", "alone_db": None, "float_ms": 0.1, "int8_ms": 0.2}
+    decisions = (Decision(node="a", int8=True, why="", **told), Decision(node="b", int8=False, why="slow", **told))
+    form = timed(artifact(tmp_path, "u8", 30), {1: speed}, {"b": "slow"}, 0.01)
+    monkeypatch.setattr(artifacts, "search", lambda *_: Found(best=form, forms=(form,), decisions=decisions))
+    written = artifacts._searched(problem(Bounds(), tmp_path), Graph(path=tmp_path, digest=""), 1, None)
+    assert [layer.int8 for layer in written.layers] == in_int8
+    assert [layer.why for layer in written.layers] == ["" if any(in_int8) else "the whole file is in float", "slow"]
 
 
 def test_what_a_choice_hangs_on(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ class Mine(Prune):
 
 def test_a_stage_of_the_users_own_is_written_by_where_it_stands() -> None:
     own = f"{__name__}:Mine"
-    recipe = build(stages=[{"use": own, "id": "mine", "macs_ratio": 0.5}, {"use": "export"}])
+    recipe = build(stages=[{"use": own, "macs_ratio": 0.5}, {"use": "export"}])
+    assert recipe.stages[0].id == "Mine"
     assert type(recipe.stages[0]) is Mine and f'use = "{own}"' in recipe.to_toml()
     assert recipes.from_mapping(tomllib.loads(recipe.to_toml()), folder=Path()) == recipe
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesmith.benches.timing.environment import describe, power_modes
+from edgesmith.benches.timing.environment import describe, devices, power_modes
 
 
 def test_it_names_what_decides_a_measurement() -> None:
@@ -54,3 +54,30 @@ def test_the_power_mode_of_a_jetson(says: str, mode: str, tmp_path: Path, monkey
 def test_a_machine_without_power_modes_has_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert power_modes(tmp_path / "governor") == {}
+
+
+@pytest.mark.parametrize(
+    ("kernel_module", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n", "550.54.15"),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  580.95.05  Release Build\nGCC 12.3.0\n",
+            "580.95.05",
+        ),
+        ("NVRM\n", "not said"),
+    ],
+)
+def test_what_measures_beside_the_processor(kernel_module: str, version: str, tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"NVIDIA Jetson AGX Orin Developer Kit\0")
+    for place, said in (("0000:01:00.0", "Model: \t\t NVIDIA H200\nIRQ:   \t\t 63\n"), ("0000:02:00.0", "IRQ: 64\n")):
+        folder = tmp_path / "nvidia" / "gpus" / place
+        folder.mkdir(parents=True)
+        (folder / "information").write_text(said)
+    (tmp_path / "nvidia" / "version").write_text(kernel_module)
+    assert devices(tmp_path / "model", tmp_path / "nvidia") == {
+        "board": "NVIDIA Jetson AGX Orin Developer Kit", "gpus": ["NVIDIA H200", "unknown"], "nvidia_driver": version,
+    }  # fmt: skip
+
+
+def test_a_machine_without_a_board_or_gpu_has_no_key(tmp_path: Path) -> None:
+    assert devices(tmp_path / "model", tmp_path / "nvidia") == {}
