@@ -20,7 +20,7 @@ from ..metrics.layer_closeness import LayerCloseness
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # What has an INT8 kernel of its own; the others only move values.
-_COMPUTING = ("Conv", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "AveragePool")
+_COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "AveragePool")
 _FUSED = ("Relu", "Clip")  # run inside the node before them
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 

@@ -101,12 +101,13 @@ def calibrate(
         QuantizationError: no node is left that could run in INT8; says why.
     """
     rule = resolve(calibrator, CALIBRATORS, "calibrator")
-    placed = placement.place(model)
+    transposed = any(dialect.transposed for dialect in dialects)
+    placed = placement.place(model, (), transposed)
     wanted = placement.tensors_to_observe(placed)
     unusable: dict[str, str] = {}
     seen = taps.observe(model, batches, wanted, device, unusable)
-    keep_float = _without(model, placed, unusable)
-    placed = placement.place(model, keep_float)
+    keep_float = _without(model, placed, unusable, transposed)
+    placed = placement.place(model, keep_float, transposed)
     if not placed.weights:
         raise QuantizationError(_nothing(model, keep_float))
     found = [
@@ -115,6 +116,9 @@ def calibrate(
     ]
     activations = {each.tensor: qdq.activation_params(each.low, each.high, each.rule) for each in found}
     params = qdq.weight_params(model, placed, per_tensor) | activations
+    # A dialect that takes less may start with a tensor that only passed through here.
+    fewer = placement.tensors_to_observe(placement.place(model, keep_float))
+    params |= {name: params[placed.source[name]] for name in fewer}
     return Calibrated(params=params, keep_float=keep_float, ranges=tuple(found))
 
 
@@ -143,7 +147,9 @@ def _grids(name: str, placed: placement.Placement, dialects: Sequence[Dialect]) 
     return lambda low, high: [grid(low, high, dialect) for dialect in dialects] or [grid_of(low, high, 8, True)]
 
 
-def _without(model: onnx.ModelProto, placed: placement.Placement, unusable: Mapping[str, str]) -> dict[str, str]:
+def _without(
+    model: onnx.ModelProto, placed: placement.Placement, unusable: Mapping[str, str], transposed: bool
+) -> dict[str, str]:
     """Nodes of the placement that one of these tensors keeps out of INT8."""
     kept: dict[str, str] = {}
     while True:
@@ -156,7 +162,7 @@ def _without(model: onnx.ModelProto, placed: placement.Placement, unusable: Mapp
             if node.name in placed.nodes and bad & {*node.input, *node.output, *_behind(model, node)}
         }
         kept |= {name: f"tensor '{tensor}': {unusable[placed.source[tensor]]}" for name, tensor in readers.items()}
-        placed = placement.place(model, kept)
+        placed = placement.place(model, kept, transposed)
 
 
 def _behind(model: onnx.ModelProto, node: onnx.NodeProto) -> list[str]:

@@ -23,7 +23,8 @@ from ...benches.timing import latency
 from ...benches.timing.latency import PairedLatency
 from ...core.errors import QuantizationError
 from ...core.values import Arrays, Artifact, Interval, QuantParams
-from ...exporters.int8 import dynamic, placement
+from ...exporters.int8 import dynamic, qdq
+from ...exporters.int8.placement import Placement
 from ...exporters.targets.target import Target
 from ..progress import Progress
 from .closeness_judge import Judge
@@ -116,6 +117,10 @@ class Problem:
         path = self.folder / f"{stem}.onnx"
         artifact = self.target.write(self.model, self.params, dialect, path, keep_float)
         return Form(artifact=artifact, keep_float=dict(keep_float))
+
+    def placed(self, keep_float: Mapping[str, str]) -> Placement:
+        """What can run in INT8 in any of the target's dialects, which are of one mind."""
+        return qdq.placed(self.model, self.params, self.target.dialects()[0], keep_float)
 
     def small_enough(self, form: Form) -> bool:
         return form.artifact.file_bytes <= self.bounds.max_bytes
@@ -222,7 +227,7 @@ def again(problem: Problem, keep_float: Mapping[str, str], dialect: str, in_floa
 
 def _with_passed_ranges(problem: Problem, keep_float: Mapping[str, str]) -> Problem:
     """With fewer nodes in INT8 a tensor may be the first of those that values pass through, and need its own range."""
-    placed = placement.place(problem.model, keep_float)
+    placed = problem.placed(keep_float)
     source = {name: placed.source[name] for name in placed.activations}
     params = {**problem.params, **{name: problem.params[s] for name, s in source.items() if s in problem.params}}
     return dataclasses.replace(problem, params=params)
@@ -240,7 +245,7 @@ class _Search:
         self._number = itertools.count()  # of files, so that none is written over
         self._measurable = problem.target.unmeasurable() is None
         self._profiled = self._measurable and problem.target.profiled
-        leads = dynamic.leads(problem.model, placement.place(problem.model, keep_float))
+        leads = dynamic.leads(problem.model, problem.placed(keep_float))
         self._dialects = [dialect for dialect in problem.target.dialects() if leads or not dialect.dynamic]
 
     def run(self, give_back: bool) -> Found:
@@ -351,14 +356,15 @@ class _Search:
     def _note_times(self, form: Form) -> LayerTimes:
         """Profile a form beside the baseline; a layer's INT8 time is that of the form in which it last ran in INT8."""
         problem = self._problem
-        times = layer_times(problem.model, problem.baseline.path, form.artifact.path, self._one_feed(), problem.threads)
+        files = problem.baseline.path, form.artifact.path
+        times = layer_times(problem.target, problem.model, *files, self._one_feed(), problem.threads)
         self._float_ms = dict(times.in_float)
         self._int8_ms |= {name: ms for name, ms in times.in_int8.items() if name not in form.keep_float}
         return times
 
     def _layers(self) -> list[str]:
         """Nodes with weights that the current placement takes."""
-        placed = placement.place(self._problem.model, self._impossible)
+        placed = self._problem.placed(self._impossible)
         chosen = set(placed.nodes)
         return [
             node.name
@@ -386,7 +392,7 @@ class _Search:
         trials = []
         for index, names in enumerate(slower_in_int8(problem.model, times, set(best.keep_float))):
             keep = dict(best.keep_float) | dict.fromkeys(names, "slower in INT8, conversions included")
-            if not placement.place(problem.model, keep).weights:
+            if not problem.placed(keep).weights:
                 continue
             self._progress.say(f"  trying {len(names)} layer(s) in float that seem slower in INT8")
             form = problem.judged(problem.write(best.artifact.dialect, keep, f"faster-{number}-{index}"))
@@ -398,7 +404,7 @@ class _Search:
         return self._problem.feeds[min(self._problem.feeds)]
 
     def _decisions(self, kept: Mapping[str, str]) -> tuple[Decision, ...]:
-        placed = placement.place(self._problem.model)
+        placed = self._problem.placed({})
         chosen = set(placed.nodes)
         return tuple(
             Decision(

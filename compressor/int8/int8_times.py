@@ -9,8 +9,7 @@ import onnx
 
 from ...core.values import Arrays
 from ...exporters.int8 import placement
-from ...exporters.sessions import ort_kernels
-from ...exporters.sessions.ort_kernels import Kernel
+from ...exporters.targets.target import Target, TimedKernel
 
 _SECONDS = 0.3
 
@@ -25,19 +24,20 @@ class LayerTimes:
 
 
 def layer_times(
-    model: onnx.ModelProto, original: Path, changed: Path, feeds: Sequence[Arrays], threads: int
+    target: Target, model: onnx.ModelProto, original: Path, changed: Path, feeds: Sequence[Arrays], threads: int
 ) -> LayerTimes:
     """Profile both files.
 
     Args:
+        target: whose profile tells.
         model: the canonical float graph.
         original: a float file with the same layers.
         changed: the INT8 file made from `model`.
         feeds: inputs that take turns.
         threads: of each operator.
     """
-    before = ort_kernels.kernels(original, model, feeds, threads, _SECONDS)
-    after = ort_kernels.kernels(changed, model, feeds, threads, _SECONDS)
+    before = target.kernels(original, model, feeds, threads, _SECONDS)
+    after = target.kernels(changed, model, feeds, threads, _SECONDS)
     conversions: dict[str, float] = defaultdict(float)
     for kernel in after:
         if kernel.tensor:
@@ -85,7 +85,7 @@ def slower_in_int8(model: onnx.ModelProto, times: LayerTimes, keep_float: Collec
     return [names for names in distinct.values() if names]
 
 
-def _by_node(kernels: Sequence[Kernel], owners: Mapping[str, str]) -> dict[str, float]:
+def _by_node(kernels: Sequence[TimedKernel], owners: Mapping[str, str]) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for kernel in kernels:
         if kernel.node:

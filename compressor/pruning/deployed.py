@@ -104,7 +104,7 @@ def _graph(candidate: Candidate, context: Context, folder: Path) -> Graph:
         return Graph(path=path, digest="")
     model = canonicalise(onnx_file.load(path))
     onnx_file.save(model, path)
-    found = calibrate(model, [any_inputs(task, _RANGES)], "min-max")
+    found = calibrate(model, [any_inputs(task, _RANGES)], "min-max", dialects=TARGETS[context.targets[0]].dialects())
     return Graph(path=path, digest="", params=found.params, keep_float=found.keep_float)
 
 

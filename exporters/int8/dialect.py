@@ -26,4 +26,5 @@ class Dialect:
     pair_after_last: tuple[str, ...]  # operators that run in INT8 only with a pair behind them, at a graph output too
     float_results: bool = False  # the runtime's INT8 layers give floats as well: no pair where only float nodes read
     weight_bits: Literal[7, 8] = 8  # 7 where the CPU adds products in 16 bits and would saturate
+    transposed: bool = False  # the runtime has INT8 kernels for transposed convolutions
     dynamic: bool = False  # products with a constant matrix find the range of their input at run time; u8, asymmetric

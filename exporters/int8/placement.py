@@ -12,6 +12,7 @@ from ..graph.names import names_read
 from ..graph.onnx_file import subgraphs
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
+TRANSPOSED = "ConvTranspose"
 FLOAT_RESULT = ("Gemm", "MatMul")  # run in INT8 with a float result too: a pair stands behind them only for a reader
 _JOINING = ("Add", "Mul", "Concat")  # every input of theirs has to be INT8
 _POOLING = ("GlobalAveragePool", "AveragePool")
@@ -35,12 +36,13 @@ class Placement:
     nodes: tuple[str, ...]  # names of the nodes that run in INT8
     activations: tuple[str, ...]  # tensors that get a pair, in the graph's order; parameters are found for each source
     weights: Mapping[str, int]  # initializer -> axis of its output channels
+    one_scale: frozenset[str]  # of these, those that take one scale, not one for each channel
     source: Mapping[str, str]  # activation -> the tensor whose parameters it has (itself, or what passed through to it)
     never_negative: frozenset[str]  # activations that cannot be below zero
     upper: Mapping[str, float]  # activation -> what a Clip from zero keeps it under
 
 
-def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement:
+def place(model: onnx.ModelProto, keep_float: Collection[str] = (), transposed: bool = False) -> Placement:
     """Place INT8 on a canonical float graph.
 
     A node is taken if all it computes on can be INT8: weights must be constants, a joining node's inputs activations;
@@ -49,6 +51,8 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement
 
     Args:
         keep_float: names of nodes that stay in float.
+        transposed: take transposed convolutions too, but for those in groups. Their weights take one scale: TensorRT
+            wants scales along the input channels (NVIDIA/TensorRT#2380), others along the output channels.
 
     Raises:
         QuantizationError: a name in `keep_float` that no node has.
@@ -56,7 +60,7 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement
     missing = sorted(set(keep_float) - {node.name for node in model.graph.node})
     if missing:
         raise QuantizationError(f"keep_float: the graph has no node '{missing[0]}'")
-    graph = _Graph(model)
+    graph = _Graph(model, transposed)
     nodes: list[str] = []
     weights: dict[str, int] = {}
     wanted: dict[str, None] = {}
@@ -64,7 +68,7 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement
         if node.name in keep_float or not graph.can_be_int8(node, wanted, weights):
             continue
         nodes.append(node.name)
-        if node.op_type in _WEIGHTED:
+        if node.op_type in graph.weighted:
             weights[node.input[1]] = _channel_axis(node)
         inputs = node.input[:1] if node.op_type not in _JOINING else node.input
         ends = [] if node.op_type in FLOAT_RESULT else [graph.end_of(node)]
@@ -78,6 +82,7 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> Placement
         nodes=tuple(nodes),
         activations=activations,
         weights=weights,
+        one_scale=frozenset(node.input[1] for node in model.graph.node if node.op_type == TRANSPOSED) & set(weights),
         source=source,
         never_negative=frozenset(name for name in activations if name in negative_free),
         upper={name: caps[source[name]] for name in activations if source[name] in caps},
@@ -95,7 +100,8 @@ def tensors_to_observe(placement: Placement) -> tuple[str, ...]:
 
 
 class _Graph:
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, transposed: bool = False) -> None:
+        self.weighted = (*_WEIGHTED, TRANSPOSED) if transposed else _WEIGHTED
         self._nodes = list(model.graph.node)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._elsewhere = {value.name for value in model.graph.output}  # read by more than the graph's own nodes
@@ -119,10 +125,11 @@ class _Graph:
     def can_be_int8(self, node: onnx.NodeProto, wanted: Mapping[str, None], weights: Mapping[str, int]) -> bool:
         if node.output[0] not in self._floats:
             return False
-        if node.op_type in _WEIGHTED:
+        if node.op_type in self.weighted:
             plain = node.op_type != "Gemm" or all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
             # Tied weights have one axis of scales; who needs the other one stays in float.
             same_axis = weights.get(node.input[1], _channel_axis(node)) == _channel_axis(node)
+            plain = plain and (node.op_type != TRANSPOSED or _attribute(node, "group", 1) == 1)
             return plain and same_axis and not _attribute(node, "transA", 0) and self._is_constant(node)
         if node.op_type in _JOINING:
             activations = all(name in self._floats and name not in self.constants for name in node.input)
@@ -140,7 +147,8 @@ class _Graph:
         weight = self.constants.get(node.input[1])
         if weight is None or weight.data_type != onnx.TensorProto.FLOAT:
             return False
-        if (len(weight.dims) < 3) if node.op_type == "Conv" else (len(weight.dims) != 2):
+        spatial = node.op_type in ("Conv", TRANSPOSED)
+        if (len(weight.dims) < 3) if spatial else (len(weight.dims) != 2):
             return False
         if len(node.input) < 3 or not node.input[2]:
             return True
@@ -155,7 +163,7 @@ class _Graph:
         output: str = node.output[0]
         readers = self._readers.get(output, [])
         fusable = len(readers) == 1 and readers[0].op_type in _FUSED and output not in self._elsewhere
-        if fusable and (node.op_type in _WEIGHTED or node.op_type == "Add") and self._clips_at_zero(readers[0]):
+        if fusable and (node.op_type in self.weighted or node.op_type == "Add") and self._clips_at_zero(readers[0]):
             output = readers[0].output[0]
         return output
 

@@ -13,14 +13,18 @@ from ..graph.canonical import unused
 from ..graph.names import names_read
 from ..graph.unread import drop_unread_constants
 from .dialect import Dialect
-from .placement import Placement, place
+from .placement import TRANSPOSED, Placement, place
 
 DIALECT_NOTE = "edgesmith.activations"  # in the file: whose zero points these are, which a reader cannot tell by itself
 _TINY = float(np.finfo(np.float32).tiny)  # the smallest scale that a float32 holds in full
 
 
 def weight_params(model: onnx.ModelProto, placement: Placement, per_tensor: bool = False) -> dict[str, QuantParams]:
-    """Symmetric parameters from the largest absolute weight of each output channel, or of the whole tensor; 8 bits."""
+    """Symmetric parameters from the largest absolute weight of each output channel, or of the whole tensor; 8 bits.
+
+    Args:
+        per_tensor: one scale for every weight, else only where the placement says so.
+    """
     found = {}
     for tensor in model.graph.initializer:
         axis = placement.weights.get(tensor.name)
@@ -29,7 +33,7 @@ def weight_params(model: onnx.ModelProto, placement: Placement, per_tensor: bool
         weight = numpy_helper.to_array(tensor)
         largest = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis))
         bound = float(largest.max(initial=0.0))
-        if per_tensor:
+        if per_tensor or tensor.name in placement.one_scale:
             found[tensor.name] = activation_params(-bound, bound, "largest absolute weight")
             continue
         # Any scale will do for a channel of zeros, but its bias is rounded to that scale too.
@@ -79,7 +83,7 @@ def write_qdq(
     dialect: Dialect,
     keep_float: Collection[str] = (),
 ) -> onnx.ModelProto:
-    """Write Q/DQ pairs where `placement.place` puts them.
+    """Write Q/DQ pairs where `placed` puts them.
 
     Args:
         model: a canonical float graph; not changed.
@@ -92,10 +96,19 @@ def write_qdq(
     """
     written = onnx.ModelProto()
     written.CopyFrom(model)
-    _Writer(written, place(model, keep_float), params, dialect).write()
+    _Writer(written, placed(model, params, dialect, keep_float), params, dialect).write()
     written.metadata_props.add(key=DIALECT_NOTE, value=dialect.activations)
     onnx.checker.check_model(written)
     return written
+
+
+def placed(
+    model: onnx.ModelProto, params: Mapping[str, QuantParams], dialect: Dialect, keep_float: Collection[str] = ()
+) -> Placement:
+    """What `write_qdq` puts pairs around: transposed convolutions where the dialect takes them and they are known."""
+    nodes = [node for node in model.graph.node if node.op_type == TRANSPOSED]
+    unknown = [node.name for node in nodes if node.input[1] not in params]  # as after a training that left them out
+    return place(model, {*keep_float, *unknown}, dialect.transposed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

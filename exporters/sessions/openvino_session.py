@@ -28,9 +28,11 @@ _NAMES = {
 class Kernel:
     """One node of the graph that OpenVINO runs."""
 
+    name: str  # OpenVINO's own
     operator: str  # "Convolution", "FullyConnected", "MatMul"
     precision: str  # "u8" and "i8": computes on integers
     nodes: tuple[str, ...]  # OpenVINO's names of what was fused: those of the file, often with "/" and a word behind
+    readers: tuple[str, ...]  # kernels that read its result
 
 
 class OpenVinoSession:
@@ -39,18 +41,18 @@ class OpenVinoSession:
     Args:
         path: ONNX file.
         threads: of an inference.
+        profiling: count the time of each kernel, see `profile`; it costs some itself.
 
     Raises:
         ArtifactError: OpenVINO cannot load it.
     """
 
-    def __init__(self, path: Path | str, threads: int = 1) -> None:
+    def __init__(self, path: Path | str, threads: int = 1, profiling: bool = False) -> None:
         openvino = load_openvino()
-        self._path, self._openvino = path, openvino
+        self._path, self._openvino, self._profiling = path, openvino, profiling
         try:
-            self._compiled: Any = openvino.Core().compile_model(
-                str(path), "CPU", openvino_settings.for_latency(threads)
-            )
+            settings = {**openvino_settings.for_latency(threads), "PERF_COUNT": "YES" if profiling else "NO"}
+            self._compiled: Any = openvino.Core().compile_model(str(path), "CPU", settings)
         except Exception as error:  # its exceptions share no base class
             raise ArtifactError(f"{path}: OpenVINO cannot load it: {_last_line(error)}") from error
         self._inputs = tuple(_spec(port) for port in self._compiled.inputs)
@@ -96,11 +98,27 @@ class OpenVinoSession:
         """The nodes of the graph that OpenVINO really runs."""
         for node in self._opened().get_runtime_model().get_ops():
             said = {key: value.get() for key, value in node.get_rt_info().items() if hasattr(value, "get")}
+            inputs = [each for output in node.outputs() for each in output.get_target_inputs()]
+            # The precision is that of what it reads; one for floats alone, as AVX2's transposed convolution, says so.
+            in_float = said.get("primitiveType", "").endswith("_f32")
             yield Kernel(
+                name=node.get_friendly_name(),
                 operator=said.get("layerType", ""),
-                precision=said.get("runtimePrecision", ""),
+                precision="f32" if in_float else said.get("runtimePrecision", ""),
                 nodes=tuple(filter(None, said.get("originalLayersNames", "").split(","))),
+                readers=tuple(each.get_node().get_friendly_name() for each in inputs),
             )
+
+    def profile(self) -> dict[str, float]:
+        """Milliseconds of each kernel in the last `run`, by its name; those that did nothing are left out.
+
+        Raises:
+            MeasurementError: the session does not count.
+        """
+        if not self._profiling:
+            raise MeasurementError(f"{self._path}: the session was not opened to count times")
+        found = self._request.profiling_info
+        return {each.node_name: each.real_time.total_seconds() * 1e3 for each in found if each.real_time}
 
     def close(self) -> None:
         self._compiled = self._request = None

@@ -19,7 +19,7 @@ from ...core.values import Arrays
 
 _FEWEST_RUNS, _MOST_RUNS = 5, 200
 _OPTIMISED = "optimised.onnx"
-_PAIR = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _ADDED = re.compile(r"(_nchwc|_token_\d+)+$")  # what ONNX Runtime adds to the name of a node or its result
 # What the names of operators that compute on integers begin with.
 INT8 = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "QAttention", "QOrdered")
@@ -115,11 +115,11 @@ def _medians(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: statistics.median(durations) for name, durations in times.items()}
 
 
-def _origins(written: onnx.ModelProto) -> dict[str, str]:
+def origins(written: onnx.ModelProto) -> dict[str, str]:
     """Every tensor behind or before a Q/DQ pair -> the one that stands for it in the float graph."""
     found: dict[str, str] = {}
     for node in written.graph.node:
-        if node.op_type in _PAIR:
+        if node.op_type in QUANTIZERS:
             found[node.output[0]] = found.get(node.input[0], node.input[0])
     # A pair that ends the graph writes the output's own name, and what is before it has another.
     outputs = {value.name for value in written.graph.output}
@@ -130,7 +130,7 @@ def _origins(written: onnx.ModelProto) -> dict[str, str]:
 def _weights(written: onnx.ModelProto) -> dict[str, str]:
     """A weight turned back into floats -> the node that reads it: a kernel left for that is the layer's own loss."""
     constants = {tensor.name for tensor in written.graph.initializer}
-    made = {node.output[0] for node in written.graph.node if node.op_type in _PAIR and node.input[0] in constants}
+    made = {node.output[0] for node in written.graph.node if node.op_type in QUANTIZERS and node.input[0] in constants}
     return {name: node.name for node in written.graph.node for name in node.input if name in made}
 
 
@@ -140,13 +140,13 @@ class _Explained:
     def __init__(self, model: onnx.ModelProto, written: onnx.ModelProto) -> None:
         self._names = {node.name for node in model.graph.node}
         self._producers = {name: node.name for node in model.graph.node for name in node.output}
-        self._origins = _origins(written)
+        self._origins = origins(written)
         self._weights = _weights(written)
 
     def kernel(self, node: onnx.NodeProto, milliseconds: float) -> Kernel:
         result = self._origins.get(node.output[0], node.output[0])
-        reader = self._weights.get(node.output[0], "") if node.op_type in _PAIR else ""
-        tensor = result if node.op_type in _PAIR and not reader else ""
+        reader = self._weights.get(node.output[0], "") if node.op_type in QUANTIZERS else ""
+        tensor = result if node.op_type in QUANTIZERS and not reader else ""
         return Kernel(
             name=node.name,
             operator=node.op_type,

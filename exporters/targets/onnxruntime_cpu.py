@@ -1,22 +1,23 @@
 """ONNX Runtime's CPU provider, on this machine's CPU or on one of another kind."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import onnx
 
 from ...core.errors import ArtifactError
-from ...core.values import Session
+from ...core.values import Arrays, Session
 from ..int8 import ort_glue, tables
 from ..int8.dialect import Activations, Dialect
 from ..linting.lint import Finding, Rule, refusals
 from ..linting.lint_onnxruntime import ARM_RULES, RULES, SATURATING_RULES, VNNI_RULES
+from ..sessions import ort_kernels
 from ..sessions.cpu import Cpu, this_cpu
 from ..sessions.ort_session import OnnxRuntimeSession
 from ..sessions.saturating_session import SaturatingSession
-from .target import Target
+from .target import Target, TimedKernel
 
 # A last Gemm alone runs in INT8 with a float result; everything else is fused only with a Q behind it.
 _PAIR_AFTER = ("Conv", "MatMul", "Add", "Concat", "GlobalAveragePool", "AveragePool", "Relu", "Clip")
@@ -67,6 +68,12 @@ class OnnxRuntimeCpu(Target):
     def rules(self) -> Mapping[str, Rule]:
         """See `target.Target`. What is slow and what saturates hangs on the CPU."""
         return _RULES[self.cpu or this_cpu()]
+
+    def kernels(
+        self, path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads: int, seconds: float
+    ) -> Sequence[TimedKernel]:
+        """See `target.Target`."""
+        return ort_kernels.kernels(path, model, feeds, threads, seconds)
 
     def unmeasurable(self) -> str | None:
         """ONNX Runtime's CPU provider is always here; the CPU may be another one."""

@@ -1,15 +1,15 @@
 """What every deployable runtime can do."""
 
 import abc
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import onnx
 
 from ...core import digest
 from ...core.errors import MeasurementError, QuantizationError
-from ...core.values import Artifact, QuantParams, Session
+from ...core.values import Arrays, Artifact, QuantParams, Session
 from ..graph.onnx_file import save, specs
 from ..int8.dialect import Dialect
 from ..int8.dynamic import write_int8
@@ -17,12 +17,23 @@ from ..linting.lint import Finding, Rule, check_file, refusals, summary
 from ..sessions.ort_session import OnnxRuntimeSession
 
 
+class TimedKernel(Protocol):
+    """What a runtime's profile says of one kernel; see `ort_kernels.Kernel`."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def tensor(self) -> str: ...
+    @property
+    def milliseconds(self) -> float: ...
+
+
 class Target(abc.ABC):
     """One deployable runtime: what its INT8 looks like, what it refuses, and how it runs a file."""
 
     name: str
     channel_multiple: ClassVar[int]  # widths that are multiples of this feed its kernels well
-    profiled: ClassVar[bool] = False  # whether `ort_kernels` tells how long its layers take
+    profiled: ClassVar[bool] = False  # whether `kernels` tells how long its layers take
 
     @abc.abstractmethod
     def dialects(self) -> tuple[Dialect, ...]:
@@ -46,6 +57,12 @@ class Target(abc.ABC):
         Choices are made with it, and a target that is not here is judged by it.
         """
         return OnnxRuntimeSession(path, threads, exact=True)
+
+    def kernels(
+        self, path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads: int, seconds: float
+    ) -> Sequence[TimedKernel]:
+        """How long each kernel of a file takes, where `profiled`; see `ort_kernels.kernels`."""
+        raise MeasurementError(f"target '{self.name}' does not tell how long its layers take")
 
     def rewrite(self, written: onnx.ModelProto, keep_float: Collection[str]) -> None:  # noqa: B027  # most leave it
         """Change an INT8 graph in place to what the target runs fastest; nodes in `keep_float` stay in float."""

@@ -19,7 +19,7 @@ from .target import Target
 
 # Which operators there are, and with what restrictions, the tool that builds says itself: versions differ.
 _ASKED = ("unsupported-operator", "operator-use")
-SYMMETRIC = Dialect(name="s8-symmetric", activations="s8", int32_bias=False, pair_after_last=())
+SYMMETRIC = Dialect(name="s8-symmetric", activations="s8", int32_bias=False, pair_after_last=(), transposed=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -264,3 +264,29 @@ def test_what_a_branch_reads_is_not_fused_away() -> None:
     )  # fmt: skip
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "on"))
     assert place(model).activations == ("x", "c")
+
+
+UP = {"strides": [2, 2]}
+DECODER = [
+    node("Conv", "x w b", "c", **CONV), node("Relu", "c", "r"),
+    node("ConvTranspose", "r t e", "u", **UP), node("Relu", "u", "s"),
+    node("ConvTranspose", "s g", "y", group=2, **UP),
+]  # fmt: skip
+UPSAMPLING = {"t": random(4, 6, 2, 2), "e": random(6), "g": random(6, 2, 2, 2)}
+
+
+def test_transposed_convolutions_are_taken_where_asked_but_for_those_in_groups() -> None:
+    model = images(DECODER, **UPSAMPLING)
+    assert place(model).nodes == ("n_c",) and not place(model).one_scale
+    found = place(model, (), transposed=True)
+    assert found.nodes == ("n_c", "n_u")
+    assert found.activations == ("x", "r", "s")  # the Relu is fused to it
+    assert (found.weights, found.one_scale) == ({"w": 0, "t": 1}, {"t"})
+    assert place(model, ["n_u"], transposed=True) == place(model)
+
+
+def test_a_weight_of_a_transposed_convolution_and_a_matrix_are_not_mistaken() -> None:
+    """A bias of the input's channels, or a weight without spatial axes, is none."""
+    for weights in ({"e": random(4)}, {"t": random(4, 6)}):
+        model = images(DECODER[:3], "u", **UPSAMPLING | weights)
+        assert place(model, (), transposed=True).nodes == ("n_c",)
