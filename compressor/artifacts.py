@@ -1,6 +1,7 @@
 """Values as files a target runs: one file per target, in the dialect that is fastest there."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from ..exporters.targets.targets import TARGETS
 from . import engines
 from .data import sample_indices
 from .evaluation import task_metrics
+from .int8.bounds import Bounds
 from .int8.closeness_judge import Judge, Promise
-from .int8.int8_search import EVEN, Bounds, Form, Found, Problem, again, search
+from .int8.int8_search import EVEN, Form, Found, Problem, again, search
 from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .measure_options import Measure
 from .progress import Progress
@@ -151,8 +153,9 @@ def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     if missing is not None:
         return found.best.artifact, missing
     as_it_is = {batch: Interval(value=1.0, low=1.0, high=1.0) for batch in found.best.speedup}
+    took = {batch: found.best.speedup[batch].value * ms for batch, ms in found.best.milliseconds.items()}
     in_float = dataclasses.replace(
-        found.best, artifact=problem.baseline, keep_float={}, quality=None, speedup=as_it_is, milliseconds={}
+        found.best, artifact=problem.baseline, keep_float={}, quality=None, speedup=as_it_is, milliseconds=took
     )
     ranked = problem.ordered([*found.forms, in_float])
     best = ranked[0]
@@ -168,17 +171,24 @@ def _why(best: Form, ranked: Sequence[Form], problem: Problem) -> str:
     """What else than speed decided."""
     as_small = [form for form in ranked if problem.small_enough(form) == problem.small_enough(best)]
     fastest = max(as_small, key=lambda form: form.mean)
-    asked = problem.bounds.speedup
-    if asked is not None and problem.fast_enough(best) and not problem.fast_enough(fastest):
-        dialect = fastest.artifact.dialect
-        return (
-            f"; {dialect} is {fastest.least:.2f}x of the original at its worst batch size, and {asked:g}x are asked for"
-        )
+    if not problem.fast_enough(best):
+        none = "none of them" if len(as_small) == len(ranked) else "none as small"
+        return f"; {none} {_asked(problem.bounds)}, and this one comes nearest"
+    if not problem.fast_enough(fastest):
+        missed = f"{fastest.least:.2f}x of the original at its worst batch size"
+        return f"; {_name(fastest)} is {missed}, and not one that {_asked(problem.bounds)}"
     if best.mean < 1 and not best.slower:
         return f"; no slower than float beyond the noise of {best.noise:.1%}, and smaller"
-    if best.mean < fastest.mean and "float" not in (best.artifact.dialect, fastest.artifact.dialect):
+    if best.mean < fastest.mean and problem.as_fast(best, fastest):
         return f"; the closest to float of those within the noise of {max(best.noise, EVEN):.1%}"
     return ""
+
+
+def _asked(bounds: Bounds) -> str:
+    """What a form that is fast enough does."""
+    said = ["is no slower than the original" if bounds.speedup is None else f"keeps the {bounds.speedup:g}x asked for"]
+    said += [f"takes at most {bounds.latency_ms:g} ms"] if bounds.latency_ms < math.inf else []
+    return " and ".join(said)
 
 
 def _name(form: Form) -> str:

@@ -1,6 +1,7 @@
 """The main job: original -> stages -> artefacts -> measurement -> verdict, resumable at any point."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from .data import any_inputs
 from .earlier_run import EarlierRun
 from .evaluation import old_metric, task_metrics
 from .export import to_graph
-from .int8.int8_search import Bounds
+from .int8.bounds import Bounds
 from .int8.quantize import Quantize
 from .job import Job, prepare
 from .judging import judged
@@ -106,6 +107,8 @@ class _Run:
         self._files: dict[str, Artifact] = {}  # the same names -> what the judged target runs
         self._used: set[str] = set()  # results this recipe has use for
         self._found: Outcome | None = None  # of the measurement that the verdict rests on
+        # Before any stage has loaded more of the user's code, so that a run that goes on finds the same.
+        self._code = {stage.id: _own_code(stage) for stage in job.recipe.stages}
         self._machine_key = environment.describe(job.machine.threads, job.machine.seed)
         self._earlier = None if job.like is None else EarlierRun(job.like, self._machine_key)
 
@@ -187,11 +190,16 @@ class _Run:
             "seed": self._job.machine.seed,
             "format": _FORMAT,
         }
-        if own := own_code.of_names([use_of(stage), plain(stage)]):
-            key["code"] = own
+        key |= self._code[stage.id]
+        if stage.quantizes:
+            key["targets"] = list(self._recipe.targets)  # what has to be known of which layers
         deployment = self._deployment(number, stage)
         if stage.measures():
-            key["deployment"] = {"int8": deployment.int8, "measure": plain(deployment.measure)}
+            key["deployment"] = {
+                "int8": deployment.int8,
+                "measure": plain(deployment.measure),
+                "bounds": deployment.bounds.key() if deployment.int8 else None,
+            }
         value = self._values[previous]
         self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
         place = f"stages/{number:02d}-{stage.id}"
@@ -243,15 +251,16 @@ class _Run:
     def _deployment(self, number: int, stage: Stage) -> Deployment:
         """How the result will run; what a stage measures of that is kept, so that another goal needs nothing anew."""
         place, measure, target = f"measurements/deployed-{stage.id}", self._recipe.measure, self._target
+        int8, bounds = any(each.quantizes for each in self._recipe.stages[number:]), self._bounds(target)
         if stage.measures():
             self._used.add(place)
 
         def once(key: Any, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
             where = {"machine": self._machine_key, "target": target, "measure": plain(measure), "what": key}
+            where |= {"bounds": bounds.key()} if int8 else {}
             return self._directory.once(place, where, lambda folder, work: make(work)).facts
 
-        later = self._recipe.stages[number:]
-        return Deployment(int8=any(each.quantizes for each in later), measure=measure, once=once)
+        return Deployment(int8=int8, measure=measure, bounds=bounds, once=once)
 
     def _origin(self, value: Candidate | Graph) -> str | None:
         """The model of the task's whose class a candidate is built from."""
@@ -265,9 +274,9 @@ class _Run:
         measure, threads = self._recipe.measure, self._job.machine.threads
         value = self._values[name]
         key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
-        recipe, bounds = self._recipe, self._bounds(value, target)
+        recipe, bounds = self._recipe, self._bounds(target) if _has_ranges(value) else Bounds()
         engine = engines.wanted(target, recipe.build, recipe.folder, final=place.startswith("artifacts/"))
-        key |= engines.key(engine) | bounds.key()
+        key |= engines.key(engine) | ({"bounds": bounds.key()} if _has_ranges(value) else {})
         max_drop = next((stage.max_drop for stage in recipe.stages if isinstance(stage, Quantize)), None)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
@@ -303,16 +312,17 @@ class _Run:
         assert isinstance(graph, Graph)
         return graph
 
-    def _bounds(self, value: Candidate | Graph, target: str) -> Bounds:
+    def _bounds(self, target: str) -> Bounds:
         """What the limits leave to a quantized graph, which can be written in several forms."""
         against = self._files.get(self._recipe.against)  # None: a stage that stands after this value
-        if against is None or not _has_ranges(value):
+        if against is None:
             return Bounds()
         limits = self._recipe.limits
         bounds = Bounds(max_bytes=limits.largest_file(against.file_bytes))
         if target != against.target:
-            return bounds  # a speed-up on another target says nothing here
-        return dataclasses.replace(bounds, original=against, speedup=limits.speedup)
+            return bounds  # times on another target say nothing here
+        slowest = math.inf if limits.latency_ms is None else limits.latency_ms
+        return dataclasses.replace(bounds, original=against, speedup=limits.speedup, latency_ms=slowest)
 
     def _entry(self, id: str, name: str, done: Done, artifact: Artifact, original: Artifact) -> LedgerEntry:
         key = {
@@ -375,6 +385,11 @@ class _Run:
     def _once(self, place: str, key: Any, make: Any) -> Done:
         self._used.add(place)
         return self._directory.once(place, key, make)
+
+
+def _own_code(stage: Stage) -> dict[str, Any]:
+    found = own_code.of_names([use_of(stage), plain(stage)])
+    return {"code": found} if found else {}
 
 
 def _has_ranges(value: Candidate | Graph) -> bool:

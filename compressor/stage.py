@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ..calibration.ranges import TensorRange
 from ..core.task import Task
 from ..core.values import QuantParams
+from .int8.bounds import Bounds
 from .measure_options import Measure
 from .progress import Progress
 
@@ -49,6 +50,7 @@ class Deployment:
 
     int8: bool = False  # whether a later stage quantizes
     measure: Measure = dataclasses.field(default_factory=Measure)
+    bounds: Bounds = dataclasses.field(default_factory=Bounds)  # that its form is chosen within, where it is INT8
     # (what it depends on, (work directory) -> JSON-able facts) -> these facts, kept for this machine
     once: Callable[[Any, Callable[[Path], dict[str, Any]]], dict[str, Any]] = _made_anew
 

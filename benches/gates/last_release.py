@@ -54,7 +54,10 @@ _SUBJECTS = {
 }
 TIMED = ("speedup", "latency_ms", "peak_memory")
 # What a time depends on beside the file.
-_MACHINE = ("cpu", "machine", "cpu_features", "cores", "threads", "cpu_governor", "power_mode", "board", "gpus")
+_MACHINE = (
+    *("cpu", "machine", "cpu_features", "cores", "threads", "cpu_governor", "power_mode"),
+    *("board", "gpus", "nvidia_driver"),
+)
 
 
 def refuse_other(run: Finished, baseline: Finished) -> None:

@@ -28,6 +28,7 @@ class Rules:
     calibrator: str = "mse"  # a name in `CALIBRATORS`
     per_tensor: bool = False  # one scale for a whole weight, else one for each of its output channels
     recover: tuple[str, ...] = ()  # names in `RECOVERIES`
+    transposed: bool = False  # find parameters for transposed convolutions too, which some target runs in INT8
 
 
 def calibrate_and_recover(
@@ -59,11 +60,12 @@ def calibrate_and_recover(
     model, folded = recover.before_ranges(rules.recover, model, batches, device, f"{where}.recover")
 
     def make() -> Calibrated:
-        return calibrate(model, batches(), rules.calibrator, device, rules.per_tensor, dialects)
+        return calibrate(model, batches(), rules.calibrator, device, rules.per_tensor, dialects, rules.transposed)
 
     settings = {
         "calibrator": rules.calibrator,
         "per_tensor": rules.per_tensor,
+        "transposed": rules.transposed,
         "device": device,
         "dialects": [dataclasses.asdict(dialect) for dialect in dialects],
     }
@@ -83,6 +85,7 @@ def calibrate(
     device: str = "cpu",
     per_tensor: bool = False,
     dialects: Sequence[Dialect] = (),
+    transposed: bool = False,
 ) -> Calibrated:
     """Find parameters for everything that `placement.place` takes.
 
@@ -96,29 +99,29 @@ def calibrate(
         device: where the graph runs.
         per_tensor: one scale for a whole weight, else one for each of its output channels.
         dialects: that the file may be written in, which `auto` judges by; none: by the symmetric grid they all share.
+        transposed: find parameters for transposed convolutions too; files that leave them in float need no others.
 
     Raises:
         QuantizationError: no node is left that could run in INT8; says why.
     """
     rule = resolve(calibrator, CALIBRATORS, "calibrator")
-    transposed = any(dialect.transposed for dialect in dialects)
-    placed = placement.place(model, (), transposed)
-    wanted = placement.tensors_to_observe(placed)
+    kinds = sorted({False, transposed})
+    wanted = _observed([placement.place(model, (), kind) for kind in kinds])
     unusable: dict[str, str] = {}
     seen = taps.observe(model, batches, wanted, device, unusable)
-    keep_float = _without(model, placed, unusable, transposed)
-    placed = placement.place(model, keep_float, transposed)
+    keep_float: dict[str, str] = {}
+    for kind in kinds:
+        keep_float |= _without(model, keep_float, unusable, kind)
+    both = [placement.place(model, keep_float, kind) for kind in kinds]
+    placed = both[-1]
     if not placed.weights:
         raise QuantizationError(_nothing(model, keep_float))
     found = [
-        _activation(name, seen[name], calibrator, rule, _grids(name, placed, dialects))
-        for name in placement.tensors_to_observe(placed)
+        _activation(name, seen[name], calibrator, rule, _grids(name, placed, dialects)) for name in _observed(both)
     ]
     activations = {each.tensor: qdq.activation_params(each.low, each.high, each.rule) for each in found}
-    params = qdq.weight_params(model, placed, per_tensor) | activations
-    # A dialect that takes less may start with a tensor that only passed through here.
-    fewer = placement.tensors_to_observe(placement.place(model, keep_float))
-    params |= {name: params[placed.source[name]] for name in fewer}
+    weights = {name: each for found in both for name, each in qdq.weight_params(model, found, per_tensor).items()}
+    params = weights | activations
     return Calibrated(params=params, keep_float=keep_float, ranges=tuple(found))
 
 
@@ -147,12 +150,18 @@ def _grids(name: str, placed: placement.Placement, dialects: Sequence[Dialect]) 
     return lambda low, high: [grid(low, high, dialect) for dialect in dialects] or [grid_of(low, high, 8, True)]
 
 
+def _observed(placements: Sequence[placement.Placement]) -> tuple[str, ...]:
+    """What any of them needs the range of."""
+    return tuple(dict.fromkeys(name for each in placements for name in placement.tensors_to_observe(each)))
+
+
 def _without(
-    model: onnx.ModelProto, placed: placement.Placement, unusable: Mapping[str, str], transposed: bool
+    model: onnx.ModelProto, keep_float: Mapping[str, str], unusable: Mapping[str, str], transposed: bool
 ) -> dict[str, str]:
-    """Nodes of the placement that one of these tensors keeps out of INT8."""
-    kept: dict[str, str] = {}
+    """Nodes that one of these tensors keeps out of INT8, and those that stay out in any case."""
+    kept = dict(keep_float)
     while True:
+        placed = placement.place(model, kept, transposed)
         bad = {name for name in placed.activations if placed.source[name] in unusable}
         if not bad:
             return kept
@@ -162,7 +171,6 @@ def _without(
             if node.name in placed.nodes and bad & {*node.input, *node.output, *_behind(model, node)}
         }
         kept |= {name: f"tensor '{tensor}': {unusable[placed.source[tensor]]}" for name, tensor in readers.items()}
-        placed = placement.place(model, kept, transposed)
 
 
 def _behind(model: onnx.ModelProto, node: onnx.NodeProto) -> list[str]:

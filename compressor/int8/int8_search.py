@@ -14,7 +14,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -27,6 +26,7 @@ from ...exporters.int8 import dynamic, qdq
 from ...exporters.int8.placement import Placement
 from ...exporters.targets.target import Target
 from ..progress import Progress
+from .bounds import Bounds
 from .closeness_judge import Judge
 from .int8_times import LayerTimes, layer_times, slower_in_int8
 
@@ -35,24 +35,6 @@ _WORTH = 1.02  # what layers given back must gain beyond the noise: a choice, no
 EVEN = 0.02  # forms that differ by less are as fast as each other, however quiet the machine seems
 _BUSY = 0.05  # a noise floor beyond which a comparison that decides nothing is made once more
 _LEAST_SAVING = 1e-3  # share of all the time that a layer counts as saving, however little it does
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What the limits leave to the forms of one network."""
-
-    max_bytes: float = math.inf  # the largest file that is of use
-    original: Artifact | None = None  # what has to be beaten; None: the baseline
-    speedup: float | None = None  # against that, at every batch size; None: no slower, but for noise
-
-    def key(self) -> dict[str, Any]:
-        """What a choice between forms hangs on."""
-        found = {
-            "max_bytes": self.max_bytes,
-            "original": self.original and self.original.digest,
-            "speedup": self.speedup,
-        }
-        return {name: value for name, value in found.items() if value not in (None, math.inf)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +47,7 @@ class Form:
     speedup: Mapping[int, Interval] = dataclasses.field(default_factory=dict)  # batch size -> against the baseline
     noise: float = 0.0  # what the baseline differed from itself by in the same measurement, as a share
     milliseconds: Mapping[int, float] = dataclasses.field(default_factory=dict)  # batch size -> median of one batch
-    original: Mapping[int, float] = dataclasses.field(default_factory=dict)  # the original's own speed-up; {}: it is 1
+    original_speedup: Mapping[int, float] = dataclasses.field(default_factory=dict)  # the original's own; {}: it is 1
 
     @property
     def mean(self) -> float:
@@ -76,7 +58,18 @@ class Form:
     @property
     def least(self) -> float:
         """The speed-up against the original at the batch size where it is least; 0: not timed."""
-        return min((found.value / self.original.get(batch, 1.0) for batch, found in self.speedup.items()), default=0.0)
+        found = self.speedup.items()
+        return min((each.value / self.original_speedup.get(batch, 1.0) for batch, each in found), default=0.0)
+
+    @property
+    def least_in_float(self) -> float:
+        """The same of the baseline."""
+        return min((1 / value for value in self.original_speedup.values()), default=1.0)
+
+    @property
+    def first_ms(self) -> float:
+        """Median of one batch of the first batch size; 0: not timed."""
+        return next(iter(self.milliseconds.values()), 0.0)
 
     @property
     def slower(self) -> bool:
@@ -109,7 +102,7 @@ class Problem:
     seconds: float  # timed per comparison and batch size
     folder: Path  # for files that are tried
     prepare: Callable[[Artifact], None] = lambda artifact: None  # what a file needs before it is timed
-    bounds: Bounds = Bounds()
+    bounds: Bounds = dataclasses.field(default_factory=Bounds)
 
     def write(self, dialect_name: str, keep_float: Mapping[str, str], stem: str) -> Form:
         """Write one form."""
@@ -127,7 +120,8 @@ class Problem:
 
     def fast_enough(self, form: Form) -> bool:
         """At every batch size."""
-        return form.least >= (1 - form.noise if self.bounds.speedup is None else self.bounds.speedup)
+        asked = 1 - form.noise if self.bounds.speedup is None else self.bounds.speedup
+        return form.least >= asked and form.first_ms <= self.bounds.latency_ms
 
     def rank(self, form: Form) -> tuple[bool, bool, float, bool, float]:
         """The greatest is the one to take: in the bounds, then fast; INT8 where only noise is between it and float."""
@@ -139,17 +133,16 @@ class Problem:
         So that the same work comes to the same file again, though the clock is not the same twice.
         """
         first, *others = sorted(forms, key=self.rank, reverse=True)
-        equal = [first, *(form for form in others if self._as_fast(form, first))]
+        equal = [first, *(form for form in others if self.as_fast(form, first))]
         best = max(equal, key=closeness)
         return [best, *(form for form in (first, *others) if form is not best)]
 
     def _speed(self, form: Form) -> float:
-        """What forms are compared by; where one is too slow, how near it comes."""
-        if not self.fast_enough(form):
-            return form.least
-        return form.mean if form.slower else max(form.mean, 1.0)
+        """What forms are compared by; where one is too slow, how near it comes. INT8 is float's equal within noise."""
+        found, in_float = (form.mean, 1.0) if self.fast_enough(form) else (form.least, form.least_in_float)
+        return found if found < in_float * (1 - form.noise) else max(found, in_float)
 
-    def _as_fast(self, form: Form, first: Form) -> bool:
+    def as_fast(self, form: Form, first: Form) -> bool:
         """Whether an INT8 form of use is as fast as the first one, but for noise."""
         even = self._speed(form) >= self._speed(first) * (1 - max(form.noise, EVEN))
         as_safe = first.slower or (not form.slower and (form.mean >= 1 or first.mean < 1))  # than float
@@ -166,7 +159,7 @@ class Problem:
         beside = [] if original is None or original.digest == self.baseline.digest else [original]
         files = [self.baseline, *(form.artifact for form in forms), *beside]
         results = self._compared(files)
-        if _noise(results) > _BUSY and _undecided(results):
+        if _noise(results) > _BUSY and _undecided(results, len(forms)):
             results = min(results, self._compared(files), key=_noise)
         noise = _noise(results)
         return [
@@ -175,13 +168,13 @@ class Problem:
                 speedup={result.batch: result.speedup[index] for result in results},
                 noise=noise,
                 milliseconds={result.batch: result.latency[index + 1].p50 for result in results},
-                original={result.batch: result.speedup[-1].value for result in results} if beside else {},
+                original_speedup={result.batch: result.speedup[-1].value for result in results} if beside else {},
             )
             for index, form in enumerate(forms)
         ]
 
-    def against(self, form: Form) -> "Problem":
-        """The same, with this form to be beaten."""
+    def beating(self, form: Form) -> "Problem":
+        """The same, with this form in the original's place."""
         return dataclasses.replace(self, baseline=form.artifact, bounds=Bounds(max_bytes=self.bounds.max_bytes))
 
     def _compared(self, files: Sequence[Artifact]) -> list[PairedLatency]:
@@ -192,9 +185,9 @@ def _noise(results: Sequence[PairedLatency]) -> float:
     return max(result.noise_floor for result in results)
 
 
-def _undecided(results: Sequence[PairedLatency]) -> bool:
-    """Whether some file cannot be told from the baseline."""
-    return any(abs(one.value - 1) <= result.noise_floor for result in results for one in result.speedup)
+def _undecided(results: Sequence[PairedLatency], forms: int) -> bool:
+    """Whether one of the forms cannot be told from the baseline."""
+    return any(abs(one.value - 1) <= result.noise_floor for result in results for one in result.speedup[:forms])
 
 
 def search(problem: Problem, keep_float: Mapping[str, str], progress: Progress, give_back: bool = True) -> Found:
@@ -258,8 +251,8 @@ class _Search:
         if good and self._measurable:
             self._progress.say(f"  timing {len(good)} form(s) against the original")
             timed = self._problem.ordered(self._noted(self._problem.timed(good)))
-            best = self._without_slow_layers(timed[0]) if self._profiled else timed[0]
-            good = timed if best is timed[0] else self._problem.ordered([best, *timed])
+            changed = self._without_slow_layers(timed[0]) if self._profiled else []
+            good = self._problem.ordered([*changed, *timed[1:]]) if changed else timed
         return Found(
             best=good[0] if good else None,
             forms=tuple(good),
@@ -372,25 +365,25 @@ class _Search:
             if node.name in chosen and any(name in placed.weights for name in node.input)
         ]
 
-    def _without_slow_layers(self, best: Form) -> Form:
-        """The same form with layers back in float that are slower in INT8, as long as that pays."""
-        changed, problem = False, self._problem
+    def _without_slow_layers(self, whole: Form) -> Sequence[Form]:
+        """The same form with layers back in float that are slower in INT8, as long as that pays, beside it; or none."""
+        best, problem = whole, self._problem
         for number in range(_ROUNDS):
             trials = self._trials(best, number)
-            beaten = problem.against(best)
+            beaten = problem.beating(best)
             gains = self._noted(beaten.timed(trials)) if trials else []
             better = [form for form in gains if form.mean > _WORTH + form.noise]
             if not better:
                 break
-            best, changed = beaten.ordered(better)[0], True
-        return self._noted(problem.timed([best]))[0] if changed else best
+            best = beaten.ordered(better)[0]
+        return [] if best is whole else self._noted(problem.timed([best, whole]))  # in one measurement
 
     def _trials(self, best: Form, number: int) -> list[Form]:
         """Forms with some more layers in float that the profile says are better off there."""
         problem = self._problem
         times = self._note_times(best)
         trials = []
-        for index, names in enumerate(slower_in_int8(problem.model, times, set(best.keep_float))):
+        for index, names in enumerate(slower_in_int8(problem.model, times, problem.placed(best.keep_float))):
             keep = dict(best.keep_float) | dict.fromkeys(names, "slower in INT8, conversions included")
             if not problem.placed(keep).weights:
                 continue

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from ...core.values import Arrays
-from ...exporters.int8 import placement
+from ...exporters.int8.placement import Placement
 from ...exporters.targets.target import Target, TimedKernel
 
 _SECONDS = 0.3
@@ -46,7 +46,7 @@ def layer_times(
     return LayerTimes(in_float=_by_node(before, owners), in_int8=_by_node(after, owners), conversions=dict(conversions))
 
 
-def slower_in_int8(model: onnx.ModelProto, times: LayerTimes, keep_float: Collection[str]) -> list[tuple[str, ...]]:
+def slower_in_int8(model: onnx.ModelProto, times: LayerTimes, placed: Placement) -> list[tuple[str, ...]]:
     """Sets of layers to try in float, the most promising first.
 
     INT8 nodes that hand integers to each other are one region: its conversions are paid once for all of them. First
@@ -54,7 +54,6 @@ def slower_in_int8(model: onnx.ModelProto, times: LayerTimes, keep_float: Collec
     themselves, though a conversion more may cost what they gain. Then the one or three layers within those regions that
     lose most, for they may be all that makes the rest slow. Only a measurement of the whole tells.
     """
-    placed = placement.place(model, keep_float)
     chosen = set(placed.nodes)
     nodes = [node for node in model.graph.node if node.name in chosen]
     owners = _owners(model)

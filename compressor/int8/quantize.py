@@ -85,7 +85,12 @@ class Quantize(Stage):
         model, found, recovered = calibrate_and_recover(
             canonicalise(onnx_file.load(value.path)),
             lambda: self._with_progress(split, indices, context),
-            Rules(calibrator=self.calibrator, per_tensor=self.weights == "per-tensor", recover=self.recover),
+            Rules(
+                calibrator=self.calibrator,
+                per_tensor=self.weights == "per-tensor",
+                recover=self.recover,
+                transposed=any(TARGETS[target].transposed for target in context.targets),
+            ),
             TARGETS[context.targets[0]].dialects(),
             context.machine.device,
             context.where,

@@ -137,7 +137,7 @@ def _searched(
         model, calibrated, notes = calibrate_and_recover(
             graph,
             lambda: iter(data.calibration.feeds),
-            Rules(calibrator=options.calibrator, recover=names),
+            Rules(calibrator=options.calibrator, recover=names, transposed=target.transposed),
             target.dialects(),
             options.device,
             "--",

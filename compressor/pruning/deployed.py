@@ -34,7 +34,14 @@ def best_form(candidate: Candidate, context: Context, folder: Path) -> Artifact:
     return _once(
         folder,
         lambda made: artifacts.write(
-            _graph(candidate, context, made), target, context.task, made, measure, threads, max_drop=math.inf
+            _graph(candidate, context, made),
+            target,
+            context.task,
+            made,
+            measure,
+            threads,
+            max_drop=math.inf,
+            bounds=context.deployment.bounds,
         ),
     )
 
@@ -104,7 +111,8 @@ def _graph(candidate: Candidate, context: Context, folder: Path) -> Graph:
         return Graph(path=path, digest="")
     model = canonicalise(onnx_file.load(path))
     onnx_file.save(model, path)
-    found = calibrate(model, [any_inputs(task, _RANGES)], "min-max", dialects=TARGETS[context.targets[0]].dialects())
+    transposed = TARGETS[context.targets[0]].transposed
+    found = calibrate(model, [any_inputs(task, _RANGES)], "min-max", transposed=transposed)
     return Graph(path=path, digest="", params=found.params, keep_float=found.keep_float)
 
 

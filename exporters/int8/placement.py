@@ -82,7 +82,9 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = (), transposed: 
         nodes=tuple(nodes),
         activations=activations,
         weights=weights,
-        one_scale=frozenset(node.input[1] for node in model.graph.node if node.op_type == TRANSPOSED) & set(weights),
+        one_scale=frozenset(
+            node.input[1] for node in model.graph.node if node.op_type == TRANSPOSED and node.name in nodes
+        ),
         source=source,
         never_negative=frozenset(name for name in activations if name in negative_free),
         upper={name: caps[source[name]] for name in activations if source[name] in caps},

@@ -115,6 +115,7 @@ class OpenVinoSession:
         Raises:
             MeasurementError: the session does not count.
         """
+        self._opened()
         if not self._profiling:
             raise MeasurementError(f"{self._path}: the session was not opened to count times")
         found = self._request.profiling_info

@@ -93,7 +93,7 @@ def _in_float(path: Path, session: OpenVinoSession) -> Iterator[Finding]:
         for node in view.nodes:
             if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or not view.main:
                 continue
-            kernel = run.get(node.name)
+            kernel = run.get(node.output[0])
             pairs = all(view.producer(view.input(node, index), "DequantizeLinear") for index in (0, 1))
             if pairs and kernel is not None and kernel.precision not in ("u8", "i8"):
                 problem = f"stands between pairs, and OpenVINO runs it in {kernel.precision} ({kernel.operator})"

@@ -64,6 +64,11 @@ class Target(abc.ABC):
         """How long each kernel of a file takes, where `profiled`; see `ort_kernels.kernels`."""
         raise MeasurementError(f"target '{self.name}' does not tell how long its layers take")
 
+    @property
+    def transposed(self) -> bool:
+        """Whether it has INT8 kernels for transposed convolutions."""
+        return any(dialect.transposed for dialect in self.dialects())
+
     def rewrite(self, written: onnx.ModelProto, keep_float: Collection[str]) -> None:  # noqa: B027  # most leave it
         """Change an INT8 graph in place to what the target runs fastest; nodes in `keep_float` stay in float."""
 

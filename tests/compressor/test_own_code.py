@@ -1,4 +1,4 @@
-"""What a run keeps of a user's own code is done again when that code changes, not when it is named otherwise."""
+"""What a run keeps of a user's own code is done again when that code changes."""
 
 from pathlib import Path
 

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edgesmith.benches.metrics.metrics import resolve_metric
 from edgesmith.benches.report.int8_report import Quality
 from edgesmith.compressor.int8 import int8_search
+from edgesmith.compressor.int8.bounds import Bounds
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.compressor.int8.closeness_judge import Judge, Promise
-from edgesmith.compressor.int8.int8_search import Bounds, Form, Problem, search
+from edgesmith.compressor.int8.int8_search import Form, Problem, search
 from edgesmith.compressor.int8.runs import Runs
 from edgesmith.compressor.progress import Progress
 from edgesmith.core.errors import DataError
@@ -227,9 +228,9 @@ def test_the_original_is_timed_beside_the_forms_unless_it_is_the_baseline(
     (form,) = case.timed([case.write("u8", {}, "form")])
     size = form.artifact.file_bytes
     assert form.mean == size / case.baseline.file_bytes
-    assert form.original == ({} if same else {8: 2.0})
+    assert form.original_speedup == ({} if same else {8: 2.0})
     assert form.least == (form.mean if same else size / large)
-    beaten = case.against(form)
+    beaten = case.beating(form)
     assert (beaten.baseline, beaten.bounds) == (form.artifact, Bounds())
 
 

@@ -5,6 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgesmith.compressor.int8.int8_times import LayerTimes, slower_in_int8
+from edgesmith.exporters.int8.placement import place
 
 
 def two_regions() -> onnx.ModelProto:
@@ -25,7 +26,7 @@ def two_regions() -> onnx.ModelProto:
 
 def slow(in_float: dict[str, float], in_int8: dict[str, float], **conversions: float) -> list[tuple[str, ...]]:
     times = LayerTimes(in_float=in_float, in_int8=in_int8, conversions=conversions)
-    return slower_in_int8(two_regions(), times, ())
+    return slower_in_int8(two_regions(), times, place(two_regions()))
 
 
 def test_nothing_to_try_where_all_are_faster() -> None:
