@@ -256,7 +256,7 @@ def _unsigned(value: float, metric: MetricValue) -> str:
 
 def _signed(change: float, metric: MetricValue) -> str:
     if metric.kind == "proportion":
-        return f"{100 * change:+.2f} points"
+        return f"{round(100 * change, 2) + 0.0:+.2f} points"  # not "-0.00"
     return f"{'-' if change < 0 else '+'}{words.significant(abs(change))}"
 
 

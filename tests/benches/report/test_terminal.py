@@ -203,6 +203,8 @@ def test_a_gain_and_a_metric_that_should_be_low() -> None:
     report = make_report()
     gained = dataclasses.replace(report, drop=Interval(value=-0.01, low=-0.02, high=-0.004))
     assert report_words.metric_change(gained, "accuracy") == "+1.00 points (at least 0.40 gained at 95 %)"
+    even = dataclasses.replace(report, drop=Interval(value=0.00001, low=-0.01, high=0.01))
+    assert report_words.metric_change(even, "accuracy").startswith("+0.00 points")
     error = MetricValue(value=0.5, low=0.4, high=0.6, higher_is_better=False, kind="mean")
     sides = {name: dataclasses.replace(report.final, metrics={"mae": error}) for name in ("original", "final")}
     worse = dataclasses.replace(report, main_metric="mae", drop=Interval(value=0.02, low=0.01, high=0.03), **sides)
