@@ -25,7 +25,8 @@ from .data import sample_indices
 from .evaluation import task_metrics
 from .int8.bounds import Bounds
 from .int8.closeness_judge import Judge, Promise
-from .int8.int8_search import EVEN, Form, Found, Problem, again, search
+from .int8.int8_forms import EVEN, Form, Problem
+from .int8.int8_search import Found, again, search
 from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
 from .measure_options import Measure
 from .progress import Progress

@@ -26,7 +26,8 @@ from . import recover, runs
 from .calibrate import Rules, calibrate_and_recover
 from .calibration_cache import Cache, Calibrated
 from .closeness_judge import Judge, Promise
-from .int8_search import Form, Found, Problem, search
+from .int8_forms import Form, Problem
+from .int8_search import Found, search
 from .runs import RunData
 from .task_runs import from_task
 

@@ -11,7 +11,8 @@ from edgesmith.benches.report.int8_report import Decision
 from edgesmith.compressor import artifacts
 from edgesmith.compressor.artifacts import chosen_form
 from edgesmith.compressor.int8.bounds import Bounds
-from edgesmith.compressor.int8.int8_search import Form, Found, Problem
+from edgesmith.compressor.int8.int8_forms import Form, Problem
+from edgesmith.compressor.int8.int8_search import Found
 from edgesmith.compressor.stage import Graph
 from edgesmith.core.values import Artifact, Interval
 

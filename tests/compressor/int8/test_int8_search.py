@@ -12,11 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgesmith.benches.metrics.metrics import resolve_metric
 from edgesmith.benches.report.int8_report import Quality
-from edgesmith.compressor.int8 import int8_search
+from edgesmith.compressor.int8 import int8_forms, int8_search
 from edgesmith.compressor.int8.bounds import Bounds
 from edgesmith.compressor.int8.calibrate import calibrate
 from edgesmith.compressor.int8.closeness_judge import Judge, Promise
-from edgesmith.compressor.int8.int8_search import Form, Problem, search
+from edgesmith.compressor.int8.int8_forms import Form, Problem
+from edgesmith.compressor.int8.int8_search import search
 from edgesmith.compressor.int8.runs import Runs
 from edgesmith.compressor.progress import Progress
 from edgesmith.core.errors import DataError
@@ -148,7 +149,7 @@ def test_layers_that_are_slow_in_int8_stay_there_where_the_file_has_to_be_small(
     room: float, in_float: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`room`: the limit, as a share of the float file's size; a weight in INT8 is a quarter of one in float."""
-    monkeypatch.setattr(int8_search.latency, "compare", larger_is_faster)
+    monkeypatch.setattr(int8_forms.latency, "compare", larger_is_faster)
     monkeypatch.setattr(int8_search, "slower_in_int8", lambda *_: [("a",), ("a", "b")])
     case = problem(chain(), tmp_path, "onnxruntime-cpu")
     limit = room * case.baseline.file_bytes
@@ -208,7 +209,7 @@ def test_a_comparison_that_a_busy_machine_spoilt_is_made_once_more(
         latency = [SimpleNamespace(p50=1.0) for _ in files]
         return [SimpleNamespace(batch=8, noise_floor=noise, speedup=[found] * (len(files) - 1), latency=latency)]
 
-    monkeypatch.setattr(int8_search.latency, "compare", compare)
+    monkeypatch.setattr(int8_forms.latency, "compare", compare)
     case = problem(chain(), tmp_path, "onnxruntime-cpu")
     (form,) = case.timed([case.write("u8", {}, "form")])
     assert (form.noise, form.mean) == ((0.01, 0.9) if measured == 2 else (first, value))
@@ -219,7 +220,7 @@ def test_a_comparison_that_a_busy_machine_spoilt_is_made_once_more(
 def test_the_original_is_timed_beside_the_forms_unless_it_is_the_baseline(
     same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(int8_search.latency, "compare", larger_is_faster)
+    monkeypatch.setattr(int8_forms.latency, "compare", larger_is_faster)
     case = problem(chain(), tmp_path, "onnxruntime-cpu")
     whole, large = tmp_path / "original.onnx", 2 * case.baseline.file_bytes
     whole.write_bytes(bytes(large))
