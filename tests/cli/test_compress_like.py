@@ -1,6 +1,7 @@
 """`edgesmith compress --like RUN`: what a run chose by the clock stands in the next one, and nothing else does."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_of_other_work_nothing_is_taken_over(
     edit_environment(**environment)
     report = compress(*recipe, "--set", "limits.drop=1.0", *BRIEF)
     assert f"like runs/small: {said}" in capsys.readouterr().err
-    assert report["artifacts"][0]["reason"].startswith("the fastest of 3 forms")
+    assert re.match(r"the fastest of [34] forms ", report["artifacts"][0]["reason"])  # where layers were given back, 4
 
 
 def test_a_form_that_loses_too_much_now_is_searched_for_again(
