@@ -23,7 +23,7 @@ from ..exporters.targets.targets import TARGETS
 from . import engines
 from .data import sample_indices
 from .evaluation import task_metrics
-from .int8.bounds import Bounds
+from .int8.bounds import FREE, Bounds
 from .int8.closeness_judge import Judge, Promise
 from .int8.int8_forms import EVEN, Form, Problem
 from .int8.int8_search import Found, again, search
@@ -58,7 +58,7 @@ def write(
     threads: int,
     engine: Build | None = None,
     max_drop: float | None = None,
-    bounds: Bounds = Bounds(),  # noqa: B008
+    bounds: Bounds = FREE,
     progress: Progress | None = None,
     like: Written | None = None,
 ) -> Written:

@@ -9,7 +9,8 @@ import onnx
 
 from ...core.values import Arrays
 from ...exporters.int8.placement import Placement
-from ...exporters.targets.target import Target, TimedKernel
+from ...exporters.sessions.layer_kernel import LayerKernel
+from ...exporters.targets.target import Target
 
 _SECONDS = 0.3
 
@@ -84,7 +85,7 @@ def slower_in_int8(model: onnx.ModelProto, times: LayerTimes, placed: Placement)
     return [names for names in distinct.values() if names]
 
 
-def _by_node(kernels: Sequence[TimedKernel], owners: Mapping[str, str]) -> dict[str, float]:
+def _by_node(kernels: Sequence[LayerKernel], owners: Mapping[str, str]) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for kernel in kernels:
         if kernel.node:

@@ -1,30 +1,19 @@
 """How long OpenVINO takes for each layer of a file, told by the nodes of the float graph it was made from."""
 
-import dataclasses
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
 from ...core.values import Arrays
+from .layer_kernel import LayerKernel, repeat
 from .openvino_session import Kernel, OpenVinoSession
 from .ort_kernels import QUANTIZERS, origins
 
-_FEWEST_RUNS, _MOST_RUNS = 5, 200
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _MULTIPLYING = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _MOVES = "Reorder"  # to the layout or precision that the next kernel wants
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerKernel:
-    """One node of the graph that OpenVINO runs; see `ort_kernels.Kernel`."""
-
-    node: str
-    tensor: str
-    milliseconds: float
 
 
 def kernels(
@@ -36,12 +25,14 @@ def kernels(
         ArtifactError: OpenVINO cannot load the file.
     """
     session = OpenVinoSession(path, threads, profiling=True)
+    times: list[Mapping[str, float]] = []
+
+    def run(feed: Arrays) -> None:
+        session.run(feed)
+        times.append(session.profile())
+
     try:
-        deadline, runs, times = time.monotonic() + seconds, 0, list[Mapping[str, float]]()
-        while runs < _FEWEST_RUNS or (time.monotonic() < deadline and runs < _MOST_RUNS):
-            session.run(feeds[runs % len(feeds)])
-            times.append(session.profile())
-            runs += 1
+        repeat(run, feeds, seconds)
         running = {kernel.name: kernel for kernel in session.kernels()}
         explained = _Explained(model, onnx.load_model(str(path), load_external_data=False), running)
     finally:

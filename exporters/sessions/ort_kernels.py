@@ -6,7 +6,6 @@ import json
 import re
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import onnxruntime
 
 from ...core.errors import ArtifactError
 from ...core.values import Arrays
+from .layer_kernel import LayerKernel, repeat
 
-_FEWEST_RUNS, _MOST_RUNS = 5, 200
 _OPTIMISED = "optimised.onnx"
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _ADDED = re.compile(r"(_nchwc|_token_\d+)+$")  # what ONNX Runtime adds to the name of a node or its result
@@ -26,14 +25,11 @@ INT8 = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Kernel:
+class Kernel(LayerKernel):
     """One kernel of the optimised graph."""
 
     name: str
     operator: str
-    node: str  # node of the float graph that it was made from, with what was fused to it; empty: none
-    tensor: str  # of the float graph, whose values a conversion between float and integers carries; else empty
-    milliseconds: float  # of one run, the median over the runs
 
     @property
     def int8(self) -> bool:
@@ -56,10 +52,7 @@ def kernels(path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads
     """
     with tempfile.TemporaryDirectory(prefix="edgesmith-kernels-") as name:
         session = _session(path, Path(name), threads, profiling=True)
-        deadline, runs = time.monotonic() + seconds, 0
-        while runs < _FEWEST_RUNS or (time.monotonic() < deadline and runs < _MOST_RUNS):
-            session.run(None, dict(feeds[runs % len(feeds)]))
-            runs += 1
+        repeat(lambda feed: session.run(None, dict(feed)), feeds, seconds)
         times = _medians(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
         return _explained(path, model, Path(name), times)
 

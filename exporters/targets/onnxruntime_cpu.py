@@ -15,9 +15,10 @@ from ..linting.lint import Finding, Rule, refusals
 from ..linting.lint_onnxruntime import ARM_RULES, RULES, SATURATING_RULES, VNNI_RULES
 from ..sessions import ort_kernels
 from ..sessions.cpu import Cpu, this_cpu
+from ..sessions.layer_kernel import LayerKernel
 from ..sessions.ort_session import OnnxRuntimeSession
 from ..sessions.saturating_session import SaturatingSession
-from .target import Target, TimedKernel
+from .target import Target
 
 # A last Gemm alone runs in INT8 with a float result; everything else is fused only with a Q behind it.
 _PAIR_AFTER = ("Conv", "MatMul", "Add", "Concat", "GlobalAveragePool", "AveragePool", "Relu", "Clip")
@@ -71,7 +72,7 @@ class OnnxRuntimeCpu(Target):
 
     def kernels(
         self, path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads: int, seconds: float
-    ) -> Sequence[TimedKernel]:
+    ) -> Sequence[LayerKernel]:
         """See `target.Target`."""
         return ort_kernels.kernels(path, model, feeds, threads, seconds)
 

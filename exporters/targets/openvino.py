@@ -17,9 +17,10 @@ from ..linting.lint import Finding, Rule, at, refusals
 from ..linting.lint_onnxruntime import LOADING_RULES
 from ..sessions import openvino_kernels
 from ..sessions.cpu import this_cpu
+from ..sessions.layer_kernel import LayerKernel
 from ..sessions.openvino_session import OpenVinoSession
 from ..sessions.ort_session import OnnxRuntimeSession
-from .target import Target, TimedKernel
+from .target import Target
 
 _ACTIVATIONS: tuple[Activations, ...] = ("u8", "u8-asymmetric", "s8")
 _MISSING = 'openvino is not installed: pip install "edgesmith[openvino]"'
@@ -55,7 +56,7 @@ class OpenVino(Target):
 
     def kernels(
         self, path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads: int, seconds: float
-    ) -> Sequence[TimedKernel]:
+    ) -> Sequence[LayerKernel]:
         """See `target.Target`."""
         return openvino_kernels.kernels(path, model, feeds, threads, seconds)
 

@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import onnx
 
@@ -14,18 +14,8 @@ from ..graph.onnx_file import save, specs
 from ..int8.dialect import Dialect
 from ..int8.dynamic import write_int8
 from ..linting.lint import Finding, Rule, check_file, refusals, summary
+from ..sessions.layer_kernel import LayerKernel
 from ..sessions.ort_session import OnnxRuntimeSession
-
-
-class TimedKernel(Protocol):
-    """What a runtime's profile says of one kernel; see `ort_kernels.Kernel`."""
-
-    @property
-    def node(self) -> str: ...
-    @property
-    def tensor(self) -> str: ...
-    @property
-    def milliseconds(self) -> float: ...
 
 
 class Target(abc.ABC):
@@ -60,7 +50,7 @@ class Target(abc.ABC):
 
     def kernels(
         self, path: Path, model: onnx.ModelProto, feeds: Sequence[Arrays], threads: int, seconds: float
-    ) -> Sequence[TimedKernel]:
+    ) -> Sequence[LayerKernel]:
         """How long each kernel of a file takes, where `profiled`; see `ort_kernels.kernels`."""
         raise MeasurementError(f"target '{self.name}' does not tell how long its layers take")
 

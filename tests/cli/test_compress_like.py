@@ -88,7 +88,10 @@ def test_of_other_work_nothing_is_taken_over(
     edit_environment(**environment)
     report = compress(*recipe, "--set", "limits.drop=1.0", *BRIEF)
     assert f"like runs/small: {said}" in capsys.readouterr().err
-    assert re.match(r"the fastest of [34] forms ", report["artifacts"][0]["reason"])  # where layers were given back, 4
+    reason = report["artifacts"][0][
+        "reason"
+    ]  # two dialects, float, and a form with layers given back where there is one
+    assert reason.startswith(f"the fastest of {3 + bool(re.search(r' with [0-9]+ layers? in float ', reason))} forms ")
 
 
 def test_a_form_that_loses_too_much_now_is_searched_for_again(

@@ -8,6 +8,7 @@ import pytest
 from edgesmith.core.errors import ArtifactError, MeasurementError
 from edgesmith.exporters.graph import onnx_file
 from edgesmith.exporters.sessions import openvino_kernels
+from edgesmith.exporters.sessions.layer_kernel import LayerKernel
 from edgesmith.exporters.sessions.openvino_session import Kernel, OpenVinoSession
 from edgesmith.exporters.targets.openvino import OpenVino
 
@@ -106,5 +107,5 @@ def test_every_kernel_that_multiplies_is_that_of_its_node(named: bool, tmp_path:
 def test_a_kernel_that_nothing_of_the_file_reads_works_for_no_layer() -> None:
     loop = {name: Kernel(name=name, operator="Eltwise", precision="f32", nodes=(), readers=("a", "b")) for name in "ab"}
     explained = openvino_kernels._Explained(residual(1, True), residual(1, True), loop)
-    assert explained.kernel("a", 1.0) == openvino_kernels.LayerKernel(node="", tensor="", milliseconds=1.0)
+    assert explained.kernel("a", 1.0) == LayerKernel(node="", tensor="", milliseconds=1.0)
     assert explained.kernel("none", 1.0).node == ""

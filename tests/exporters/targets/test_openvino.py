@@ -78,7 +78,8 @@ def test_what_runs_in_float_between_pairs_is_found(vgg: Network, tmp_path: Path)
     found = OpenVino().lint(tmp_path / "model.onnx")
     kinds = [(finding.operator, finding.severity) for finding in found]
     assert kinds[:2] == [("Conv", "slow")] * 2
-    assert kinds[2:] == [("Gemm", "slow")] * 2 or this_cpu() == "x86-vnni"  # seen without VNNI alone
+    gemms = [("Gemm", "slow")] * 2
+    assert kinds[2:] == gemms or (kinds[2:] == [] and this_cpu() == "x86-vnni")  # seen without VNNI alone
     assert found[0].text == (
         "Conv 'node_conv2d': stands between pairs, and OpenVINO runs it in f32 (Convolution); keep it in float: its pairs "
         "cost time [runs-in-float]"
