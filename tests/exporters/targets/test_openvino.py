@@ -13,7 +13,6 @@ from onnx import numpy_helper
 from edgesmith.core.errors import ArtifactError, DataError, MeasurementError
 from edgesmith.exporters.graph import onnx_file
 from edgesmith.exporters.int8 import qdq
-from edgesmith.exporters.sessions.cpu import this_cpu
 from edgesmith.exporters.sessions.openvino_session import OpenVinoSession
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 from edgesmith.exporters.targets.openvino import OpenVino
@@ -78,8 +77,7 @@ def test_what_runs_in_float_between_pairs_is_found(vgg: Network, tmp_path: Path)
     found = OpenVino().lint(tmp_path / "model.onnx")
     kinds = [(finding.operator, finding.severity) for finding in found]
     assert kinds[:2] == [("Conv", "slow")] * 2
-    gemms = [("Gemm", "slow")] * 2
-    assert kinds[2:] == gemms or (kinds[2:] == [] and this_cpu() == "x86-vnni")  # seen without VNNI alone
+    assert kinds[2:] == [("Gemm", "slow")] * 2
     assert found[0].text == (
         "Conv 'node_conv2d': stands between pairs, and OpenVINO runs it in f32 (Convolution); keep it in float: its pairs "
         "cost time [runs-in-float]"
