@@ -106,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/ensemble"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the students; none: merges alone")
+    parser.add_argument("--alone", type=int, nargs="*", default=[0], help="of these also with one teacher, itself")
     options = parser.parse_args()
     sys.path.insert(0, str(EXAMPLE))
     tasks = importlib.import_module("task")
@@ -126,19 +127,29 @@ def main() -> None:
         f"| average of five members | {100 * members.mean():.2f} % | | |",
         f"| their mean of probabilities | {100 * ensemble.mean():.2f} % | {gain(ensemble, members)} | 100 % |",
     ]
-    timings = []
+    timings, students = [], []
     for seed in options.seeds:
-        _, alone = compressed(options.out / f"alone-{seed}", ALONE, seed)
         _, student = compressed(options.out / f"student-{seed}", (), seed)
-        for name, path in (("taught by its own original", alone), ("taught by the five", student)):
+        files = {"taught by the five": student}
+        if seed in options.alone:
+            files["taught by its own original"] = compressed(options.out / f"alone-{seed}", ALONE, seed)[1]
+        for name, path in files.items():
             found = right(file_answers(path, test))
             share = kept(found, ensemble, members)
             text = f"pruned INT8 file, {name}, seed {seed}"
             lines.append(f"| {text} | {100 * found.mean():.2f} % | {gain(found, members)} | {share} |")
+        students.append(right(file_answers(student, test)))
+        if len(files) == 1:
+            continue
         feeds = {size: test.batch(np.arange(size))[0] for size in (1, 32)}
-        for result in latency.compare([alone, student], feeds, 1):
+        for result in latency.compare(list(files.values())[::-1], feeds, 1):
             value, low, high = (1 / getattr(result.speedup[0], name) for name in ("value", "high", "low"))
             timings.append(f"seed {seed}, batch {result.batch}: {value:.3f} ({low:.3f} to {high:.3f})")
+    if len(students) > 1:
+        found = np.mean(students, axis=0)
+        share = kept(found, ensemble, members)
+        text = f"average of {len(students)} students of the five"
+        lines.append(f"| {text} | {100 * found.mean():.2f} % | {gain(found, members)} | {share} |")
     others, together = rights(tuned, tuple(tuned.models))
     lines += [
         f"| average of five tuned members | {100 * others.mean():.2f} % | | |",

@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--tuning-epochs", type=int, default=3)
+    parser.add_argument("--bfloat16", action="store_true", help="mixed precision")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -39,10 +40,13 @@ def main() -> None:
         path = FOLDER / f"{name}.safetensors"
         if path.exists():
             continue
-        settings = argparse.Namespace(epochs=epochs, batch_size=128, learning_rate=rate, seed=number, bfloat16=False)
+        settings = argparse.Namespace(
+            epochs=epochs, batch_size=128, learning_rate=rate, seed=number, bfloat16=options.bfloat16
+        )
         torch.manual_seed(number)
         module = (SmallResNet() if start is None else trained(start)).to(memory_format=torch.channels_last)
-        lines = [f"{name} start={start} epochs={epochs} learning_rate={rate} seed={number} torch={torch.__version__}"]
+        said = f"epochs={epochs} learning_rate={rate} seed={number} bfloat16={options.bfloat16}"
+        lines = [f"{name} start={start} {said} torch={torch.__version__}"]
         train(module, data["train"], data["validation"], None, settings, lines.append)
         lines.append(f"test accuracy {accuracy(module, data['test']):.4f}")
         print(lines[0], lines[-2], lines[-1], sep="\n", flush=True)
