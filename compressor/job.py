@@ -26,7 +26,7 @@ from .learning.losses import named_loss
 from .lock import LOCK, read_lock
 from .measuring import slice_masks
 from .model_checks import check_built
-from .model_graph import opened
+from .model_graph import PICKLES, opened
 from .plan import estimates
 from .progress import Progress
 from .recipe import Recipe, check_chain
@@ -126,7 +126,7 @@ def _with_files(task: Task, recipe: Recipe) -> Task:
     """With the ONNX files that stages name by a path, from the task's folder, among the models of that name."""
     folder = (recipe.folder / recipe.task.partition(":")[0]).parent if recipe.task else recipe.folder
     needed = {name for stage in recipe.stages for name in stage.needs()}
-    named = sorted(name for name in needed if name.endswith(".onnx") and name not in task.models)
+    named = sorted(name for name in needed if Path(name).suffix in (".onnx", *PICKLES) and name not in task.models)
     files: dict[str, Any] = {name: folder / name for name in named}
     return dataclasses.replace(task, models={**task.models, **files}) if files else task
 

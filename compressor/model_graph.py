@@ -15,7 +15,7 @@ from ..exporters.graph import onnx_file
 from ..exporters.sessions.ort_session import OnnxRuntimeSession
 from .data import any_inputs
 
-_PICKLES = (".pkl", ".pickle", ".joblib", ".sav")
+PICKLES = (".pkl", ".pickle", ".joblib", ".sav")
 
 
 def graph_of(model: Any, task: Task, name: str) -> onnx.ModelProto:
@@ -27,7 +27,7 @@ def graph_of(model: Any, task: Task, name: str) -> onnx.ModelProto:
     where = f"task '{task.name}': {name} model"
     if from_sklearn.is_estimator(model):
         return from_sklearn.convert(model, task.input_specs(), task.outputs[0], any_inputs(task), where)
-    if Path(model).suffix in _PICKLES:
+    if Path(model).suffix in PICKLES:
         raise TaskError(
             f"{where}: '{model}' is a pickle, which runs whatever code it holds when it is opened, so none is opened; "
             "give the fitted estimator itself in the task, or an ONNX file"

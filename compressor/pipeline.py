@@ -45,7 +45,7 @@ from .run_report import report_of
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
 
-_FORMAT = 4  # of stage results; a release that makes other results from the same recipe raises it
+_FORMAT = 5  # of stage results; a release that makes other results from the same recipe raises it
 
 
 def compress(
@@ -105,6 +105,7 @@ class _Run:
         self._values: dict[str, Candidate | Graph] = {}  # "original", stage ids, names in the task's models
         self._keys: dict[str, str] = {}  # the same names -> digest of everything the value depends on
         self._files: dict[str, Artifact] = {}  # the same names -> what the judged target runs
+        self._kept: dict[str, dict[str, Any]] = {}  # stage id -> what it left for `after_verdict`
         self._used: set[str] = set()  # results this recipe has use for
         self._found: Outcome | None = None  # of the measurement that the verdict rests on
         # Before any stage has loaded more of the user's code, so that a run that goes on finds the same.
@@ -211,16 +212,8 @@ class _Run:
             if earlier is not None:
                 shutil.copytree(earlier.path, folder, dirs_exist_ok=True)
                 return earlier.facts
-            context = Context(
-                task=self._task,
-                machine=self._job.machine,
-                targets=self._recipe.targets,
-                work=work,
-                progress=self._progress,
-                named=self._named,
-                where=where,
-                deployment=deployment,
-                exported=lambda: self._graph(previous),
+            context = dataclasses.replace(
+                self._context(where, work), deployment=deployment, exported=lambda: self._graph(previous)
             )
             set_seed(self._job.machine.seed)
             before = values.digest_of(value)
@@ -230,13 +223,25 @@ class _Run:
             if isinstance(result, Candidate):
                 check_finite(result.weights, f"{where}: result")
             values.save(result, folder)
-            return {"notes": context.notes, "model": self._origin(result), "chosen_from": chosen_from}
+            facts = {"notes": context.notes, "kept": context.kept, "chosen_from": chosen_from}
+            return {**facts, "model": self._origin(result)}
 
         done = self._once(place, key, make)
         like = None if done.facts["model"] is None else self._named(done.facts["model"])
         self._values[stage.id] = values.load(done.path, like if isinstance(like, Candidate) else None)
-        self._keys[stage.id] = digest.of_json(key)
+        self._keys[stage.id], self._kept[stage.id] = digest.of_json(key), done.facts["kept"]
         return done
+
+    def _context(self, where: str, work: Path) -> Context:
+        return Context(
+            task=self._task,
+            machine=self._job.machine,
+            targets=self._recipe.targets,
+            work=work,
+            progress=self._progress,
+            named=self._named,
+            where=where,
+        )
 
     def _chosen_before(self, place: str, key: Any, chosen_from: dict[str, Any] | None) -> Done | None:
         """What the run whose choices are taken over chose of the same, where it measured."""
@@ -364,12 +369,25 @@ class _Run:
         self._progress.say(f"measuring {recipe.against} and final on the test split")
         found, verdict = judged(self._pair(original, final), recipe, self._job.out, self._once, self._progress)
         self._found = found
-        main = task_metrics(self._task)[0]
-        tested = ledger.tested(recipe.against, found.drop, main.higher_is_better)
-        ledger = ledger.with_note("fuse", tested)  # what was chosen on validation data is to be held to it
-        if any(entry.name == "fuse" for entry in ledger.entries):
-            self._progress.record(f"  fuse: {tested}")
+        for number, stage in enumerate(recipe.stages):
+            ledger = ledger.with_notes(stage.id, self._after_verdict(number, stage))
         return report_of(self._job, ledger, found, verdict, tuple(written.values()), self._machine_key)
+
+    def _after_verdict(self, number: int, stage: Stage) -> list[str]:
+        """What a stage that has left something for it says now."""
+        kept = self._kept[stage.id]
+        if not kept:
+            return []
+
+        def make(folder: Path, work: Path) -> dict[str, Any]:
+            context = dataclasses.replace(self._context(f"stages[{number}] '{stage.id}'", work), kept=kept)
+            return {"notes": stage.after_verdict(self._values[stage.id], context)}
+
+        done = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id]}, make)
+        notes: list[str] = done.facts["notes"]
+        for note in notes:
+            self._progress.record(f"  {stage.id}: {note}")
+        return notes
 
     def _pair(self, original: Artifact, final: Artifact) -> Pair:
         job = self._job

@@ -69,6 +69,7 @@ class Context:
     deployment: Deployment = dataclasses.field(default_factory=Deployment)
     exported: "Callable[[], Graph] | None" = None  # the stage's input in ONNX, which the ledger has needed before it
     notes: list[str] = dataclasses.field(default_factory=list)  # what the ledger should say about this stage
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON-able; for the stage's own `after_verdict`
 
     def within(self, name: str) -> "Context":
         """The same with a work folder of its own inside, so that each training finds its own checkpoint."""
@@ -142,6 +143,15 @@ class Stage(abc.ABC):
     def time_left(self) -> float:
         """The share of a pass's time that is left after it, roughly; what `rehearse` does to the model not counted."""
         return 1.0
+
+    def after_verdict(self, value: Any, context: Context) -> list[str]:
+        """What the ledger should say once nothing is left to choose: here alone a stage may read the test data.
+
+        Args:
+            value: what `run` returned.
+            context: with what `run` left in `kept`.
+        """
+        return []
 
     @abc.abstractmethod
     def run(self, value: Any, context: Context) -> "Candidate | Graph":

@@ -23,6 +23,29 @@ def is_estimator(model: Any) -> bool:
     return not isinstance(model, type) and all(hasattr(model, name) for name in ("fit", "predict", "get_params"))
 
 
+def check_convertible(estimator: Any, where: str) -> None:
+    """It is fitted and, where it tells classes apart, gives their probabilities, of one thing.
+
+    Raises:
+        TaskError: with what to do.
+    """
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError as error:
+        raise TaskError(f"{where}: the estimator is not fitted; fit it in the task, on the 'train' split") from error
+    classes, kind = getattr(estimator, "classes_", None), type(estimator).__name__
+    if isinstance(classes, list):  # one array for each of several outputs
+        raise TaskError(f"{where}: this {kind} classifies {len(classes)} things at once; fit one for each of them")
+    if classes is not None and not hasattr(estimator, "predict_proba"):
+        raise TaskError(
+            f"{where}: a {kind} gives no probabilities (it has no predict_proba); wrap it in a CalibratedClassifierCV, "
+            "fitted on the 'train' split"
+        )
+
+
 def convert(
     estimator: Any, inputs: tuple[TensorSpec, ...], output: str, samples: Arrays, where: str
 ) -> onnx.ModelProto:
@@ -51,12 +74,10 @@ def convert(
 def _written(estimator: Any, spec: TensorSpec, output: str, where: str) -> onnx.ModelProto:
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
-    from sklearn.exceptions import NotFittedError
-    from sklearn.utils.validation import check_is_fitted
 
+    check_convertible(estimator, where)
     classifies = hasattr(estimator, "classes_")
     try:
-        check_is_fitted(estimator)
         model: onnx.ModelProto = convert_sklearn(
             estimator,
             name="estimator",  # else a random one, and the file would differ from run to run
@@ -64,8 +85,6 @@ def _written(estimator: Any, spec: TensorSpec, output: str, where: str) -> onnx.
             options={id(estimator): {"zipmap": False}} if classifies else None,
             target_opset=_OPSET,
         )
-    except NotFittedError as error:
-        raise TaskError(f"{where}: the estimator is not fitted; fit it in the task, on the 'train' split") from error
     except Exception as error:  # it raises many kinds, all of which mean the same to the user
         line = next(iter(str(error).strip().splitlines()), "")
         raise TaskError(

@@ -13,7 +13,7 @@ from ...core import digest
 from ...core.errors import ContractError, DataError, RecipeError
 from ...core.files import as_file_name
 from ...core.tables import unknown
-from ...core.task import Metric, Task
+from ...core.task import Metric, Split, Task
 from ...core.values import TensorSpec
 from ...exporters.from_sklearn import is_estimator
 from ...exporters.graph import compose, onnx_file
@@ -22,7 +22,16 @@ from ..compare import CONFIDENCE, Comparison
 from ..evaluation import BATCH, task_metrics
 from ..stage import Context, Graph, Probe, Stage
 from .exclusion import Exclusion
-from .fuse_checks import check_apart, check_estimator, check_same_width, listed, member_rows
+from .fuse_checks import (
+    check_apart,
+    check_estimator,
+    check_file,
+    check_order,
+    check_same_width,
+    check_unit,
+    listed,
+    member_rows,
+)
 from .fusing import (
     FUSIONS,
     LEAST,
@@ -40,6 +49,11 @@ from .member_graphs import member_graphs
 from .recalibrate import CALIBRATIONS, Calibration, best_calibration
 
 _BEST = "best"  # of all calibrations
+_APART = "what members learnt from (the task's 'train' split) is not among the validation samples"
+_UNKNOWN = (
+    "not checked: whether members learnt from the validation samples, as the task has no 'train' split to compare "
+    "with; if they did, the figures above flatter them, and the test data will say so"
+)
 _KINDS = ("logits", "probabilities", "numbers")
 Fit = Callable[[np.ndarray, np.ndarray], "_Fused"]
 
@@ -93,6 +107,11 @@ class Fuse(Stage):
             raise RecipeError(f"{where}.gives: numbers are not fused with classes: {listed(kinds)}")
         if not self._shares(where):
             self._check_numbers(where)
+        if len(task.outputs) > 1:
+            raise RecipeError(
+                f"{where}: the task has the outputs {', '.join(task.outputs)}, and what is fused is one; name that "
+                "alone in the task's outputs (several go side by side through 'combine')"
+            )
         if self.rule == "stacking":
             needs_sklearn(where)
         self._known(task, where)
@@ -102,9 +121,6 @@ class Fuse(Stage):
             model = task.model if name == "original" else task.models.get(name)
             if is_estimator(model):
                 check_estimator(name, model, kinds[name], task, where)
-        output = task_metrics(task)[0].output
-        if output not in (None, task.outputs[0]):
-            raise RecipeError(f"{where}: the main metric reads '{output}', and '{task.outputs[0]}' is what is fused")
 
     def needs(self) -> tuple[str, ...]:
         """See `Stage.needs`."""
@@ -129,6 +145,21 @@ class Fuse(Stage):
         path = self._write(graphs, fused, stack.shape[2], context)
         _check_file(path, self._form(context.where)(fused(stack)), context)
         return Graph(path=path, digest=digest.of_file(path))
+
+    def after_verdict(self, value: Graph, context: Context) -> list[str]:
+        """See `Stage.after_verdict`: whether the test data agree that the fusion is better than the best member."""
+        best, gain = context.kept["best"], context.kept["gain"]
+        split, judge = context.task.split("test", context.where), _Judge(context, self._form(context.where))
+        labels, graphs = self._labels(split, context.where), member_graphs((best,), context)
+        alone = judge.scores(self._rows(best, graphs[best], split, context), labels)
+        found = judge.compared(judge.scores_of_file(_answers(value.path, split, context), labels), alone)
+        agrees = "agree" if gain * found.gain.value > 0 or gain == found.gain.value == 0 else "do not agree"
+        proven = "" if found.gain.low > 0 or found.gain.high < 0 else ", and prove neither"
+        test = f"{found.gain.value:.4f} ({found.gain.low:.4f} to {found.gain.high:.4f})"
+        return [
+            f"fused beside the best member, {best}: gain {gain:.4f} on validation, {test} on test: the test data "
+            f"{agrees}{proven}"
+        ]
 
     def _kinds(self, where: str) -> dict[str, str]:
         given = self.gives if isinstance(self.gives, Mapping) else dict.fromkeys(self.members, self.gives)
@@ -182,26 +213,32 @@ class Fuse(Stage):
     def _stack(self, graphs: Mapping[str, Any], context: Context) -> tuple[np.ndarray, np.ndarray]:
         """What the members say of the validation samples, `(N, members, C)`, and the labels."""
         split = context.task.split("validation", context.where)
-        kinds, rows = self._kinds(context.where), {}
+        kinds, task, where = self._kinds(context.where), context.task, context.where
         for name, model in graphs.items():
-            path = context.work / f"member-{as_file_name(name)}.onnx"
-            onnx_file.save(model, path)
-            session = OnnxRuntimeSession(path, device=context.machine.device)
-            try:
-                output = accuracy.predict(session, split, BATCH)[context.task.outputs[0]]
-            finally:
-                session.close()
-            rows[name] = member_rows(name, output, kinds[name], context.where)
-        check_same_width({name: array.shape[1] for name, array in rows.items()}, context.task, kinds, context.where)
+            check_file(name, model, task, where)
+        rows = {name: self._rows(name, model, split, context) for name, model in graphs.items()}
+        check_same_width({name: array.shape[1] for name, array in rows.items()}, task, kinds, where)
+        labels = self._labels(split, where)
+        for name, array in rows.items():
+            if self._shares(where):
+                check_order(name, array, labels, task, where)
+            elif self.exclusive:
+                check_unit(name, array, where)
+        return np.stack(list(rows.values()), axis=1), labels
+
+    def _rows(self, name: str, model: Any, split: Split, context: Context) -> np.ndarray:
+        path = context.work / f"member-{as_file_name(name)}.onnx"
+        onnx_file.save(model, path)
+        return member_rows(name, _answers(path, split, context), self._kinds(context.where)[name], context.where)
+
+    def _labels(self, split: Split, where: str) -> np.ndarray:
+        """Classes `(N,)`, or numbers `(N, C)`."""
         labels = accuracy.labels_of(split)
-        stack = np.stack(list(rows.values()), axis=1)
-        if kinds[self.members[0]] == "numbers":
-            return stack, labels.reshape(len(labels), -1).astype(np.float64)
+        if not self._shares(where):
+            return labels.reshape(len(labels), -1).astype(np.float64)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
-            raise DataError(
-                f"{context.where}: fusing classes needs integer labels (N,), got {labels.dtype} {labels.shape}"
-            )
-        return stack, labels
+            raise DataError(f"{where}: fusing classes needs integer labels (N,), got {labels.dtype} {labels.shape}")
+        return labels
 
     def _fit(self, score: Callable[[np.ndarray, np.ndarray], float], shares: bool) -> Fit:
         """From a stack and labels to what is fused: selection first, then what the rule learns."""
@@ -240,6 +277,7 @@ class Fuse(Stage):
             held_out, fits = self._held_out(fit, stack, labels, context)
         comparison = judge.compare(held_out, stack[:, best], labels)
         metric, sign = judge.metric, judge.sign
+        context.kept.update(best=self.members[best], gain=comparison.gain.value)
         each = ", ".join(f"{name} {sign * score:.4f}" for name, score in zip(self.members, scores, strict=True))
         how = f"out of fold ({self.folds} folds) " if learns else ""
         context.notes.append(
@@ -249,7 +287,10 @@ class Fuse(Stage):
         worse = min(judge.score(fused(stack), labels), sign * comparison.values[0]) < scores[best]
         if learns and worse:
             context.notes.append(f"'{self.rule}' is not better than {self.members[best]}, which is taken alone instead")
+            context.kept.clear()  # nothing is claimed that test data could speak for
             return _Fused((best,), Mean(np.ones(1))), stack[:, best]
+        if learns:
+            context.notes.append(_UNKNOWN if context.task.train is None else _APART)
         context.notes.append(self._said(fused, fits))
         return fused, held_out
 
@@ -258,15 +299,16 @@ class Fuse(Stage):
     ) -> tuple[np.ndarray, list[_Fused]]:
         """Every sample as it is fused by what was learnt without its fold, and what was learnt each time."""
         made, fits = np.empty((len(stack), stack.shape[2])), []
-        for part in self._parts(labels, context):
+        for part in self._parts(labels, stack.shape[2], context):
             rest = np.setdiff1d(np.arange(len(stack)), part)
             fits.append(fit(stack[rest], labels[rest]))
             made[part] = fits[-1](stack[part])
         return made, fits
 
-    def _parts(self, labels: np.ndarray, context: Context) -> list[np.ndarray]:
+    def _parts(self, labels: np.ndarray, width: int, context: Context) -> list[np.ndarray]:
+        classes = width if self._shares(context.where) else None
         try:
-            return folds(labels, self.folds, context.machine.seed, labels.ndim == 1)
+            return folds(labels, self.folds, context.machine.seed, classes)
         except ValueError as error:
             raise DataError(f"{context.where}.folds: validation: {error}") from error
 
@@ -276,7 +318,7 @@ class Fuse(Stage):
         names = [self.members[member] for member in fused.members]
         if weights is None:
             kind = "a gate" if isinstance(fused.combination, Gate) else "a linear model"
-            said = f"{kind} on {', '.join(names)}; learnt on validation data, never on what members learnt from"
+            said = f"{kind} on {', '.join(names)}; learnt on validation data"
         else:
             errors = _jackknife([_spread(each, len(self.members)) for each in fits])
             shown = [
@@ -293,7 +335,7 @@ class Fuse(Stage):
         """With calibration, what is known of the labels, and smoothing."""
         if self.calibration is not None:
             names = list(CALIBRATIONS) if self.calibration == _BEST else [self.calibration]
-            parts = self._parts(labels, context)
+            parts = self._parts(labels, held_out.shape[1], context)
             best, found, losses = best_calibration(names, held_out, labels, parts, judge.score)
             each = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
             context.notes.append(f"calibration, log loss on validation out of fold: {each}; taken: {best}")
@@ -326,6 +368,15 @@ class Fuse(Stage):
         return path
 
 
+def _answers(path: Path, split: Split, context: Context) -> np.ndarray:
+    """What a file gives as the task's output."""
+    session = OnnxRuntimeSession(path, device=context.machine.device)
+    try:
+        return accuracy.predict(session, split, BATCH)[context.task.outputs[0]]
+    finally:
+        session.close()
+
+
 def _kept(known: Sequence[Exclusion | Hierarchy], before: np.ndarray, labels: np.ndarray, judge: "_Judge") -> str:
     """How many rules were broken before they were kept and after, and what that does to the metric."""
     after = before
@@ -348,14 +399,19 @@ class _Judge:
         self._output, self._form = context.task.outputs[0], form
 
     def scores(self, fused: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return metrics.scores_of(self.metric, {self._output: self._form(fused)}, labels)
+        return self.scores_of_file(self._form(fused), labels)
+
+    def scores_of_file(self, output: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return metrics.scores_of(self.metric, {self._output: output}, labels)
 
     def score(self, fused: np.ndarray, labels: np.ndarray) -> float:
         """Such that higher is better."""
         return self.sign * metrics.value(self.metric, self.scores(fused, labels))
 
     def compare(self, first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Comparison:
-        one, other = self.scores(first, labels), self.scores(second, labels)
+        return self.compared(self.scores(first, labels), self.scores(second, labels))
+
+    def compared(self, one: np.ndarray, other: np.ndarray) -> Comparison:
         gain = accuracy.paired_drop(self.metric, one, other, CONFIDENCE)
         values = metrics.value(self.metric, one), metrics.value(self.metric, other)
         return Comparison(metric=self.metric.name, values=values, gain=gain)
@@ -363,14 +419,9 @@ class _Judge:
 
 def _check_file(path: Path, expected: np.ndarray, context: Context) -> None:
     """The graph computes what was judged."""
-    session = OnnxRuntimeSession(path, device=context.machine.device)
-    try:
-        actual = accuracy.predict(session, context.task.split("validation", context.where), BATCH)
-    finally:
-        session.close()
-    difference = np.abs(actual[context.task.outputs[0]] - expected)
+    difference = np.abs(_answers(path, context.task.split("validation", context.where), context) - expected)
     # ONNX Runtime computes in single precision: close probabilities may change places in a vote.
-    if float(np.quantile(difference, 0.99)) > 1e-3 * max(1.0, float(np.abs(expected).max())):
+    if not float(np.quantile(difference, 0.99)) <= 1e-3 * max(1.0, float(np.abs(expected).max())):
         raise ContractError(f"{context.where}: the fused graph differs from its parts by up to {difference.max():.3g}")
 
 

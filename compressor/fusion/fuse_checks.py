@@ -4,13 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
+import scipy
 
 from ...core.errors import DataError, RecipeError
 from ...core.task import Task
+from ...exporters.from_sklearn import check_convertible
 from ..data import sample_digests
 from .fusing import softmax
 
 _SHARED = 0.01  # share of validation samples that may be in `train` too, as rare twins are in real data
+_VARIES = 1e-6  # of a member's largest output: what varies by less is rounding
+_REORDERED = 0.2  # share of the samples that another order of a member's classes would have to put right
 
 
 def member_rows(name: str, output: np.ndarray, kind: str, where: str) -> np.ndarray:
@@ -24,7 +29,7 @@ def member_rows(name: str, output: np.ndarray, kind: str, where: str) -> np.ndar
             f"{where}: member '{name}' gives NaN or infinity for {(~finite).sum()} of {len(rows)} validation samples; "
             "check its weights and how its input is prepared, or leave it out"
         )
-    if len(rows) > 1 and float(np.ptp(rows, axis=0).max()) <= 1e-9:
+    if len(rows) > 1 and float(np.ptp(rows, axis=0).max()) <= _VARIES * float(np.abs(rows).max()):
         raise DataError(
             f"{where}: member '{name}' gives the same output for all {len(rows)} validation samples; it has learnt "
             "nothing, or reads another kind of input: leave it out"
@@ -55,7 +60,10 @@ def check_same_width(widths: Mapping[str, int], task: Task, kinds: Mapping[str, 
 
 
 def check_apart(task: Task, where: str) -> None:
-    """What is learnt on validation data is learnt from answers that members have not been taught."""
+    """What is learnt on validation data is learnt from answers that members have not been taught.
+
+    Without a `train` split nothing can be said; the stage's note says so.
+    """
     if task.train is None:
         return
     train, validation = task.train, task.split("validation", where)
@@ -72,20 +80,67 @@ def check_apart(task: Task, where: str) -> None:
 
 def check_estimator(name: str, model: Any, kind: str, task: Task, where: str) -> None:
     """What an estimator gives, and the order of its classes, are known."""
+    check_convertible(model, f"{where}: member '{name}'")
     classes = getattr(model, "classes_", None)
     gives = "numbers" if classes is None else "probabilities"
     if kind != gives:
         raise RecipeError(f"{where}.gives: '{name}' is a {type(model).__name__}, which gives {gives}, not {kind}")
     if classes is None:
         return
-    found = np.asarray(classes).tolist()
+    _check_names(name, np.asarray(classes).tolist(), task, where)
+
+
+def check_file(name: str, model: onnx.ModelProto, task: Task, where: str) -> None:
+    """A file that says what its classes are, as those of scikit-learn's kind do, has the task's, in the same order."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("classlabels_strings", "classlabels_int64s"):
+                values = [each.decode() for each in attribute.strings] or list(attribute.ints)
+                if values:
+                    _check_names(name, values, task, where)
+
+
+def _check_names(name: str, found: list[Any], task: Task, where: str) -> None:
     wanted: list[Any] = list(range(len(found)))
-    if found and isinstance(found[0], str) and task.classes:
+    if found and isinstance(found[0], str):
+        if not task.classes:
+            return  # the task does not say what its numbers stand for; `check_order` looks at the answers
         wanted = list(task.classes)
     if found != wanted:
         raise RecipeError(
             f"{where}: member '{name}' has the classes {found}, in this order; those of the task are {wanted}: fit it "
             "on the same labels"
+        )
+
+
+def check_order(name: str, rows: np.ndarray, labels: np.ndarray, task: Task, where: str) -> None:
+    """A member whose answers would be right in another order of its classes was trained on another order.
+
+    Raises:
+        DataError: with the columns in the order that is right most often, a fifth of the samples more would be right.
+    """
+    classes = rows.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        return  # the metric says what is wrong with them
+    counts = np.zeros((classes, classes), int)  # [label, answer]
+    np.add.at(counts, (labels, rows.argmax(1)), 1)
+    order = scipy.optimize.linear_sum_assignment(counts, maximize=True)[1]
+    as_is, reordered = int(np.trace(counts)), int(counts[np.arange(classes), order].sum())
+    if reordered - as_is <= _REORDERED * len(labels):
+        return
+    names = [task.classes[int(place)] if task.classes else str(place) for place in np.argsort(order)]
+    raise DataError(
+        f"{where}: member '{name}' is right for {as_is} of {len(labels)} validation samples, but would be for "
+        f"{reordered} if its columns stood for {', '.join(names)}: it has the classes in another order than the task"
+    )
+
+
+def check_unit(name: str, rows: np.ndarray, where: str) -> None:
+    """Numbers that exclude each other are shares of 1, as near as a regression comes to it; logits are not."""
+    if float(rows.min()) < -1 or float(rows.max()) > 2:
+        raise DataError(
+            f"{where}.exclusive: member '{name}' gives numbers from {rows.min():.3g} to {rows.max():.3g}, and labels "
+            "that exclude each other are numbers between 0 and 1; let it give probabilities (a sigmoid of its logits)"
         )
 
 

@@ -327,17 +327,20 @@ def log_loss(shares: np.ndarray, labels: np.ndarray) -> float:
     return -float(np.log(np.maximum(shares[np.arange(len(labels)), labels], LEAST)).mean())
 
 
-def folds(labels: np.ndarray, count: int, seed: int, stratify: bool) -> list[np.ndarray]:
+def folds(labels: np.ndarray, count: int, seed: int, classes: int | None) -> list[np.ndarray]:
     """Indices of `count` disjoint parts of the samples, in each of which classes are as frequent as in all.
+
+    Args:
+        labels: `(N,)` below `classes`, or `(N, C)` where `classes` is None: then parts are drawn from all samples.
 
     Raises:
         ValueError: a class with fewer samples than folds; the text says which.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
-    if stratify:
-        values, numbers = np.unique(labels, return_counts=True)
+    if classes is not None:
+        numbers = np.bincount(labels, minlength=classes)
         if numbers.min() < count:
-            rare = values[numbers.argmin()]
+            rare = int(numbers.argmin())
             fewer = f"set folds to {numbers.min()}, or " if numbers.min() > 1 else ""
             raise ValueError(
                 f"class {rare} has {numbers.min()} sample(s) for {count} folds: one would be without it; "

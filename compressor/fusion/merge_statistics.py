@@ -10,7 +10,7 @@ from torch.nn import functional
 from ...core.errors import TaskError
 from ...core.task import Task
 from ...exporters.sessions.torch_session import Tensors, forward
-from ..learning.losses import named_loss
+from ..learning.losses import Draw, named_loss
 
 Batch = tuple[Tensors, torch.Tensor | None]
 
@@ -20,8 +20,9 @@ def fisher(
 ) -> dict[str, torch.Tensor]:
     """Diagonal of the Fisher information, by parameter: the mean over samples of the squared gradient of the loss.
 
-    Labels are drawn from the model's own answer, as the definition has it: a class from its softmax, a number from a
-    normal distribution around it. Of a loss function of the user's own no distribution is known; it gets real labels.
+    Labels are drawn from the model's own answer, as the definition has it: a class from its softmax, each of several
+    labels by its own probability, a number from a normal distribution around it. Of a loss function of the user's own
+    no distribution is known; it gets real labels.
 
     Args:
         module: in eval mode afterwards; its gradients are left alone.
@@ -33,7 +34,7 @@ def fisher(
     loss, count = named_loss(task), 0
     for inputs, labels in samples:
         answer = forward(module, inputs, task.outputs)[output].float()
-        value = loss.hard(answer, _drawn(answer.detach(), labels, task, loss.classes, generator))
+        value = loss.hard(answer, _drawn(answer.detach(), labels, task, loss.drawn, generator))
         found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
@@ -43,14 +44,10 @@ def fisher(
 
 
 def _drawn(
-    answer: torch.Tensor, labels: torch.Tensor | None, task: Task, classes: bool, generator: torch.Generator
+    answer: torch.Tensor, labels: torch.Tensor | None, task: Task, draw: Draw | None, generator: torch.Generator
 ) -> torch.Tensor:
-    if classes:
-        rows = functional.softmax(answer.movedim(1, -1), dim=-1).cpu()
-        drawn = torch.multinomial(rows.reshape(-1, rows.shape[-1]), 1, generator=generator)
-        return drawn.reshape(rows.shape[:-1]).to(answer.device)
-    if isinstance(task.loss, str):
-        return answer + torch.randn(answer.shape, generator=generator).to(answer)
+    if draw is not None:
+        return draw(answer, generator)
     if labels is None:
         raise TaskError(f"task '{task.name}': the Fisher information of a loss function of your own needs labels")
     return labels

@@ -8,6 +8,7 @@ from torch import nn
 from ...core.errors import RecipeError
 from ..candidate import Candidate
 
+_Dropout = nn.modules.dropout._DropoutNd
 _SHOWN = 3  # differing tensors in an error
 _COUNTS = "num_batches_tracked"  # of a batch norm; it is not what the model computes with
 
@@ -46,11 +47,11 @@ def _differences(a: Candidate, b: Candidate, first: str, second: str) -> Iterato
         yield f"{len(other)} tensors differ: {shown}{more}"
     if a.edits != b.edits:
         yield "other channels or blocks were taken out of it; prune once, and train copies of that"
-    for (name, layer), (_, twin) in zip(ours.named_modules(), theirs.named_modules(), strict=True):
-        if type(layer) is not type(twin) or (
-            any(True for _ in layer.parameters(False)) and _text(layer) != _text(twin)
-        ):
-            yield f"layer '{name}' is {_text(twin)} in '{second}', {_text(layer)} in '{first}'"
+    layers, twins = dict(ours.named_modules()), dict(theirs.named_modules())
+    for name in {**layers, **twins}:
+        texts = [_text(modules.get(name)) for modules in (layers, twins)]
+        if texts[0] != texts[1]:
+            yield f"layer '{name}' is {texts[1]} in '{second}', {texts[0]} in '{first}'"
     for name, tensor in a.weights.items():
         if not tensor.is_floating_point() and not name.endswith(_COUNTS) and not torch.equal(tensor, b.weights[name]):
             yield f"the integers of '{name}' differ, and have no average"
@@ -60,5 +61,9 @@ def _shape(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def _text(layer: nn.Module) -> str:
-    return f"{type(layer).__name__}({layer.extra_repr()})"
+def _text(layer: nn.Module | None) -> str:
+    """Its class and settings; dropout is of training alone, whatever its rate."""
+    if layer is None:
+        return "missing"
+    settings = "" if isinstance(layer, _Dropout) else layer.extra_repr()
+    return f"{type(layer).__name__}({settings})"

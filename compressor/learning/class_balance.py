@@ -10,17 +10,22 @@ from ...core.errors import DataError
 _SHOWN = 20
 
 
-def balanced(labels: np.ndarray, where: str) -> torch.Tensor:
+def balanced(labels: np.ndarray, classes: int, where: str) -> torch.Tensor:
     """Weight of each class, float32 `(classes,)`: samples / (classes * samples of the class) (King & Zeng, 2001).
 
     Args:
         labels: integers `(N, ...)`; negative ones are missing.
+        classes: how many the model tells apart.
         where: stands in front of errors.
 
     Raises:
-        DataError: a class below the largest label has no sample; names it.
+        DataError: a class has no sample, or a label is no class; names it.
     """
-    counts = np.bincount(labels[labels >= 0].reshape(-1))
+    counts = np.bincount(labels[labels >= 0].reshape(-1), minlength=classes)
+    if len(counts) > classes:
+        raise DataError(
+            f"{where}.class_weights: label {len(counts) - 1} in 'train', but the model has {classes} classes"
+        )
     empty = np.flatnonzero(counts == 0)
     if len(empty):
         raise DataError(

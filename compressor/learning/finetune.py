@@ -14,6 +14,7 @@ from ...core.errors import RecipeError
 from ...core.task import Task
 from ...exporters.sessions.torch_session import Tensors, TorchSession, forward
 from ..candidate import Candidate
+from ..data import any_inputs
 from ..evaluation import BATCH
 from ..stage import Context, Probe, Stage
 from .adapters import AdapterKeys
@@ -137,7 +138,9 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
     ) -> Trained:
         """Train in place; `added` of inputs and outputs comes to the task's loss."""
         task, split = context.task, context.task.split("train", context.where)
-        balance = balanced(labels_of(split), context.where) if self.class_weights == "balanced" else None
+        balance = None
+        if self.class_weights == "balanced":
+            balance = balanced(labels_of(split), _classes(module, context), context.where)
         loss = loss_of_answers(task, balance)
 
         def objective(m: nn.Module, inputs: Tensors, labels: torch.Tensor | None, labelled: int) -> torch.Tensor:
@@ -145,3 +148,11 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
             return loss(answers, labels) + (0.0 if added is None else added(inputs, answers))
 
         return train(module, TrainingData(split), objective, settings, context, regime)
+
+
+def _classes(module: nn.Module, context: Context) -> int:
+    """How many classes the first output tells apart: its second axis."""
+    device = next(module.parameters()).device
+    inputs = {name: torch.tensor(array, device=device) for name, array in any_inputs(context.task, 2).items()}
+    with torch.no_grad():
+        return int(forward(module.eval(), inputs, context.task.outputs)[context.task.outputs[0]].shape[1])

@@ -14,6 +14,7 @@ from ...exporters.sessions.torch_session import forward
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Tensors = Mapping[str, torch.Tensor]
+Draw = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class NamedLoss:
     hard: Loss
     classes: bool = False
     as_label: Callable[[torch.Tensor], torch.Tensor] = lambda output: output  # a teacher's output in a label's place
+    drawn: Draw | None = None  # labels as likely as an output says they are; None: no distribution is known
 
 
 def _binary(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -30,12 +32,28 @@ def _binary(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return functional.binary_cross_entropy_with_logits(output, labels.to(output.dtype))
 
 
+def _class(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """One of the softmax of `(N, C, ...)`: `(N, ...)`."""
+    rows = functional.softmax(logits.movedim(1, -1), dim=-1).cpu()
+    drawn = torch.multinomial(rows.reshape(-1, rows.shape[-1]), 1, generator=generator)
+    return drawn.reshape(rows.shape[:-1]).to(logits.device)
+
+
+def _yes_or_no(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.bernoulli(torch.sigmoid(logits).cpu(), generator=generator).to(logits)
+
+
+def _number(output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Of a normal distribution around it, with variance 1."""
+    return output + torch.randn(output.shape, generator=generator).to(output)
+
+
 LOSSES: dict[str, NamedLoss] = {
-    "cross-entropy": NamedLoss(hard=functional.cross_entropy, classes=True),
-    "binary-cross-entropy": NamedLoss(hard=_binary, as_label=torch.sigmoid),
-    "mse": NamedLoss(hard=functional.mse_loss),
-    "l1": NamedLoss(hard=functional.l1_loss),
-    "huber": NamedLoss(hard=functional.huber_loss),
+    "cross-entropy": NamedLoss(hard=functional.cross_entropy, classes=True, drawn=_class),
+    "binary-cross-entropy": NamedLoss(hard=_binary, as_label=torch.sigmoid, drawn=_yes_or_no),
+    "mse": NamedLoss(hard=functional.mse_loss, drawn=_number),
+    "l1": NamedLoss(hard=functional.l1_loss, drawn=_number),
+    "huber": NamedLoss(hard=functional.huber_loss, drawn=_number),
 }
 
 

@@ -1,8 +1,7 @@
 """What every stage did, measured on validation data; written by the pipeline, read by the report."""
 
 import dataclasses
-
-from .values import Interval
+from collections.abc import Sequence
 
 _PRUNE = ("prune", "prune-blocks")
 _GOES_WITH_PRUNE = ("distill", "finetune", *_PRUNE)  # what repairs a prune, or prunes on before the repair
@@ -34,25 +33,10 @@ class Ledger:
     def with_entry(self, entry: LedgerEntry) -> "Ledger":
         return Ledger((*self.entries, entry))
 
-    def with_note(self, name: str, note: str) -> "Ledger":
-        """With one more thing to say of every stage that is a `name`."""
-        noted = (dataclasses.replace(e, notes=(*e.notes, note)) if e.name == name else e for e in self.entries)
+    def with_notes(self, id: str, notes: Sequence[str]) -> "Ledger":
+        """With more to say of the stage called `id`."""
+        noted = (dataclasses.replace(e, notes=(*e.notes, *notes)) if e.id == id else e for e in self.entries)
         return Ledger(tuple(noted))
-
-    def tested(self, against: str, drop: Interval, higher_is_better: bool) -> str:
-        """Whether the test data agree with what validation says of the last entry beside the one called `against`.
-
-        Args:
-            drop: on the test data; positive is worse.
-        """
-        sign = 1.0 if higher_is_better else -1.0
-        said = sign * (self.entries[-1].accuracy - self.since(against).entries[0].accuracy)
-        agrees = "agree" if said * -drop.value > 0 or said == drop.value == 0 else "do not agree"
-        proven = "" if drop.high < 0 or drop.low > 0 else ", and prove neither"
-        return (
-            f"final beside {against}: gain {said:.4f} on validation, {-drop.value:.4f} ({-drop.high:.4f} to "
-            f"{-drop.low:.4f}) on test: the test data {agrees}{proven}"
-        )
 
     def since(self, id: str) -> "Ledger":
         """From the entry called `id` on."""

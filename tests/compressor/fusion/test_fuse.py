@@ -8,18 +8,20 @@ import numpy as np
 import onnx
 import pytest
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
+from sklearn.svm import LinearSVC
 from torch import nn
 
 from edgesmith.compressor import values
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.evaluation import evaluate, task_metrics
-from edgesmith.compressor.fusion.fuse import Fuse
+from edgesmith.compressor.fusion.fuse import Fuse, _check_file
+from edgesmith.compressor.fusion.fuse_checks import member_rows
 from edgesmith.compressor.fusion.fusing import FUSIONS
 from edgesmith.compressor.model_graph import graph_of
 from edgesmith.compressor.stage import Context, Graph
-from edgesmith.core.errors import ArtifactError, DataError, RecipeError, TaskError
+from edgesmith.core.errors import ArtifactError, ContractError, DataError, RecipeError, TaskError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.graph import onnx_file
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
@@ -54,7 +56,7 @@ def flat(task: Task) -> Task:
 
 def graphs(task: Task, folder: Path) -> dict[str, Candidate | Graph]:
     """What the pipeline gives a stage of the task's models."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Candidate | Graph] = {}
     for name, model in task.models.items():
         path = folder / f"{name}.onnx"
@@ -270,6 +272,166 @@ def test_a_fold_without_a_class_is_refused(flat: Task, tmp_path: Path) -> None:
         "stages[0] 'stage'.folds: validation: class 3 has 2 sample(s) for 5 folds: one would be without it; set folds to 2, or "
         "give the class more samples"
     )
+
+
+@pytest.mark.parametrize("keys", [{"rule": "stacking"}, {"rule": "weighted"}, {"calibration": "platt"}], ids=str)
+@pytest.mark.parametrize("absent", [3, 9])
+def test_a_class_that_validation_lacks_is_refused(
+    absent: int, keys: dict[str, str], flat: Task, tmp_path: Path
+) -> None:
+    split = flat.split("validation", "t")
+    assert isinstance(split, ArraySplit) and split.labels is not None
+    task = dataclasses.replace(flat, validation=ArraySplit(*split.batch(np.flatnonzero(split.labels != absent))))
+    with pytest.raises(DataError) as caught:
+        fused(task, tmp_path, **keys)
+    assert str(caught.value) == (
+        f"stages[0] 'stage'.folds: validation: class {absent} has 0 sample(s) for 5 folds: one would be without it; give the "
+        "class more samples"
+    )
+
+
+def test_columns_in_another_order_are_found_by_the_answers(flat: Task, tmp_path: Path) -> None:
+    """As of a torch member or a file, which does not say what its columns are."""
+    named = graphs(flat, tmp_path / "g")
+    model = onnx_file.load(tmp_path / "g" / "linear.onnx")
+    order = np.roll(np.arange(10), 1)  # its first column is the task's last class
+    model.graph.node[-1].output[0] = "straight"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(order, "order"))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["straight", "order"], ["probabilities"], axis=1))
+    onnx_file.save(model, tmp_path / "turned.onnx")
+    named["turned"] = Graph(path=tmp_path / "turned.onnx", digest="")
+    right = round(360 * measured(tmp_path / "g" / "linear.onnx", flat))
+    wrong = round(360 * measured(tmp_path / "turned.onnx", flat))
+    with pytest.raises(DataError) as caught:
+        Fuse(id="f", members=("bayes", "turned"), gives="probabilities").run(
+            None, make_context(flat, tmp_path / "w", named)
+        )
+    assert str(caught.value) == (
+        f"stages[0] 'stage': member 'turned' is right for {wrong} of 360 validation samples, but would be for {right} if its "
+        "columns stood for 9, 0, 1, 2, 3, 4, 5, 6, 7, 8: it has the classes in another order than the task"
+    )
+
+
+def test_a_file_that_names_its_classes_has_the_tasks(flat: Task, tmp_path: Path) -> None:
+    """One that scikit-learn's converter wrote does."""
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    split = flat.split("train", "t")
+    assert isinstance(split, ArraySplit) and split.labels is not None
+    model = LogisticRegression(max_iter=200).fit(split.inputs["pixels"][:300], np.array(names)[split.labels[:300]])
+    task = dataclasses.replace(flat, classes=names, models={"linear": model, "again": model})
+    context = make_context(task, tmp_path / "w", graphs(task, tmp_path / "g"))
+    with pytest.raises(RecipeError) as caught:
+        Fuse(id="f", members=("linear", "again"), gives="probabilities").run(None, context)
+    assert str(caught.value) == (
+        f"stages[0] 'stage': member 'linear' has the classes {sorted(names)}, in this order; those of the task are "
+        f"{list(names)}: fit it on the same labels"
+    )
+
+
+def test_without_what_members_learnt_from_the_ledger_says_what_is_not_known(flat: Task, tmp_path: Path) -> None:
+    known, unknown = "what members learnt from (the task's 'train' split) is not among the validation samples", (
+        "not checked: whether members learnt from the validation samples, as the task has no 'train' split to compare with; "
+        "if they did, the figures above flatter them, and the test data will say so"
+    )  # fmt: skip
+    _, context = fused(flat, tmp_path / "a", rule="weighted")
+    assert (known in context.notes, unknown in context.notes) == (True, False)
+    _, context = fused(dataclasses.replace(flat, train=None), tmp_path / "b", rule="weighted")
+    assert (known in context.notes, unknown in context.notes) == (False, True)
+    _, context = fused(dataclasses.replace(flat, train=None), tmp_path / "c", rule="mean")
+    assert unknown not in context.notes  # it learns nothing
+
+
+def test_test_data_speak_of_the_fusion_and_the_best_member(flat: Task, tmp_path: Path) -> None:
+    """And not of the original, which may be no member at all."""
+    graph, context = fused(flat, tmp_path, rule="mean")
+    best, gain = context.kept["best"], context.kept["gain"]
+    stage = Fuse(id="f", members=MEMBERS, gives="probabilities", rule="mean")
+    (note,) = stage.after_verdict(graph, context)
+    on_test = [
+        evaluate(OnnxRuntimeSession(path), flat.test, task_metrics(flat))["accuracy"]
+        for path in (graph.path, tmp_path / "g" / f"{best}.onnx")
+    ]
+    assert note.startswith(
+        f"fused beside the best member, {best}: gain {gain:.4f} on validation, {on_test[0] - on_test[1]:.4f} ("
+    )
+    agrees = gain * (on_test[0] - on_test[1]) > 0
+    assert f"on test: the test data {'agree' if agrees else 'do not agree'}" in note
+    context.kept["gain"] = -gain  # as if validation had said the contrary
+    (other,) = stage.after_verdict(graph, context)
+    assert f"on test: the test data {'do not agree' if agrees else 'agree'}" in other
+
+
+def test_of_the_best_member_alone_nothing_is_claimed(flat: Task, tmp_path: Path) -> None:
+    """Two of one kind: neither weights nor a gate can be better than the one."""
+    twin = flat.models["linear"]
+    task = dataclasses.replace(flat, models={"one": twin, "two": twin, "bayes": GaussianNB().fit(*_noise())})
+    _, context = fused(task, tmp_path, members=("one", "bayes"), rule="stacking")
+    if any("which is taken alone instead" in note for note in context.notes):
+        assert not context.kept
+    else:
+        assert context.kept["best"] == "one"
+
+
+def _noise() -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(0).random((200, 64)), np.arange(200) % 10
+
+
+def test_a_task_of_several_outputs_is_refused(flat: Task) -> None:
+    task = dataclasses.replace(flat, outputs=("probabilities", "width"))
+    with pytest.raises(RecipeError) as caught:
+        Fuse(id="f", members=MEMBERS, gives="probabilities").check(task, "w")
+    assert str(caught.value) == (
+        "w: the task has the outputs probabilities, width, and what is fused is one; name that alone in the task's outputs "
+        "(several go side by side through 'combine')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "problem"),
+    [
+        (
+            RidgeClassifier(),
+            "a RidgeClassifier gives no probabilities (it has no predict_proba); wrap it in a CalibratedClassifierCV, fitted "
+            "on the 'train' split",
+        ),
+        (
+            LinearSVC(),
+            "a LinearSVC gives no probabilities (it has no predict_proba); wrap it in a CalibratedClassifierCV, fitted on the "
+            "'train' split",
+        ),
+        (
+            RandomForestClassifier(2, max_depth=2),
+            "this RandomForestClassifier classifies 2 things at once; fit one for each of them",
+        ),
+        (GaussianNB(), "the estimator is not fitted; fit it in the task, on the 'train' split"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_estimators_that_give_no_probabilities_are_refused(estimator: Any, problem: str, flat: Task) -> None:
+    split = flat.split("train", "t")
+    assert isinstance(split, ArraySplit) and split.labels is not None
+    x, y = split.inputs["pixels"][:200], split.labels[:200]
+    if not isinstance(estimator, GaussianNB):
+        estimator.fit(x, np.stack([y, y % 2], 1) if isinstance(estimator, RandomForestClassifier) else y)
+    task = dataclasses.replace(flat, models={**flat.models, "odd": estimator})
+    with pytest.raises(TaskError) as caught:
+        Fuse(id="f", members=("linear", "odd"), gives="probabilities").check(task, "w")
+    assert str(caught.value) == f"w: member 'odd': {problem}"
+
+
+def test_what_is_constant_is_measured_by_its_size() -> None:
+    rng = np.random.default_rng(0)
+    rows = member_rows("small", 1e-10 * rng.random((50, 1)), "numbers", "w")
+    assert rows.shape == (50, 1)
+    with pytest.raises(DataError) as caught:
+        member_rows("rounded", 5 + 1e-7 * rng.random((50, 1)), "numbers", "w")
+    assert str(caught.value).startswith("w: member 'rounded' gives the same output for all 50 validation samples")
+
+
+def test_a_file_of_nan_is_not_what_was_judged(flat: Task, tmp_path: Path) -> None:
+    graph, context = fused(flat, tmp_path)
+    with pytest.raises(ContractError, match="the fused graph differs from its parts by up to nan"):
+        _check_file(graph.path, np.full((360, 10), np.nan), context)
 
 
 def test_what_members_were_trained_on_teaches_no_fusion(flat: Task) -> None:

@@ -158,6 +158,14 @@ def number(module: Any) -> None:
     module.order = nn.Buffer(torch.arange(3))
 
 
+def reactivate(module: Any) -> None:
+    module.features[1] = nn.LeakyReLU(0.9)
+
+
+def lengthen(module: Any) -> None:
+    module.classifier.append(nn.Identity())
+
+
 def renumber(module: Any) -> None:
     module.order = nn.Buffer(torch.arange(3).flip(0))
 
@@ -184,6 +192,12 @@ def test_what_cannot_be_merged_is_refused_with_what_differs(original: Candidate,
             "layer 'features.3' is Conv2d(12, 24, kernel_size=(3, 3), stride=(1, 1), padding=(2, 2), dilation=(2, 2)) "
             "in 'b', Conv2d(12, 24, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1)) in 'a'",
         ),
+        (
+            plain,
+            changed(original, reactivate),
+            "layer 'features.1' is LeakyReLU(negative_slope=0.9) in 'b', ReLU() in 'a'",
+        ),
+        (plain, changed(original, lengthen), "layer 'classifier.3' is Identity() in 'b', missing in 'a'"),
         (
             changed(original, number),
             changed(original, renumber),

@@ -246,3 +246,16 @@ def test_the_fisher_information_of_logistic_regression() -> None:
     expected = ((p - p.square()).T @ x.square()) / len(x)
     torch.testing.assert_close(found["layer.weight"], expected, rtol=0.1, atol=0.005)
     torch.testing.assert_close(found["layer.bias"], (p - p.square()).mean(0), rtol=0.1, atol=0.005)
+
+
+def test_the_fisher_information_of_several_labels() -> None:
+    """Of `k` labels each is drawn by its own probability; the loss is their mean: `(p - p^2) x^2 / k^2`."""
+    module = Tiny(nn.Linear(3, 2), 0)
+    x = random(1, 4000, 3).float()
+    data: Any = None
+    task = Task(name="t", model=lambda: module, test=data, outputs=("y",), loss="binary-cross-entropy")
+    found = fisher(module, (({"x": row[None]}, None) for row in x), task, "y", torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        p = torch.sigmoid(module(x))
+    expected = ((p - p.square()).T @ x.square()) / len(x) / 4
+    torch.testing.assert_close(found["layer.weight"], expected, rtol=0.1, atol=0.002)

@@ -23,15 +23,22 @@ LABELS = np.random.default_rng(0).choice(4, 500, p=[0.7, 0.2, 0.07, 0.03])
 
 def test_weights_are_scikit_learns() -> None:
     expected = compute_class_weight("balanced", classes=np.arange(4), y=LABELS)
-    np.testing.assert_allclose(balanced(np.append(LABELS, [-100] * 9), "w").numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(balanced(np.append(LABELS, [-100] * 9), 4, "w").numpy(), expected, rtol=1e-6)
 
 
-def test_a_class_without_samples_is_named() -> None:
+@pytest.mark.parametrize(("labels", "empty"), [([0, 0, 2], 1), ([0, 0, 1], 2)], ids=["middle", "last"])
+def test_a_class_without_samples_is_named(labels: list[int], empty: int) -> None:
     with pytest.raises(DataError) as caught:
-        balanced(np.array([0, 0, 2]), "w")
+        balanced(np.array(labels), 3, "w")
     assert str(caught.value) == (
-        "w.class_weights: class 1 has no sample in the 'train' split; there is nothing to balance"
+        f"w.class_weights: class {empty} has no sample in the 'train' split; there is nothing to balance"
     )
+
+
+def test_a_label_beyond_the_models_classes_is_named() -> None:
+    with pytest.raises(DataError) as caught:
+        balanced(np.array([0, 1, 2, 3]), 3, "w")
+    assert str(caught.value) == "w.class_weights: label 3 in 'train', but the model has 3 classes"
 
 
 def test_the_report_is_scikit_learns() -> None:
@@ -54,7 +61,7 @@ def test_of_many_classes_the_worst_are_shown() -> None:
 
 def test_balanced_cross_entropy_is_torchs(original: Candidate, task: Task) -> None:
     images, labels = torch.tensor(task.train.inputs["image"][:64]), torch.tensor(task.train.labels[:64])  # type: ignore[union-attr]
-    weights, module = balanced(LABELS.repeat(1) % 4, "w").repeat(3)[:10], original.module()
+    weights, module = balanced(LABELS, 4, "w").repeat(3)[:10], original.module()
     expected = functional.cross_entropy(module(images), labels, weight=weights)
     torch.testing.assert_close(task_loss(task, weights)(module, {"image": images}, labels), expected)
 
