@@ -3,8 +3,11 @@
 import dataclasses
 import functools
 import importlib.util
+import json
 import logging
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,14 @@ import torch
 from torch import nn
 
 from ..core.errors import DataError, TaskError
+from .scripts import foreign, known_scripts
 
 INPUTS = ("input_ids", "attention_mask")
 TOKENIZER = "tokenizer.json"
 _NEEDED = ("config.json", "model.safetensors", TOKENIZER)
+_DIFFERENT = "they belong to different models: take the tokenizer that the model was trained with"
 _PADDING = 128  # embeddings are padded to a multiple of this at most
+_COUNT_FROM_PADDING = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta")  # positions begin behind its id
 
 
 class TextClassifier(nn.Module):
@@ -50,16 +56,16 @@ class TextEncoder:
 
     @classmethod
     def open(cls, source: str | Path, tokens: int = 128) -> "TextEncoder":
-        """Find an encoder on this machine; nothing is ever downloaded.
+        """Find an encoder: on this machine, or by its name on the Hugging Face hub.
 
         Args:
             source: a folder with `config.json`, `model.safetensors` and `tokenizer.json`; or `package:folder`, in an
-                installed package.
+                installed package; or a name on the hub, of which these three files alone are fetched, once.
             tokens: length of a text.
 
         Raises:
-            TaskError: no such folder or package, a file that is missing, a tokenizer of another model, a length beyond
-                the model's.
+            TaskError: no such folder or package, a hub that cannot be reached, a file that is missing, a tokenizer of
+                another model, a length beyond the model's.
         """
         folder = _found(source)
         missing = [name for name in _NEEDED if not (folder / name).is_file()]
@@ -70,9 +76,12 @@ class TextEncoder:
         if not known <= rows < known + _PADDING:
             raise TaskError(
                 f"{folder}: {TOKENIZER} knows {known:,} tokens, but the model's embedding has {rows:,} rows; "
-                "they belong to different models: take the tokenizer that the model was trained with"
+                f"{_DIFFERENT}"
             )
+        _check_tokenizer(folder, config)
         longest = getattr(config, "max_position_embeddings", None)
+        if longest and config.model_type in _COUNT_FROM_PADDING:
+            longest -= (config.pad_token_id or 0) + 1
         if not 3 <= tokens <= (longest or tokens):
             raise TaskError(f"{folder}: texts of {tokens} tokens; the model takes 3 to {longest or 'any number'}")
         return cls(folder=folder, tokens=tokens)
@@ -82,19 +91,34 @@ class TextEncoder:
         return functools.partial(TextClassifier, str(self.folder), classes, dropout)
 
     def load_weights(self, module: nn.Module) -> None:
-        """The `load_weights` of a task: the encoder's trained weights; the head stays as it was drawn."""
-        trained = load_transformers().AutoModel.from_pretrained(self.folder, local_files_only=True)
+        """The `load_weights` of a task: the encoder's trained weights; the head stays as it was drawn.
+
+        Raises:
+            TaskError: the file lacks some of the encoder's weights; a pooler's are of no use here.
+        """
+        auto = load_transformers().AutoModel
+        trained, found = auto.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
+        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+        if missing:
+            raise TaskError(
+                f"{self.folder / 'model.safetensors'}: {len(missing)} of the encoder's tensors are missing (first: "
+                f"'{missing[0]}') and would stay as they were drawn; is it the file of another model, or half of one?"
+            )
         assert isinstance(module, TextClassifier)
         module.encoder.load_state_dict(trained.state_dict())
 
     def encode(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Token ids and attention mask, int64 `(N, tokens)`; what is longer is cut, its last special token kept.
 
+        Warns:
+            UserWarning: how many of the texts are cut.
+
         Raises:
-            DataError: a text that is empty, or of which the tokenizer knows nothing; names it.
+            DataError: a text that is empty, mostly in a script that the tokenizer has no words of, or of which it knows
+                nothing; names it.
         """
-        tokenizer = _tokenizer(self.folder)
-        unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "[UNK]")
+        tokenizer, file = _tokenizer(self.folder), self.folder / TOKENIZER
+        unknown, known = _knows(file, file.stat().st_mtime_ns)
         tokenizer.enable_truncation(self.tokens)
         tokenizer.enable_padding(length=self.tokens, **_padding(tokenizer))
         encoded = tokenizer.encode_batch(list(texts))
@@ -102,11 +126,20 @@ class TextEncoder:
             own = [id for id, special in zip(found.ids, found.special_tokens_mask, strict=True) if not special]
             if not own:
                 raise DataError(f"text {number} is empty ({text!r}); leave it out, with its label")
+            script = None if known is None else foreign(text, known)
+            if script is not None:
+                raise DataError(
+                    f"text {number} ({text[:40]!r}) is written in {script.capitalize()}, and the tokenizer of "
+                    f"{self.folder.name} has no words of that; leave it out, or take a model for its language"
+                )
             if all(token == unknown for token in own):
                 raise DataError(
-                    f"text {number} ({text[:40]!r}) has no token that the tokenizer of {self.folder.name} knows; is "
-                    "it in another script than the model's? leave it out, or take a model for its language"
+                    f"text {number} ({text[:40]!r}) has no token that the tokenizer of {self.folder.name} knows; leave "
+                    "it out, or take a model for its language"
                 )
+        cut = sum(bool(found.overflowing) for found in encoded)
+        if cut:
+            warnings.warn(f"{cut} of {len(texts)} texts are longer than {self.tokens} tokens and are cut", stacklevel=2)
         arrays = ([e.ids for e in encoded], [e.attention_mask for e in encoded])
         return {name: np.array(rows, np.int64) for name, rows in zip(INPUTS, arrays, strict=True)}
 
@@ -126,10 +159,42 @@ def _found(source: str | Path) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations))) / inside
-    raise TaskError(
-        f"encoder '{source}': neither a folder nor in an installed package; nothing is downloaded from a hub: fetch it "
-        f"first (hf download {source} --local-dir encoder) and name the folder"
-    )
+    if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source):
+        raise TaskError(f"encoder '{source}': neither a folder nor in an installed package")
+    return _fetched(source)
+
+
+def _fetched(name: str) -> Path:
+    """From the Hugging Face hub, or from what was fetched of it before."""
+    load_transformers()
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_NEEDED)))
+    except Exception as error:  # no network, no such name, no leave: each raises a kind of its own
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TaskError(
+            f"encoder '{name}': neither a folder nor in an installed package, and the Hugging Face hub does not give "
+            f"it ({line}); where there is a network, fetch it (hf download {name} --local-dir encoder) and name the folder"
+        ) from error
+
+
+def _check_tokenizer(folder: Path, config: Any) -> None:
+    """What both say of the vocabulary is the same: padding, and the words where `vocab.txt` lists them."""
+    tokenizer = _tokenizer(folder)
+    padding = _padding(tokenizer)
+    if config.pad_token_id is not None and padding["pad_id"] != config.pad_token_id:
+        raise TaskError(
+            f"{folder}: {TOKENIZER} pads with {padding['pad_id']} ('{padding['pad_token']}'), config.json says "
+            f"{config.pad_token_id}; {_DIFFERENT}"
+        )
+    listed = folder / "vocab.txt"
+    for number, word in enumerate(listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else ()):
+        if tokenizer.id_to_token(number) != word:
+            raise TaskError(
+                f"{folder}: token {number} is '{tokenizer.id_to_token(number)}' in {TOKENIZER}, '{word}' in vocab.txt; "
+                f"{_DIFFERENT}"
+            )
 
 
 def _padding(tokenizer: Any) -> dict[str, Any]:
@@ -137,6 +202,22 @@ def _padding(tokenizer: Any) -> dict[str, Any]:
     set_up = tokenizer.padding or {}
     token = set_up.get("pad_token", "[PAD]")
     return {"pad_token": token, "pad_id": set_up.get("pad_id", tokenizer.token_to_id(token) or 0)}
+
+
+@functools.lru_cache(maxsize=8)
+def _knows(file: Path, changed: int) -> tuple[int | None, frozenset[str] | None]:
+    """The id of what is in no vocabulary, or None; and the scripts that there are words of, None for pieces of bytes.
+
+    Args:
+        changed: when the file was, which makes it another one.
+    """
+    tokenizer = _tokenizer(file.parent)
+    parts = json.loads(tokenizer.to_str())
+    unknown = parts["model"].get("unk_id")
+    if unknown is None:
+        unknown = tokenizer.token_to_id(parts["model"].get("unk_token") or "[UNK]")
+    of_bytes = "ByteLevel" in json.dumps(parts["pre_tokenizer"])  # no script is foreign to it
+    return unknown, None if of_bytes else known_scripts(tokenizer.get_vocab())
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -133,7 +134,56 @@ def test_a_task_is_the_same_whatever_else_of_this_package_is_loaded(
 
 
 def test_a_text_that_is_too_long_is_cut_and_keeps_its_end_token(encoder: TextEncoder) -> None:
-    assert encoder.encode(["very " * 30 + "good"])["input_ids"].tolist() == [[2, 7, 7, 7, 7, 7, 7, 3]]
+    with pytest.warns(UserWarning, match="^1 of 2 texts are longer than 8 tokens and are cut$"):
+        found = encoder.encode(["very " * 30 + "good", "good"])
+    assert found["input_ids"].tolist() == [[2, 7, 7, 7, 7, 7, 7, 3], [2, 4, 3, 0, 0, 0, 0, 0]]
+
+
+def test_half_an_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    tensors = safetensors.torch.load_file(place / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layer.1." not in name and "pooler" not in name}
+    safetensors.torch.save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+    encoder = TextEncoder.open(place, tokens=8)
+    with pytest.raises(TaskError) as caught:
+        encoder.load_weights(encoder.classifier(2)())
+    assert str(caught.value) == (
+        f"{place / 'model.safetensors'}: 16 of the encoder's tensors are missing (first: "
+        "'encoder.layer.1.attention.output.LayerNorm.bias') and would stay as they were drawn; is it the file of another "
+        "model, or half of one?"
+    )
+
+
+LETTERS = "абвгдежзийклмнопрстуфхцчшщъыьэюя"
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_single_letters_of_a_script_are_no_words_of_it(kind: str, folder: Path, tmp_path: Path) -> None:
+    """English vocabularies hold the Russian alphabet, and so "know" every Russian word letter by letter."""
+    place = tmp_path / "letters"
+    shutil.copytree(folder, place)
+    words = [*WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS), "."]
+    if kind == "wordpiece":
+        model = models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    else:
+        model = models.Unigram([(word, -1.0) for word in words], unk_id=1)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(place / "tokenizer.json"))
+    config = json.loads((folder / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "vocab_size": len(words)}))
+    encoder = TextEncoder.open(place, tokens=12)
+    encoder.encode(["a good film", "a good фильм"])  # a foreign word among others
+    for text, script in (("хороший фильм", "Cyrillic"), ("ፊልሙ በጣም ጥሩ .", "Ethiopic"), ("良い映画 a", "Cjk")):
+        with pytest.raises(DataError) as caught:
+            encoder.encode(["good", text])
+        assert str(caught.value) == (
+            f"text 1 ('{text}') is written in {script}, and the tokenizer of letters has no words of that; leave it out, or "
+            "take a model for its language"
+        )
+    with pytest.raises(DataError, match=r"^text 0 .'1234 567'. has no token that the tokenizer of letters knows; leave"):
+        encoder.encode(["1234 567"])
 
 
 @pytest.mark.parametrize(
@@ -141,8 +191,8 @@ def test_a_text_that_is_too_long_is_cut_and_keeps_its_end_token(encoder: TextEnc
     [
         ("", "text 1 is empty (''); leave it out, with its label"),
         (" \n", "text 1 is empty (' \\n'); leave it out, with its label"),
-        ("хороший фильм", "text 1 ('хороший фильм') has no token that the tokenizer of tiny-bert knows; is it in another script than the model's? leave it out, or take a model for its language"),
-        ("良い映画", "text 1 ('良い映画') has no token that the tokenizer of tiny-bert knows; is it in another script than the model's? leave it out, or take a model for its language"),
+        ("хороший фильм", "text 1 ('хороший фильм') is written in Cyrillic, and the tokenizer of tiny-bert has no words of that; leave it out, or take a model for its language"),
+        ("12 345", "text 1 ('12 345') has no token that the tokenizer of tiny-bert knows; leave it out, or take a model for its language"),
     ],
 )  # fmt: skip
 def test_a_text_that_says_nothing_is_named(text: str, message: str, encoder: TextEncoder) -> None:
@@ -185,7 +235,7 @@ def test_the_file_takes_texts_of_every_length(
     graph = Export(id="e").run(candidate, make_context(reviews, tmp_path / "work", {}))
     session = OnnxRuntimeSession(graph.path)
     assert [spec.shape for spec in session.inputs] == [("batch", "tokens")] * 2
-    for tokens in (4, 12):
+    for tokens in (6, 12):
         inputs = TextEncoder.open(folder, tokens=tokens).encode(TEXTS[:3])
         with torch.no_grad():
             expected = candidate.module()(*(torch.tensor(array) for array in inputs.values()))
@@ -266,14 +316,39 @@ def test_a_package_holds_an_encoder(folder: Path, tmp_path: Path, monkeypatch: p
     assert TextEncoder.open("tiny_encoder_package:model", tokens=8).folder == package / "model"
 
 
-def test_a_name_on_a_hub_is_not_fetched() -> None:
+def test_a_name_on_the_hub_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three files of it, none of which is a pickle."""
+    asked: list[object] = []
+
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        asked.extend([name, allow_patterns])
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert TextEncoder.open("somebody/tiny-bert", tokens=8).folder == folder
+    assert asked == ["somebody/tiny-bert", ["config.json", "model.safetensors", "tokenizer.json"]]
+
+
+def test_a_name_on_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, *, allow_patterns: list[str]) -> str:
+        raise ConnectionError("no route to host\nmore of that")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(TaskError) as caught:
-        TextEncoder.open("sentence-transformers/all-MiniLM-L6-v2")
+        TextEncoder.open("somebody/tiny-bert")
     assert str(caught.value) == (
-        "encoder 'sentence-transformers/all-MiniLM-L6-v2': neither a folder nor in an installed package; nothing is "
-        "downloaded from a hub: fetch it first (hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir encoder) "
-        "and name the folder"
+        "encoder 'somebody/tiny-bert': neither a folder nor in an installed package, and the Hugging Face hub does not give "
+        "it (no route to host); where there is a network, fetch it (hf download somebody/tiny-bert --local-dir encoder) and "
+        "name the folder"
     )
+
+
+def test_a_folder_that_was_mistyped_is_not_asked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    for source in (Path("encoder"), "./encoder", "/models/encoder", "models/bert/encoder"):
+        with pytest.raises(TaskError) as caught:
+            TextEncoder.open(source)
+        assert str(caught.value) == f"encoder '{source}': neither a folder nor in an installed package"
 
 
 def test_a_folder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -285,6 +360,23 @@ def test_a_folder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> 
     assert refusal(folder, 13) == f"{folder}: texts of 13 tokens; the model takes 3 to 12"
     place = tmp_path / "copy"
     shutil.copytree(folder, place)
+    write_tokenizer(place, [*WORDS[1:], "[PAD]"])
+    assert refusal(place) == (
+        f"{place}: tokenizer.json pads with 9 ('[PAD]'), config.json says 0; they belong to different models: take the "
+        "tokenizer that the model was trained with"
+    )
+    write_tokenizer(place, [*WORDS[:8], "not", "a"])
+    (place / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    assert refusal(place) == (
+        f"{place}: token 8 is 'not' in tokenizer.json, 'a' in vocab.txt; they belong to different models: take the tokenizer "
+        "that the model was trained with"
+    )
+    (place / "vocab.txt").unlink()
+    write_tokenizer(place, WORDS)
+    settings = json.loads((folder / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**settings, "model_type": "roberta"}))
+    assert refusal(place, 12) == f"{place}: texts of 12 tokens; the model takes 3 to 11"  # its positions start at 1
+    (place / "config.json").write_text(json.dumps(settings))
     write_tokenizer(place, [*WORDS, "more"])
     assert refusal(place) == (
         f"{place}: tokenizer.json knows 11 tokens, but the model's embedding has 10 rows; they belong to different models: "
