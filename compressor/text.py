@@ -175,7 +175,8 @@ def _fetched(name: str) -> Path:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TaskError(
             f"encoder '{name}': neither a folder nor in an installed package, and the Hugging Face hub does not give "
-            f"it ({line}); where there is a network, fetch it (hf download {name} --local-dir encoder) and name the folder"
+            f"it ({line}); where there is a network, fetch it (hf download {name} --local-dir encoder) and name the "
+            "folder"
         ) from error
 
 

@@ -16,6 +16,7 @@ from ...exporters.sessions.ort_session import OnnxRuntimeSession
 from ..evaluation import BATCH
 from ..stage import Context, Graph, Probe, Stage
 from .member_graphs import member_graphs
+from .preparation import Preparation, check_prepare
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Combine(Stage):
     returns: ClassVar[Literal["candidate", "graph"]] = "graph"
 
     heads: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # member -> names of its outputs
+    prepare: Mapping[str, Preparation] = dataclasses.field(default_factory=dict)  # member -> what its input becomes
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`."""
@@ -49,6 +51,7 @@ class Combine(Stage):
         missing = [name for name in task.outputs if name not in givers]
         if missing:
             raise RecipeError(f"{where}.heads: no model gives the task's output '{missing[0]}'")
+        check_prepare(self.prepare, tuple(self.heads), task.input_specs(), where)
         task.split("validation", where)
 
     def needs(self) -> tuple[str, ...]:
@@ -66,7 +69,7 @@ class Combine(Stage):
 
     def run(self, value: Any, context: Context) -> Graph:
         """See `Stage.run`."""
-        graphs = member_graphs(tuple(self.heads), context, self.heads)
+        graphs = member_graphs(tuple(self.heads), context, self.heads, self.prepare)
         made = {}
         for member, model in graphs.items():
             for spec in onnx_file.specs(model)[1]:

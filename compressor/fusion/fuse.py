@@ -46,6 +46,7 @@ from .fusing import (
 )
 from .hierarchy import Hierarchy
 from .member_graphs import member_graphs
+from .preparation import Preparation, check_prepare
 from .recalibrate import CALIBRATIONS, Calibration, best_calibration
 
 _BEST = "best"  # of all calibrations
@@ -83,6 +84,7 @@ class Fuse(Stage):
 
     members: tuple[str, ...] = ()  # "original", ids of earlier stages, names in the task's models
     gives: str | Mapping[str, str] = ""  # "logits", "probabilities" or "numbers", of all members or by name
+    prepare: Mapping[str, Preparation] = dataclasses.field(default_factory=dict)  # member -> what its input becomes
     rule: str = "mean"  # in `fusing.FUSIONS`
     select: bool = False  # greedy selection with replacement: who adds nothing is left out
     folds: Annotated[int, Field(ge=2)] = 5  # of the validation data, for what is learnt on it
@@ -102,6 +104,7 @@ class Fuse(Stage):
             raise RecipeError(f"{where}.members: fusing takes at least two models; got {list(self.members)}")
         if len(set(self.members)) != len(self.members):
             raise RecipeError(f"{where}.members: {list(self.members)} names one twice")
+        check_prepare(self.prepare, self.members, task.input_specs(), where)
         kinds = self._kinds(where)
         if "numbers" in kinds.values() and set(kinds.values()) != {"numbers"}:
             raise RecipeError(f"{where}.gives: numbers are not fused with classes: {listed(kinds)}")
@@ -137,7 +140,7 @@ class Fuse(Stage):
 
     def run(self, value: Any, context: Context) -> Graph:
         """See `Stage.run`."""
-        graphs = member_graphs(self.members, context)
+        graphs = member_graphs(self.members, context, prepare=self.prepare)
         stack, labels = self._stack(graphs, context)
         judge = _Judge(context, self._form(context.where))
         fused, held_out = self._chosen(stack, labels, judge, context)
@@ -150,7 +153,7 @@ class Fuse(Stage):
         """See `Stage.after_verdict`: whether the test data agree that the fusion is better than the best member."""
         best, gain = context.kept["best"], context.kept["gain"]
         split, judge = context.task.split("test", context.where), _Judge(context, self._form(context.where))
-        labels, graphs = self._labels(split, context.where), member_graphs((best,), context)
+        labels, graphs = self._labels(split, context.where), member_graphs((best,), context, prepare=self.prepare)
         alone = judge.scores(self._rows(best, graphs[best], split, context), labels)
         found = judge.compared(judge.scores_of_file(_answers(value.path, split, context), labels), alone)
         agrees = "agree" if gain * found.gain.value > 0 or gain == found.gain.value == 0 else "do not agree"

@@ -10,16 +10,21 @@ from ...exporters import from_torch
 from ...exporters.graph import compose, onnx_file
 from ..data import any_inputs
 from ..stage import Context, Graph
+from .preparation import Prepare, prepared
 
 
 def member_graphs(
-    members: Sequence[str], context: Context, outputs: Mapping[str, Sequence[str]] | None = None
+    members: Sequence[str],
+    context: Context,
+    outputs: Mapping[str, Sequence[str]] | None = None,
+    prepare: Prepare | None = None,
 ) -> dict[str, onnx.ModelProto]:
     """Members as graphs with the outputs that the task names.
 
     Args:
         members: names for `Context.named`.
         outputs: by member; None: the task's first for all.
+        prepare: what stands before a member's input.
 
     Raises:
         RecipeError: a member that is quantized, or has no such output.
@@ -37,6 +42,8 @@ def member_graphs(
             from_torch.export(value.module(), any_inputs(task), task.input_specs(), wanted, path)
         found[name] = _with_outputs(onnx_file.load(path), name, wanted, context.where)
         compose.check_inputs(name, found[name], task.input_specs())
+        if prepare and name in prepare:
+            prepared(found[name], prepare[name], task.input_specs()[0])
     return found
 
 

@@ -174,7 +174,10 @@ class Adapter(Regime):
             self._tuner.update_and_allocate(step)
 
     def penalty(self) -> torch.Tensor | float:
-        """AdaLoRA's regularization, which keeps singular vectors orthogonal (equation 4)."""
+        """AdaLoRA's regularization, which keeps singular vectors orthogonal.
+
+        The mean of the Frobenius norms, as PEFT has it; equation 4 of the paper adds up their squares.
+        """
         if self._ranks is None:
             return 0.0
         bases = [p if ".lora_A." in name else p.T for name, p in self._module.named_parameters() if _is_basis(name)]

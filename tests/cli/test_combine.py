@@ -9,6 +9,8 @@ import pytest
 
 from edgesmith.cli import main
 from edgesmith.compressor.fusion.combine import Combine
+from edgesmith.compressor.fusion.fuse import Fuse
+from edgesmith.compressor.fusion.preparation import Preparation
 from edgesmith.core.errors import ExitCode, RecipeError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
@@ -31,7 +33,7 @@ def task():
     return edgesmith.Task(
         name="iris",
         model=LogisticRegression(max_iter=500).fit(x[:70], kinds[:70]),
-        models={"width": LinearRegression().fit(x[:70], y[:70])},
+        models={"width": LinearRegression().fit((x[:70] - [5.8, 3.1, 3.8]) / [0.8, 0.4, 1.8], y[:70])},
         outputs=("kind",),
         **{name: edgesmith.ArraySplit({"flower": x[part]}, kinds[part]) for name, part in parts.items()},
     )
@@ -41,6 +43,7 @@ task = "task.py"
 [[stages]]
 use = "combine"
 heads = { original = ["kind"], width = ["width"] }
+prepare = { width = { mean = [5.8, 3.1, 3.8], std = [0.8, 0.4, 1.8] } } # that it was fitted on
 [limits]
 drop = 0.15
 """
@@ -85,3 +88,37 @@ def test_what_makes_no_combination_is_refused(heads: Any, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         Combine(id="c", heads=heads).check(task, "w")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        ({"wide": {}}, "w.prepare: unknown 'wide'; did you mean 'width'? known: original, width"),
+        ({"width": {"mean": (1.0, 2.0)}}, "w.prepare.width.mean: 2 numbers for 3 channels; give one, or one for each"),
+        ({"width": {"std": (1.0, 0.0, 1.0)}}, "w.prepare.width.std: [1.0, 0.0, 1.0]; each has to be above 0"),
+        ({"width": {"std": (float("nan"),)}}, "w.prepare.width.std: [nan]; each has to be above 0"),
+    ],
+)
+def test_what_makes_no_preparation_is_refused(prepare: Any, message: str) -> None:
+    split = ArraySplit({"flower": np.zeros((2, 3), np.float32)}, np.zeros(2, np.int64))
+    task = Task(name="t", model="m.onnx", test=split, validation=split, outputs=("kind",))
+    wanted = {name: Preparation(**keys) for name, keys in prepare.items()}
+    stages: Any = [
+        Combine(id="c", heads={"original": ("kind",), "width": ("width",)}, prepare=wanted),
+        Fuse(id="f", members=("original", "width"), gives="logits", prepare=wanted),
+    ]
+    for stage in stages:
+        with pytest.raises(RecipeError) as caught:
+            stage.check(task, "w")
+        assert str(caught.value) == message
+
+
+def test_token_ids_have_no_mean() -> None:
+    split = ArraySplit({"ids": np.zeros((2, 3), np.int64)}, np.zeros(2, np.int64))
+    task = Task(name="t", model="m.onnx", test=split, validation=split, outputs=("kind",))
+    stage = Combine(id="c", heads={"a": ("kind",), "b": ("width",)}, prepare={"a": Preparation()})
+    with pytest.raises(RecipeError) as caught:
+        stage.check(task, "w")
+    assert str(caught.value) == (
+        "w.prepare: the task has ids int64 ('batch', 3); what can be prepared is one float32 input (batch, channels, ...)"
+    )

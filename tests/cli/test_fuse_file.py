@@ -85,6 +85,13 @@ def test_a_file_that_is_not_there(project: Path, capsys: pytest.CaptureFixture[s
     assert "files/bayes.onnx" in capsys.readouterr().err
 
 
+def test_a_pickle_named_by_its_path_is_not_opened(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "files" / "tree.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    members = 'fuse.members=["original", "files/tree.pkl"]'
+    assert main(["compress", "recipes/recipe.toml", "--out", "run", "--set", members, "--dry-run"]) == ExitCode.USAGE
+    assert "files/tree.pkl' is a pickle, which runs whatever code it holds when it is opened" in capsys.readouterr().err
+
+
 def test_names_as_parts_of_paths() -> None:
     assert as_file_name("seed-1") == "seed-1"
     made = [as_file_name(name) for name in ("a/b.onnx", "a_b.onnx", "../b.onnx")]

@@ -182,7 +182,9 @@ def test_single_letters_of_a_script_are_no_words_of_it(kind: str, folder: Path, 
             f"text 1 ('{text}') is written in {script}, and the tokenizer of letters has no words of that; leave it out, or "
             "take a model for its language"
         )
-    with pytest.raises(DataError, match=r"^text 0 .'1234 567'. has no token that the tokenizer of letters knows; leave"):
+    with pytest.raises(
+        DataError, match=r"^text 0 .'1234 567'. has no token that the tokenizer of letters knows; leave"
+    ):
         encoder.encode(["1234 567"])
 
 

@@ -25,7 +25,7 @@ def test_a_recipe(name: str, original: float, speedup: float, file_ratio: float,
     assert [artifact["target"] for artifact in report["artifacts"]] == ["onnxruntime-cpu", "tensorrt"]
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "lenet"])
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet", "lenet", "ensemble"])
 def test_a_dry_run_accepts_it(name: str, dataset: Path, tmp_path: Path) -> None:
     """It builds the network and takes out what the recipe takes out."""
     code, printed = run(EXAMPLES / "fashion_mnist" / f"{name}.toml", dataset, tmp_path, "--dry-run")

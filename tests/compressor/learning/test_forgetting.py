@@ -13,8 +13,9 @@ from torch import nn
 
 from edgesmith.cli import main
 from edgesmith.compressor.candidate import Candidate, state_of
-from edgesmith.compressor.data import any_inputs
+from edgesmith.compressor.data import any_inputs, batches
 from edgesmith.compressor.evaluation import evaluate, old_metric, task_metrics
+from edgesmith.compressor.fusion.merge_statistics import fisher
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.learning.forgetting import consolidated, without_forgetting
 from edgesmith.compressor.task_file import check_data, load_task
@@ -175,6 +176,10 @@ def test_ewc_pulls_on_what_the_old_task_hangs_on(others: Task, knows_clothes: Ca
     assert once > 0
     assert twice == pytest.approx(4 * once, rel=1e-3)  # quadratic
     assert moved(module.others.weight, 0.1) == 0  # no answer to the old task depends on it
+    seen = dataclasses.replace(others.old, outputs=others.outputs)  # type: ignore[type-var]  # it names an old task
+    single = batches(make_context(seen, tmp_path / "again", {}), "train", 32, 1)
+    found = fisher(knows_clothes.module(), single, seen, "clothes", torch.Generator().manual_seed(0))
+    assert once == pytest.approx(float(10 / 2 * 0.1**2 * found["clothes.weight"].sum()), rel=1e-3)
 
 
 def test_a_killed_run_ends_equal(
