@@ -67,7 +67,8 @@ class KeepKeys:
 def without_forgetting(value: Candidate, weight: float, context: Context) -> Keeper:
     """`weight * T^2 * KL` to the old network's answers on the new task's samples (LwF; Li & Hoiem, ECCV 2016, eq. 2).
 
-    The paper has no `T^2`: a `weight` of 1 is its `lambda_o = 4`. No sample of the old task is needed. Where the old task's answers are no classes, its own loss compares them.
+    The paper has no `T^2`: a `weight` of 1 is its `lambda_o = 4`. No sample of the old task is needed. Where the old
+    task's answers are no classes, its own loss compares them.
     """
     old, output = _old(context), _old(context).outputs[0]
     teacher = open_teacher(value, context, output)
