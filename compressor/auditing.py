@@ -34,6 +34,7 @@ from .evaluation import BATCH, task_metrics
 from .progress import Progress
 from .run_directory import Done
 from .task_file import run_user_code
+from .text import TextsCutWarning
 
 _FORMAT = 1  # a release that measures something else under the same names raises it
 _SCORES = "scores.npz"
@@ -286,7 +287,7 @@ def _encoded(task: Task, texts: list[str]) -> Arrays:
     encode = task.encode
     assert encode is not None  # `check_texts` has looked
     with warnings.catch_warnings():  # a letter too many may make a text a token too long
-        warnings.filterwarnings("ignore", ".* texts are longer than .* tokens and are cut")
+        warnings.simplefilter("ignore", TextsCutWarning)
         return run_user_code(lambda: encode(texts), f"task '{task.name}': encode")  # type: ignore[no-any-return]  # its own
 
 

@@ -105,7 +105,7 @@ class _Run:
         self._values: dict[str, Candidate | Graph] = {}  # "original", stage ids, names in the task's models
         self._keys: dict[str, str] = {}  # the same names -> digest of everything the value depends on
         self._files: dict[str, Artifact] = {}  # the same names -> what the judged target runs
-        self._kept: dict[str, dict[str, Any]] = {}  # stage id -> what it left for `after_verdict`
+        self._for_verdict: dict[str, dict[str, Any]] = {}  # stage id -> what it left for `after_verdict`
         self._used: set[str] = set()  # results this recipe has use for
         self._found: Outcome | None = None  # of the measurement that the verdict rests on
         # Before any stage has loaded more of the user's code, so that a run that goes on finds the same.
@@ -223,13 +223,13 @@ class _Run:
             if isinstance(result, Candidate):
                 check_finite(result.weights, f"{where}: result")
             values.save(result, folder)
-            facts = {"notes": context.notes, "kept": context.kept, "chosen_from": chosen_from}
+            facts = {"notes": context.notes, "for_verdict": context.for_verdict, "chosen_from": chosen_from}
             return {**facts, "model": self._origin(result)}
 
         done = self._once(place, key, make)
         like = None if done.facts["model"] is None else self._named(done.facts["model"])
         self._values[stage.id] = values.load(done.path, like if isinstance(like, Candidate) else None)
-        self._keys[stage.id], self._kept[stage.id] = digest.of_json(key), done.facts["kept"]
+        self._keys[stage.id], self._for_verdict[stage.id] = digest.of_json(key), done.facts["for_verdict"]
         return done
 
     def _context(self, where: str, work: Path) -> Context:
@@ -375,12 +375,12 @@ class _Run:
 
     def _after_verdict(self, number: int, stage: Stage) -> list[str]:
         """What a stage that has left something for it says now."""
-        kept = self._kept[stage.id]
-        if not kept:
+        left = self._for_verdict[stage.id]
+        if not left:
             return []
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
-            context = dataclasses.replace(self._context(f"stages[{number}] '{stage.id}'", work), kept=kept)
+            context = dataclasses.replace(self._context(f"stages[{number}] '{stage.id}'", work), for_verdict=left)
             return {"notes": stage.after_verdict(self._values[stage.id], context)}
 
         done = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id]}, make)

@@ -69,7 +69,7 @@ class Context:
     deployment: Deployment = dataclasses.field(default_factory=Deployment)
     exported: "Callable[[], Graph] | None" = None  # the stage's input in ONNX, which the ledger has needed before it
     notes: list[str] = dataclasses.field(default_factory=list)  # what the ledger should say about this stage
-    kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON-able; for the stage's own `after_verdict`
+    for_verdict: dict[str, Any] = dataclasses.field(default_factory=dict)  # JSON-able, for the stage's `after_verdict`
 
     def within(self, name: str) -> "Context":
         """The same with a work folder of its own inside, so that each training finds its own checkpoint."""
@@ -149,7 +149,7 @@ class Stage(abc.ABC):
 
         Args:
             value: what `run` returned.
-            context: with what `run` left in `kept`.
+            context: with what `run` left in `for_verdict`.
         """
         return []
 

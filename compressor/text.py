@@ -1,5 +1,7 @@
-"""Text: a Hugging Face encoder and its tokenizer from this machine, as a network of token ids and their mask."""
+"""Text: a Hugging Face encoder and its tokenizer, as a network of token ids and their mask."""
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -24,7 +26,13 @@ TOKENIZER = "tokenizer.json"
 _NEEDED = ("config.json", "model.safetensors", TOKENIZER)
 _DIFFERENT = "they belong to different models: take the tokenizer that the model was trained with"
 _PADDING = 128  # embeddings are padded to a multiple of this at most
-_COUNT_FROM_PADDING = ("camembert", "longformer", "mpnet", "roberta", "xlm-roberta")  # positions begin behind its id
+_COUNT_FROM_PADDING = frozenset(  # positions begin behind its id
+    {"camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "xlm-roberta", "xmod"}
+)
+
+
+class TextsCutWarning(UserWarning):
+    """Texts that are longer than an encoder takes."""
 
 
 class TextClassifier(nn.Module):
@@ -55,19 +63,20 @@ class TextEncoder:
     tokens: int  # texts are cut to this length and padded to it, special tokens included
 
     @classmethod
-    def open(cls, source: str | Path, tokens: int = 128) -> "TextEncoder":
+    def open(cls, source: str | Path, tokens: int = 128, revision: str | None = None) -> "TextEncoder":
         """Find an encoder: on this machine, or by its name on the Hugging Face hub.
 
         Args:
             source: a folder with `config.json`, `model.safetensors` and `tokenizer.json`; or `package:folder`, in an
                 installed package; or a name on the hub, of which these three files alone are fetched, once.
             tokens: length of a text.
+            revision: of a name on the hub: a branch, tag or commit.
 
         Raises:
             TaskError: no such folder or package, a hub that cannot be reached, a file that is missing, a tokenizer of
                 another model, a length beyond the model's.
         """
-        folder = _found(source)
+        folder = _found(source, revision)
         missing = [name for name in _NEEDED if not (folder / name).is_file()]
         if missing:
             raise TaskError(f"{folder}: no encoder's folder, {missing[0]} is missing; it needs {', '.join(_NEEDED)}")
@@ -111,35 +120,41 @@ class TextEncoder:
         """Token ids and attention mask, int64 `(N, tokens)`; what is longer is cut, its last special token kept.
 
         Warns:
-            UserWarning: how many of the texts are cut.
+            TextsCutWarning: how many of the texts are cut.
 
         Raises:
-            DataError: a text that is empty, mostly in a script that the tokenizer has no words of, or of which it knows
-                nothing; names it.
+            DataError: a text that is empty or of which the tokenizer knows nothing, texts that are mostly in a script
+                that it has no words of; names them.
         """
         tokenizer, file = _tokenizer(self.folder), self.folder / TOKENIZER
         unknown, known = _knows(file, file.stat().st_mtime_ns)
         tokenizer.enable_truncation(self.tokens)
         tokenizer.enable_padding(length=self.tokens, **_padding(tokenizer))
         encoded = tokenizer.encode_batch(list(texts))
+        others: list[tuple[int, str, str]] = []
         for number, (text, found) in enumerate(zip(texts, encoded, strict=True)):
             own = [id for id, special in zip(found.ids, found.special_tokens_mask, strict=True) if not special]
             if not own:
                 raise DataError(f"text {number} is empty ({text!r}); leave it out, with its label")
             script = None if known is None else foreign(text, known)
             if script is not None:
-                raise DataError(
-                    f"text {number} ({text[:40]!r}) is written in {script.capitalize()}, and the tokenizer of "
-                    f"{self.folder.name} has no words of that; leave it out, or take a model for its language"
-                )
-            if all(token == unknown for token in own):
+                others.append((number, text, script))
+            elif all(token == unknown for token in own):
                 raise DataError(
                     f"text {number} ({text[:40]!r}) has no token that the tokenizer of {self.folder.name} knows; leave "
                     "it out, or take a model for its language"
                 )
+        if others:
+            number, text, script = others[0]
+            more = "" if len(others) == 1 else f"; so are {len(others) - 1} more ({_numbers(others[1:])})"
+            raise DataError(
+                f"text {number} ({text[:40]!r}) is written in {script}, of which the tokenizer of {self.folder.name} "
+                f"has no words{more}; leave such texts out, or take a model for their language"
+            )
         cut = sum(bool(found.overflowing) for found in encoded)
         if cut:
-            warnings.warn(f"{cut} of {len(texts)} texts are longer than {self.tokens} tokens and are cut", stacklevel=2)
+            said = f"{cut} of {len(texts)} texts are longer than {self.tokens} tokens and are cut"
+            warnings.warn(said, TextsCutWarning, stacklevel=2)
         arrays = ([e.ids for e in encoded], [e.attention_mask for e in encoded])
         return {name: np.array(rows, np.int64) for name, rows in zip(INPUTS, arrays, strict=True)}
 
@@ -152,7 +167,12 @@ class TextEncoder:
         return (self.folder / TOKENIZER,)
 
 
-def _found(source: str | Path) -> Path:
+def _numbers(others: Sequence[tuple[int, str, str]], shown: int = 10) -> str:
+    more = ", ..." if len(others) > shown else ""
+    return ", ".join(str(number) for number, _, _ in others[:shown]) + more
+
+
+def _found(source: str | Path, revision: str | None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     package, _, inside = str(source).partition(":")
@@ -161,16 +181,21 @@ def _found(source: str | Path) -> Path:
         return Path(next(iter(spec.submodule_search_locations))) / inside
     if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source):
         raise TaskError(f"encoder '{source}': neither a folder nor in an installed package")
-    return _fetched(source)
+    return _fetched(source, revision)
 
 
-def _fetched(name: str) -> Path:
-    """From the Hugging Face hub, or from what was fetched of it before."""
+def _fetched(name: str, revision: str | None) -> Path:
+    """What was fetched of it before, or from the Hugging Face hub."""
     load_transformers()
     import huggingface_hub
 
+    fetch = functools.partial(huggingface_hub.snapshot_download, name, revision=revision, allow_patterns=list(_NEEDED))
+    with contextlib.suppress(Exception):  # what is on this machine stays what it is, whatever the hub has by now
+        folder = Path(fetch(local_files_only=True))
+        if all((folder / needed).is_file() for needed in _NEEDED):
+            return folder
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_NEEDED)))
+        return Path(fetch())
     except Exception as error:  # no network, no such name, no leave: each raises a kind of its own
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise TaskError(
@@ -184,24 +209,26 @@ def _check_tokenizer(folder: Path, config: Any) -> None:
     """What both say of the vocabulary is the same: padding, and the words where `vocab.txt` lists them."""
     tokenizer = _tokenizer(folder)
     padding = _padding(tokenizer)
-    if config.pad_token_id is not None and padding["pad_id"] != config.pad_token_id:
+    named = tokenizer.token_to_id(padding["pad_token"]) is not None  # else it says nothing of padding
+    if named and config.pad_token_id is not None and padding["pad_id"] != config.pad_token_id:
         raise TaskError(
             f"{folder}: {TOKENIZER} pads with {padding['pad_id']} ('{padding['pad_token']}'), config.json says "
             f"{config.pad_token_id}; {_DIFFERENT}"
         )
     listed = folder / "vocab.txt"
-    for number, word in enumerate(listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else ()):
-        if tokenizer.id_to_token(number) != word:
-            raise TaskError(
-                f"{folder}: token {number} is '{tokenizer.id_to_token(number)}' in {TOKENIZER}, '{word}' in vocab.txt; "
-                f"{_DIFFERENT}"
-            )
+    words = listed.read_bytes().decode().split("\n") if listed.is_file() else []  # some are other ends of lines
+    counts = collections.Counter(words)
+    for number, word in enumerate(word.removesuffix("\r") for word in words):
+        found = tokenizer.token_to_id(word)
+        if word and counts[word] == 1 and found not in (None, number):
+            raise TaskError(f"{folder}: '{word}' is token {found} in {TOKENIZER}, {number} in vocab.txt; {_DIFFERENT}")
 
 
 def _padding(tokenizer: Any) -> dict[str, Any]:
-    """The padding token that the file itself names, or BERT's."""
+    """The padding token that the file itself names, or BERT's, or RoBERTa's."""
     set_up = tokenizer.padding or {}
-    token = set_up.get("pad_token", "[PAD]")
+    usual = "<pad>" if tokenizer.token_to_id("[PAD]") is None else "[PAD]"
+    token = set_up.get("pad_token", usual)
     return {"pad_token": token, "pad_id": set_up.get("pad_id", tokenizer.token_to_id(token) or 0)}
 
 
@@ -217,8 +244,9 @@ def _knows(file: Path, changed: int) -> tuple[int | None, frozenset[str] | None]
     unknown = parts["model"].get("unk_id")
     if unknown is None:
         unknown = tokenizer.token_to_id(parts["model"].get("unk_token") or "[UNK]")
-    of_bytes = "ByteLevel" in json.dumps(parts["pre_tokenizer"])  # no script is foreign to it
-    return unknown, None if of_bytes else known_scripts(tokenizer.get_vocab())
+    steps = json.dumps([parts["normalizer"], parts["pre_tokenizer"]])
+    of_bytes = "ByteLevel" in steps or parts["model"].get("byte_fallback")  # no script is foreign to it
+    return unknown, None if of_bytes else known_scripts(tokenizer.get_vocab(with_added_tokens=False))
 
 
 def _tokenizer(folder: Path) -> Any:

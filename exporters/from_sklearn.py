@@ -29,6 +29,8 @@ def check_convertible(estimator: Any, where: str) -> None:
     Raises:
         TaskError: with what to do.
     """
+    if importlib.util.find_spec("skl2onnx") is None:
+        raise TaskError(f"{where}: scikit-learn estimators need skl2onnx: pip install 'edgesmith[sklearn]'")
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import check_is_fitted
 
@@ -36,6 +38,8 @@ def check_convertible(estimator: Any, where: str) -> None:
         check_is_fitted(estimator)
     except NotFittedError as error:
         raise TaskError(f"{where}: the estimator is not fitted; fit it in the task, on the 'train' split") from error
+    except Exception:  # of another library's estimator, of which this cannot be told
+        pass
     classes, kind = getattr(estimator, "classes_", None), type(estimator).__name__
     if isinstance(classes, list):  # one array for each of several outputs
         raise TaskError(f"{where}: this {kind} classifies {len(classes)} things at once; fit one for each of them")
@@ -61,8 +65,7 @@ def convert(
         TaskError: skl2onnx is missing; not fitted; an input of another kind; an estimator that skl2onnx does not know.
         ExportError: the file's outputs differ.
     """
-    if importlib.util.find_spec("skl2onnx") is None:
-        raise TaskError(f"{where}: scikit-learn estimators need skl2onnx: pip install 'edgesmith[sklearn]'")
+    check_convertible(estimator, where)
     if len(inputs) != 1 or inputs[0].dtype != "float32" or len(inputs[0].shape) != 2:
         got = ", ".join(f"{spec.name} {spec.dtype} {spec.shape}" for spec in inputs)
         raise TaskError(f"{where}: an estimator takes one float32 input (batch, features), the task has: {got}")
@@ -75,7 +78,6 @@ def _written(estimator: Any, spec: TensorSpec, output: str, where: str) -> onnx.
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
 
-    check_convertible(estimator, where)
     classifies = hasattr(estimator, "classes_")
     try:
         model: onnx.ModelProto = convert_sklearn(

@@ -91,7 +91,7 @@ def trial(task: edgesmith.Task, folder: Path, right: dict[str, list[float]]) -> 
         work = folder / way
         work.mkdir()
         stage = Fuse(id="fuse", members=tuple(files), gives="probabilities", **keys)  # type: ignore[arg-type]  # by key
-        graph = stage.run(None, dataclasses.replace(context, work=work, notes=[], kept={}))
+        graph = stage.run(None, dataclasses.replace(context, work=work, notes=[], for_verdict={}))
         right[way].append(score(graph.path, task.test))
 
 

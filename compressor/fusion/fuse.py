@@ -8,18 +8,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ...benches.metrics import accuracy, metrics
+from ...benches.metrics import accuracy
 from ...core import digest
-from ...core.errors import ContractError, DataError, RecipeError
+from ...core.errors import DataError, RecipeError
 from ...core.files import as_file_name
 from ...core.tables import unknown
-from ...core.task import Metric, Split, Task
+from ...core.task import Split, Task
 from ...core.values import TensorSpec
 from ...exporters.from_sklearn import is_estimator
 from ...exporters.graph import compose, onnx_file
-from ...exporters.sessions.ort_session import OnnxRuntimeSession
-from ..compare import CONFIDENCE, Comparison
-from ..evaluation import BATCH, task_metrics
 from ..stage import Context, Graph, Probe, Stage
 from .exclusion import Exclusion
 from .fuse_checks import (
@@ -32,6 +29,7 @@ from .fuse_checks import (
     listed,
     member_rows,
 )
+from .fuse_judge import Judge, answers, check_computes, rules_kept
 from .fusing import (
     FUSIONS,
     LEAST,
@@ -42,6 +40,7 @@ from .fusing import (
     folds,
     needs_sklearn,
     selected,
+    softmax,
     write_stack,
 )
 from .hierarchy import Hierarchy
@@ -50,7 +49,7 @@ from .preparation import Preparation, check_prepare
 from .recalibrate import CALIBRATIONS, Calibration, best_calibration
 
 _BEST = "best"  # of all calibrations
-_APART = "what members learnt from (the task's 'train' split) is not among the validation samples"
+_EACH_CLASS = ("stacking", "platt", "isotonic", _BEST)  # rules and calibrations that learn something of every class
 _UNKNOWN = (
     "not checked: whether members learnt from the validation samples, as the task has no 'train' split to compare "
     "with; if they did, the figures above flatter them, and the test data will say so"
@@ -142,20 +141,27 @@ class Fuse(Stage):
         """See `Stage.run`."""
         graphs = member_graphs(self.members, context, prepare=self.prepare)
         stack, labels = self._stack(graphs, context)
-        judge = _Judge(context, self._form(context.where))
+        judge = Judge(context, self._form(context.where))
         fused, held_out = self._chosen(stack, labels, judge, context)
         fused = self._finished(fused, held_out, labels, judge, context)
+        if context.for_verdict:
+            for step in fused.after:
+                held_out = step(held_out)
+            best = stack[:, self.members.index(context.for_verdict["best"])]
+            context.for_verdict["gain"] = judge.compare(held_out, best, labels).gain.value
         path = self._write(graphs, fused, stack.shape[2], context)
-        _check_file(path, self._form(context.where)(fused(stack)), context)
+        check_computes(path, self._form(context.where)(fused(stack)), context)
         return Graph(path=path, digest=digest.of_file(path))
 
     def after_verdict(self, value: Graph, context: Context) -> list[str]:
         """See `Stage.after_verdict`: whether the test data agree that the fusion is better than the best member."""
-        best, gain = context.kept["best"], context.kept["gain"]
-        split, judge = context.task.split("test", context.where), _Judge(context, self._form(context.where))
+        best, gain = context.for_verdict["best"], context.for_verdict["gain"]
+        split, judge = context.task.split("test", context.where), Judge(context, self._form(context.where))
         labels, graphs = self._labels(split, context.where), member_graphs((best,), context, prepare=self.prepare)
-        alone = judge.scores(self._rows(best, graphs[best], split, context), labels)
-        found = judge.compared(judge.scores_of_file(_answers(value.path, split, context), labels), alone)
+        rows = self._answers_of(best, graphs[best], split, context)
+        rows = rows.reshape(len(rows), -1).astype(np.float64)
+        alone = judge.scores(softmax(rows) if self._kinds(context.where)[best] == "logits" else rows, labels)
+        found = judge.compared(judge.scores_of_file(answers(value.path, split, context), labels), alone)
         agrees = "agree" if gain * found.gain.value > 0 or gain == found.gain.value == 0 else "do not agree"
         proven = "" if found.gain.low > 0 or found.gain.high < 0 else ", and prove neither"
         test = f"{found.gain.value:.4f} ({found.gain.low:.4f} to {found.gain.high:.4f})"
@@ -217,7 +223,7 @@ class Fuse(Stage):
         """What the members say of the validation samples, `(N, members, C)`, and the labels."""
         split = context.task.split("validation", context.where)
         kinds, task, where = self._kinds(context.where), context.task, context.where
-        for name, model in graphs.items():
+        for name, model in graphs.items() if self._shares(where) else ():
             check_file(name, model, task, where)
         rows = {name: self._rows(name, model, split, context) for name, model in graphs.items()}
         check_same_width({name: array.shape[1] for name, array in rows.items()}, task, kinds, where)
@@ -230,9 +236,13 @@ class Fuse(Stage):
         return np.stack(list(rows.values()), axis=1), labels
 
     def _rows(self, name: str, model: Any, split: Split, context: Context) -> np.ndarray:
+        kind = self._kinds(context.where)[name]
+        return member_rows(name, self._answers_of(name, model, split, context), kind, context.where)
+
+    def _answers_of(self, name: str, model: Any, split: Split, context: Context) -> np.ndarray:
         path = context.work / f"member-{as_file_name(name)}.onnx"
         onnx_file.save(model, path)
-        return member_rows(name, _answers(path, split, context), self._kinds(context.where)[name], context.where)
+        return answers(path, split, context)
 
     def _labels(self, split: Split, where: str) -> np.ndarray:
         """Classes `(N,)`, or numbers `(N, C)`."""
@@ -263,7 +273,7 @@ class Fuse(Stage):
         return fit
 
     def _chosen(
-        self, stack: np.ndarray, labels: np.ndarray, judge: "_Judge", context: Context
+        self, stack: np.ndarray, labels: np.ndarray, judge: Judge, context: Context
     ) -> tuple[_Fused, np.ndarray]:
         """The rule's fusion; or the best member alone where what was learnt is no better than that.
 
@@ -280,20 +290,20 @@ class Fuse(Stage):
             held_out, fits = self._held_out(fit, stack, labels, context)
         comparison = judge.compare(held_out, stack[:, best], labels)
         metric, sign = judge.metric, judge.sign
-        context.kept.update(best=self.members[best], gain=comparison.gain.value)
+        context.for_verdict.update(best=self.members[best])
         each = ", ".join(f"{name} {sign * score:.4f}" for name, score in zip(self.members, scores, strict=True))
         how = f"out of fold ({self.folds} folds) " if learns else ""
         context.notes.append(
             f"{metric.name} on validation: {each}; fused {how}{comparison.values[0]:.4f}; gain over the best, "
             f"{self.members[best]}, {comparison.shown('fused')}"
         )
+        if context.task.train is None and (learns or self.calibration is not None):
+            context.notes.append(_UNKNOWN)
         worse = min(judge.score(fused(stack), labels), sign * comparison.values[0]) < scores[best]
         if learns and worse:
             context.notes.append(f"'{self.rule}' is not better than {self.members[best]}, which is taken alone instead")
-            context.kept.clear()  # nothing is claimed that test data could speak for
+            context.for_verdict.clear()  # nothing is claimed that test data could speak for
             return _Fused((best,), Mean(np.ones(1))), stack[:, best]
-        if learns:
-            context.notes.append(_UNKNOWN if context.task.train is None else _APART)
         context.notes.append(self._said(fused, fits))
         return fused, held_out
 
@@ -309,7 +319,10 @@ class Fuse(Stage):
         return made, fits
 
     def _parts(self, labels: np.ndarray, width: int, context: Context) -> list[np.ndarray]:
-        classes = width if self._shares(context.where) else None
+        classes: list[int] | None = None
+        if self._shares(context.where):
+            every = self.rule in _EACH_CLASS or self.calibration in _EACH_CLASS
+            classes = list(range(width)) if every else np.unique(labels).tolist()
         try:
             return folds(labels, self.folds, context.machine.seed, classes)
         except ValueError as error:
@@ -333,7 +346,7 @@ class Fuse(Stage):
         return said + (f"; left out, as adding nothing: {', '.join(left)}" if left else "")
 
     def _finished(
-        self, fused: _Fused, held_out: np.ndarray, labels: np.ndarray, judge: "_Judge", context: Context
+        self, fused: _Fused, held_out: np.ndarray, labels: np.ndarray, judge: Judge, context: Context
     ) -> _Fused:
         """With calibration, what is known of the labels, and smoothing."""
         if self.calibration is not None:
@@ -347,7 +360,7 @@ class Fuse(Stage):
         known = self._known(context.task, context.where)
         if known:
             fused = dataclasses.replace(fused, after=(*fused.after, *known))
-            context.notes.append(_kept(known, held_out, labels, judge))
+            context.notes.append(rules_kept(known, held_out, labels, judge))
         if self.smoothing:
             fused = dataclasses.replace(fused, after=(*fused.after, Smoothing(self.smoothing)))
         return fused
@@ -369,63 +382,6 @@ class Fuse(Stage):
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         return path
-
-
-def _answers(path: Path, split: Split, context: Context) -> np.ndarray:
-    """What a file gives as the task's output."""
-    session = OnnxRuntimeSession(path, device=context.machine.device)
-    try:
-        return accuracy.predict(session, split, BATCH)[context.task.outputs[0]]
-    finally:
-        session.close()
-
-
-def _kept(known: Sequence[Exclusion | Hierarchy], before: np.ndarray, labels: np.ndarray, judge: "_Judge") -> str:
-    """How many rules were broken before they were kept and after, and what that does to the metric."""
-    after = before
-    for each in known:
-        after = each(after)
-    rules, counts = sum(each.rules for each in known), [sum(e.broken(rows) for e in known) for rows in (before, after)]
-    scores = [judge.sign * judge.score(rows, labels) for rows in (before, after)]
-    return (
-        f"{rules} rules on {len(before):,} validation samples: {counts[0]:,} of {rules * len(before):,} broken before, "
-        f"{counts[1]:,} after; {judge.metric.name} {scores[0]:.4f} before, {scores[1]:.4f} after"
-    )
-
-
-class _Judge:
-    """The task's main metric of fused outputs."""
-
-    def __init__(self, context: Context, form: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.metric: Metric = task_metrics(context.task)[0]
-        self.sign = 1 if self.metric.higher_is_better else -1
-        self._output, self._form = context.task.outputs[0], form
-
-    def scores(self, fused: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return self.scores_of_file(self._form(fused), labels)
-
-    def scores_of_file(self, output: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return metrics.scores_of(self.metric, {self._output: output}, labels)
-
-    def score(self, fused: np.ndarray, labels: np.ndarray) -> float:
-        """Such that higher is better."""
-        return self.sign * metrics.value(self.metric, self.scores(fused, labels))
-
-    def compare(self, first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Comparison:
-        return self.compared(self.scores(first, labels), self.scores(second, labels))
-
-    def compared(self, one: np.ndarray, other: np.ndarray) -> Comparison:
-        gain = accuracy.paired_drop(self.metric, one, other, CONFIDENCE)
-        values = metrics.value(self.metric, one), metrics.value(self.metric, other)
-        return Comparison(metric=self.metric.name, values=values, gain=gain)
-
-
-def _check_file(path: Path, expected: np.ndarray, context: Context) -> None:
-    """The graph computes what was judged."""
-    difference = np.abs(_answers(path, context.task.split("validation", context.where), context) - expected)
-    # ONNX Runtime computes in single precision: close probabilities may change places in a vote.
-    if not float(np.quantile(difference, 0.99)) <= 1e-3 * max(1.0, float(np.abs(expected).max())):
-        raise ContractError(f"{context.where}: the fused graph differs from its parts by up to {difference.max():.3g}")
 
 
 def _spread(fused: _Fused, members: int) -> np.ndarray:

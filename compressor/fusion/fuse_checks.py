@@ -11,11 +11,13 @@ from ...core.errors import DataError, RecipeError
 from ...core.task import Task
 from ...exporters.from_sklearn import check_convertible
 from ..data import sample_digests
-from .fusing import softmax
+from .fusing import LEAST, softmax
 
 _SHARED = 0.01  # share of validation samples that may be in `train` too, as rare twins are in real data
 _VARIES = 1e-6  # of a member's largest output: what varies by less is rounding
-_REORDERED = 0.2  # share of the samples that another order of a member's classes would have to put right
+_REORDERED = 0.2  # share of the samples that another order of a member's classes would have to put right besides
+_PER_CLASS = 5  # samples, without which the order of classes cannot be told
+_MOST_CLASSES = 2000  # whose order is found in reasonable time
 
 
 def member_rows(name: str, output: np.ndarray, kind: str, where: str) -> np.ndarray:
@@ -29,7 +31,7 @@ def member_rows(name: str, output: np.ndarray, kind: str, where: str) -> np.ndar
             f"{where}: member '{name}' gives NaN or infinity for {(~finite).sum()} of {len(rows)} validation samples; "
             "check its weights and how its input is prepared, or leave it out"
         )
-    if len(rows) > 1 and float(np.ptp(rows, axis=0).max()) <= _VARIES * float(np.abs(rows).max()):
+    if len(rows) > 1 and bool((np.ptp(rows, axis=0) <= _VARIES * np.abs(rows).max(axis=0)).all()):
         raise DataError(
             f"{where}: member '{name}' gives the same output for all {len(rows)} validation samples; it has learnt "
             "nothing, or reads another kind of input: leave it out"
@@ -62,7 +64,7 @@ def check_same_width(widths: Mapping[str, int], task: Task, kinds: Mapping[str, 
 def check_apart(task: Task, where: str) -> None:
     """What is learnt on validation data is learnt from answers that members have not been taught.
 
-    Without a `train` split nothing can be said; the stage's note says so.
+    Without a `train` split nothing can be said, which is for the stage to say.
     """
     if task.train is None:
         return
@@ -87,24 +89,9 @@ def check_estimator(name: str, model: Any, kind: str, task: Task, where: str) ->
         raise RecipeError(f"{where}.gives: '{name}' is a {type(model).__name__}, which gives {gives}, not {kind}")
     if classes is None:
         return
-    _check_names(name, np.asarray(classes).tolist(), task, where)
-
-
-def check_file(name: str, model: onnx.ModelProto, task: Task, where: str) -> None:
-    """A file that says what its classes are, as those of scikit-learn's kind do, has the task's, in the same order."""
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name in ("classlabels_strings", "classlabels_int64s"):
-                values = [each.decode() for each in attribute.strings] or list(attribute.ints)
-                if values:
-                    _check_names(name, values, task, where)
-
-
-def _check_names(name: str, found: list[Any], task: Task, where: str) -> None:
+    found = np.asarray(classes).tolist()
     wanted: list[Any] = list(range(len(found)))
-    if found and isinstance(found[0], str):
-        if not task.classes:
-            return  # the task does not say what its numbers stand for; `check_order` looks at the answers
+    if found and isinstance(found[0], str) and task.classes:
         wanted = list(task.classes)
     if found != wanted:
         raise RecipeError(
@@ -113,20 +100,41 @@ def _check_names(name: str, found: list[Any], task: Task, where: str) -> None:
         )
 
 
+def check_file(name: str, model: onnx.ModelProto, task: Task, where: str) -> None:
+    """A file that names the task's classes, as those of scikit-learn's kind do, has them in the task's order."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            found = [each.decode() for each in attribute.strings] if attribute.name == "classlabels_strings" else []
+            if sorted(found) == sorted(task.classes) and found != list(task.classes):
+                raise RecipeError(
+                    f"{where}: member '{name}' has the classes {found}, in this order; those of the task are "
+                    f"{list(task.classes)}: write it again, from a model of the same labels"
+                )
+
+
 def check_order(name: str, rows: np.ndarray, labels: np.ndarray, task: Task, where: str) -> None:
     """A member whose answers would be right in another order of its classes was trained on another order.
+
+    Its top classes have to say so, and the means of its probabilities too: they rank samples right where a member is
+    only too fond of one class.
 
     Raises:
         DataError: with the columns in the order that is right most often, a fifth of the samples more would be right.
     """
     classes = rows.shape[1]
-    if labels.min() < 0 or labels.max() >= classes:
-        return  # the metric says what is wrong with them
-    counts = np.zeros((classes, classes), int)  # [label, answer]
+    if classes > _MOST_CLASSES or labels.min() < 0 or labels.max() >= classes:
+        return  # of labels that are no classes the metric says what is wrong
+    samples = np.bincount(labels, minlength=classes)
+    if samples.min() < _PER_CLASS:
+        return
+    counts, sums = np.zeros((classes, classes), int), np.zeros((classes, classes))  # [label, column]
     np.add.at(counts, (labels, rows.argmax(1)), 1)
-    order = scipy.optimize.linear_sum_assignment(counts, maximize=True)[1]
+    np.add.at(sums, labels, rows / np.maximum(rows.mean(0), LEAST))
+    order, by_means = (
+        scipy.optimize.linear_sum_assignment(table, maximize=True)[1] for table in (counts, sums / samples[:, None])
+    )
     as_is, reordered = int(np.trace(counts)), int(counts[np.arange(classes), order].sum())
-    if reordered - as_is <= _REORDERED * len(labels):
+    if reordered - as_is <= _REORDERED * len(labels) or not np.array_equal(order, by_means):
         return
     names = [task.classes[int(place)] if task.classes else str(place) for place in np.argsort(order)]
     raise DataError(
@@ -137,9 +145,10 @@ def check_order(name: str, rows: np.ndarray, labels: np.ndarray, task: Task, whe
 
 def check_unit(name: str, rows: np.ndarray, where: str) -> None:
     """Numbers that exclude each other are shares of 1, as near as a regression comes to it; logits are not."""
-    if float(rows.min()) < -1 or float(rows.max()) > 2:
+    low, high = np.quantile(rows, (0.01, 0.99))
+    if low < -1 or high > 2:
         raise DataError(
-            f"{where}.exclusive: member '{name}' gives numbers from {rows.min():.3g} to {rows.max():.3g}, and labels "
+            f"{where}.exclusive: 98 % of what member '{name}' gives lie between {low:.3g} and {high:.3g}, and labels "
             "that exclude each other are numbers between 0 and 1; let it give probabilities (a sigmoid of its logits)"
         )
 

@@ -5,7 +5,7 @@ A stack is `(N, members, C)`: probabilities of C classes, or C numbers. Weights 
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -327,20 +327,21 @@ def log_loss(shares: np.ndarray, labels: np.ndarray) -> float:
     return -float(np.log(np.maximum(shares[np.arange(len(labels)), labels], LEAST)).mean())
 
 
-def folds(labels: np.ndarray, count: int, seed: int, classes: int | None) -> list[np.ndarray]:
+def folds(labels: np.ndarray, count: int, seed: int, classes: Sequence[int] | None) -> list[np.ndarray]:
     """Indices of `count` disjoint parts of the samples, in each of which classes are as frequent as in all.
 
     Args:
-        labels: `(N,)` below `classes`, or `(N, C)` where `classes` is None: then parts are drawn from all samples.
+        labels: classes `(N,)`, or numbers `(N, C)`.
+        classes: those that no part may be without; None: labels are numbers.
 
     Raises:
         ValueError: a class with fewer samples than folds; the text says which.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     if classes is not None:
-        numbers = np.bincount(labels, minlength=classes)
+        numbers = np.array([int((labels == each).sum()) for each in classes])
         if numbers.min() < count:
-            rare = int(numbers.argmin())
+            rare = classes[numbers.argmin()]
             fewer = f"set folds to {numbers.min()}, or " if numbers.min() > 1 else ""
             raise ValueError(
                 f"class {rare} has {numbers.min()} sample(s) for {count} folds: one would be without it; "

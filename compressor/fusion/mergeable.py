@@ -8,7 +8,6 @@ from torch import nn
 from ...core.errors import RecipeError
 from ..candidate import Candidate
 
-_Dropout = nn.modules.dropout._DropoutNd
 _SHOWN = 3  # differing tensors in an error
 _COUNTS = "num_batches_tracked"  # of a batch norm; it is not what the model computes with
 
@@ -49,8 +48,9 @@ def _differences(a: Candidate, b: Candidate, first: str, second: str) -> Iterato
         yield "other channels or blocks were taken out of it; prune once, and train copies of that"
     layers, twins = dict(ours.named_modules()), dict(theirs.named_modules())
     for name in {**layers, **twins}:
-        texts = [_text(modules.get(name)) for modules in (layers, twins)]
-        if texts[0] != texts[1]:
+        both = layers.get(name), twins.get(name)
+        texts = [_text(layer) for layer in both]
+        if texts[0] != texts[1] or type(both[0]) is not type(both[1]):
             yield f"layer '{name}' is {texts[1]} in '{second}', {texts[0]} in '{first}'"
     for name, tensor in a.weights.items():
         if not tensor.is_floating_point() and not name.endswith(_COUNTS) and not torch.equal(tensor, b.weights[name]):
@@ -62,8 +62,8 @@ def _shape(tensor: torch.Tensor) -> str:
 
 
 def _text(layer: nn.Module | None) -> str:
-    """Its class and settings; dropout is of training alone, whatever its rate."""
+    """Its class and settings; dropout of whatever kind is of training alone, and its rate does not matter."""
     if layer is None:
         return "missing"
-    settings = "" if isinstance(layer, _Dropout) else layer.extra_repr()
+    settings = "" if "drop" in type(layer).__name__.lower() else layer.extra_repr()
     return f"{type(layer).__name__}({settings})"

@@ -51,7 +51,7 @@ def check_prepare(prepare: Prepare, members: Sequence[str], inputs: Sequence[Ten
 
 
 def prepared(model: onnx.ModelProto, wanted: Preparation, spec: TensorSpec) -> onnx.ModelProto:
-    """The graph with its one input prepared; a runtime computes equal ones of several members once.
+    """The graph with its one input prepared.
 
     Args:
         model: changed in place.

@@ -24,7 +24,12 @@ class NamedLoss:
     hard: Loss
     classes: bool = False
     as_label: Callable[[torch.Tensor], torch.Tensor] = lambda output: output  # a teacher's output in a label's place
-    drawn: Draw | None = None  # labels as likely as an output says they are; None: no distribution is known
+    draw: Draw | None = None  # labels as likely as an output says they are; None: of logits a class, else not known
+
+    @property
+    def drawn(self) -> Draw | None:
+        """See `draw`."""
+        return _class if self.draw is None and self.classes else self.draw
 
 
 def _binary(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -49,11 +54,11 @@ def _number(output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 LOSSES: dict[str, NamedLoss] = {
-    "cross-entropy": NamedLoss(hard=functional.cross_entropy, classes=True, drawn=_class),
-    "binary-cross-entropy": NamedLoss(hard=_binary, as_label=torch.sigmoid, drawn=_yes_or_no),
-    "mse": NamedLoss(hard=functional.mse_loss, drawn=_number),
-    "l1": NamedLoss(hard=functional.l1_loss, drawn=_number),
-    "huber": NamedLoss(hard=functional.huber_loss, drawn=_number),
+    "cross-entropy": NamedLoss(hard=functional.cross_entropy, classes=True),
+    "binary-cross-entropy": NamedLoss(hard=_binary, as_label=torch.sigmoid, draw=_yes_or_no),
+    "mse": NamedLoss(hard=functional.mse_loss, draw=_number),
+    "l1": NamedLoss(hard=functional.l1_loss, draw=_number),
+    "huber": NamedLoss(hard=functional.huber_loss, draw=_number),
 }
 
 

@@ -19,7 +19,7 @@ from edgesmith.compressor.job import prepare
 from edgesmith.compressor.learning.layer_groups import layer_groups
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.run_directory import RunDirectory
-from edgesmith.compressor.text import TextEncoder
+from edgesmith.compressor.text import TextEncoder, TextsCutWarning
 from edgesmith.core.errors import DataError, EdgesmithError, TaskError
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
@@ -134,7 +134,7 @@ def test_a_task_is_the_same_whatever_else_of_this_package_is_loaded(
 
 
 def test_a_text_that_is_too_long_is_cut_and_keeps_its_end_token(encoder: TextEncoder) -> None:
-    with pytest.warns(UserWarning, match="^1 of 2 texts are longer than 8 tokens and are cut$"):
+    with pytest.warns(TextsCutWarning, match="^1 of 2 texts are longer than 8 tokens and are cut$"):
         found = encoder.encode(["very " * 30 + "good", "good"])
     assert found["input_ids"].tolist() == [[2, 7, 7, 7, 7, 7, 7, 3], [2, 4, 3, 0, 0, 0, 0, 0]]
 
@@ -175,13 +175,23 @@ def test_single_letters_of_a_script_are_no_words_of_it(kind: str, folder: Path, 
     (place / "config.json").write_text(json.dumps({**config, "vocab_size": len(words)}))
     encoder = TextEncoder.open(place, tokens=12)
     encoder.encode(["a good film", "a good фильм"])  # a foreign word among others
-    for text, script in (("хороший фильм", "Cyrillic"), ("ፊልሙ በጣም ጥሩ .", "Ethiopic"), ("良い映画 a", "Cjk")):
+    for text, script in (
+        ("хороший фильм", "Cyrillic"),
+        ("ፊልሙ በጣም ጥሩ .", "Ethiopic"),
+        ("良い映画 a", "Chinese characters"),
+    ):
         with pytest.raises(DataError) as caught:
             encoder.encode(["good", text])
         assert str(caught.value) == (
-            f"text 1 ('{text}') is written in {script}, and the tokenizer of letters has no words of that; leave it out, or "
-            "take a model for its language"
+            f"text 1 ('{text}') is written in {script}, of which the tokenizer of letters has no words; leave such texts out, "
+            "or take a model for their language"
         )
+    with pytest.raises(
+        DataError, match=r" has no words; so are 11 more .2, 3, 4, 5, 6, 7, 8, 9, 10, 11, \.\.\..; leave "
+    ):
+        encoder.encode(["good", *["хороший фильм"] * 12])
+    wide = "".join(chr(0xFEE0 + ord(letter)) for letter in "GOOD")
+    encoder.encode([f"{wide} good", "film (ツ)"])  # letters of full width, and an emoticon
     with pytest.raises(
         DataError, match=r"^text 0 .'1234 567'. has no token that the tokenizer of letters knows; leave"
     ):
@@ -193,7 +203,7 @@ def test_single_letters_of_a_script_are_no_words_of_it(kind: str, folder: Path, 
     [
         ("", "text 1 is empty (''); leave it out, with its label"),
         (" \n", "text 1 is empty (' \\n'); leave it out, with its label"),
-        ("хороший фильм", "text 1 ('хороший фильм') is written in Cyrillic, and the tokenizer of tiny-bert has no words of that; leave it out, or take a model for its language"),
+        ("хороший фильм", "text 1 ('хороший фильм') is written in Cyrillic, of which the tokenizer of tiny-bert has no words; leave such texts out, or take a model for their language"),
         ("12 345", "text 1 ('12 345') has no token that the tokenizer of tiny-bert knows; leave it out, or take a model for its language"),
     ],
 )  # fmt: skip
@@ -322,17 +332,22 @@ def test_a_name_on_the_hub_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPa
     """Three files of it, none of which is a pickle."""
     asked: list[object] = []
 
-    def download(name: str, *, allow_patterns: list[str]) -> str:
-        asked.extend([name, allow_patterns])
+    def download(name: str, *, revision: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        asked.append((name, revision, allow_patterns, local_files_only))
+        if local_files_only and len(asked) == 1:
+            raise FileNotFoundError("not fetched yet")
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert TextEncoder.open("somebody/tiny-bert", tokens=8).folder == folder
-    assert asked == ["somebody/tiny-bert", ["config.json", "model.safetensors", "tokenizer.json"]]
+    for _ in range(2):
+        assert TextEncoder.open("somebody/tiny-bert", tokens=8, revision="v1").folder == folder
+    files = ["config.json", "model.safetensors", "tokenizer.json"]
+    # What is there is taken, whatever the hub has by now.
+    assert asked == [("somebody/tiny-bert", "v1", files, there) for there in (True, False, True)]
 
 
 def test_a_name_on_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(name: str, *, allow_patterns: list[str]) -> str:
+    def download(name: str, **_: object) -> str:
         raise ConnectionError("no route to host\nmore of that")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
@@ -353,6 +368,26 @@ def test_a_folder_that_was_mistyped_is_not_asked_for_on_the_hub(monkeypatch: pyt
         assert str(caught.value) == f"encoder '{source}': neither a folder nor in an installed package"
 
 
+def test_ends_of_lines_that_are_words_do_not_move_the_others(folder: Path, tmp_path: Path) -> None:
+    place, words = tmp_path / "copy", [*WORDS[:4], "\u2028", "\x85", "", "twice", "twice", "end"]
+    shutil.copytree(folder, place)
+    write_tokenizer(place, [*WORDS[:4], "\u2028", "\x85", "other", "twice", "again", "end"])
+    (place / "vocab.txt").write_bytes("\n".join(words).encode())
+    assert TextEncoder.open(place, tokens=8).tokens == 8
+
+
+def test_a_tokenizer_that_says_nothing_of_padding_fits_any(folder: Path, tmp_path: Path) -> None:
+    """RoBERTa's pads with 1, which its tokenizer.json need not say; padded places are masked."""
+    place = tmp_path / "copy"
+    shutil.copytree(folder, place)
+    settings = json.loads((folder / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**settings, "pad_token_id": 1}))
+    write_tokenizer(place, ["<s>", "<pad>", *WORDS[2:]])
+    assert TextEncoder.open(place, tokens=8).encode(["good"])["input_ids"].tolist() == [[2, 4, 3, 1, 1, 1, 1, 1]]
+    write_tokenizer(place, ["<s>", "nothing", *WORDS[2:]])
+    assert TextEncoder.open(place, tokens=8).encode(["good"])["attention_mask"].sum() == 3
+
+
 def test_a_folder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     def refusal(place: Path, tokens: int = 8) -> str:
         with pytest.raises(TaskError) as caught:
@@ -370,8 +405,8 @@ def test_a_folder_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> 
     write_tokenizer(place, [*WORDS[:8], "not", "a"])
     (place / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     assert refusal(place) == (
-        f"{place}: token 8 is 'not' in tokenizer.json, 'a' in vocab.txt; they belong to different models: take the tokenizer "
-        "that the model was trained with"
+        f"{place}: 'a' is token 9 in tokenizer.json, 8 in vocab.txt; they belong to different models: take the tokenizer that "
+        "the model was trained with"
     )
     (place / "vocab.txt").unlink()
     write_tokenizer(place, WORDS)

@@ -83,7 +83,7 @@ def rated(topic: str) -> str:
 
 def compress(recipe: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgesmith", "compress", str(recipe), *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.parametrize(

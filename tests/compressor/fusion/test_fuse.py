@@ -16,9 +16,10 @@ from torch import nn
 from edgesmith.compressor import values
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.evaluation import evaluate, task_metrics
-from edgesmith.compressor.fusion.fuse import Fuse, _check_file
-from edgesmith.compressor.fusion.fuse_checks import member_rows
-from edgesmith.compressor.fusion.fusing import FUSIONS
+from edgesmith.compressor.fusion.fuse import Fuse
+from edgesmith.compressor.fusion.fuse_checks import check_order, check_unit, member_rows
+from edgesmith.compressor.fusion.fuse_judge import check_computes
+from edgesmith.compressor.fusion.fusing import FUSIONS, Mean, Rule
 from edgesmith.compressor.model_graph import graph_of
 from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core.errors import ArtifactError, ContractError, DataError, RecipeError, TaskError
@@ -274,20 +275,31 @@ def test_a_fold_without_a_class_is_refused(flat: Task, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("keys", [{"rule": "stacking"}, {"rule": "weighted"}, {"calibration": "platt"}], ids=str)
-@pytest.mark.parametrize("absent", [3, 9])
-def test_a_class_that_validation_lacks_is_refused(
-    absent: int, keys: dict[str, str], flat: Task, tmp_path: Path
-) -> None:
+def lacking(flat: Task, absent: int) -> Task:
     split = flat.split("validation", "t")
     assert isinstance(split, ArraySplit) and split.labels is not None
-    task = dataclasses.replace(flat, validation=ArraySplit(*split.batch(np.flatnonzero(split.labels != absent))))
+    return dataclasses.replace(flat, validation=ArraySplit(*split.batch(np.flatnonzero(split.labels != absent))))
+
+
+@pytest.mark.parametrize("keys", [{"rule": "stacking"}, {"calibration": "platt"}, {"calibration": "best"}], ids=str)
+@pytest.mark.parametrize("absent", [3, 9])
+def test_of_a_class_that_validation_lacks_nothing_is_learnt(
+    absent: int, keys: dict[str, str], flat: Task, tmp_path: Path
+) -> None:
     with pytest.raises(DataError) as caught:
-        fused(task, tmp_path, **keys)
+        fused(lacking(flat, absent), tmp_path, **keys)
     assert str(caught.value) == (
         f"stages[0] 'stage'.folds: validation: class {absent} has 0 sample(s) for 5 folds: one would be without it; give the "
         "class more samples"
     )
+
+
+@pytest.mark.parametrize("keys", [{"rule": "weighted"}, {"rule": "gate"}, {"calibration": "temperature"}], ids=str)
+def test_what_learns_nothing_of_single_classes_needs_no_sample_of_each(
+    keys: dict[str, str], flat: Task, tmp_path: Path
+) -> None:
+    graph, _ = fused(lacking(flat, 9), tmp_path, **keys)
+    assert measured(graph.path, flat) > 0.8
 
 
 def test_columns_in_another_order_are_found_by_the_answers(flat: Task, tmp_path: Path) -> None:
@@ -312,8 +324,24 @@ def test_columns_in_another_order_are_found_by_the_answers(flat: Task, tmp_path:
     )
 
 
-def test_a_file_that_names_its_classes_has_the_tasks(flat: Task, tmp_path: Path) -> None:
-    """One that scikit-learn's converter wrote does."""
+def test_a_member_that_is_too_fond_of_one_class_has_them_in_order() -> None:
+    """One in twenty is positive, it calls most positive, and it ranks them nearly all right: for a fusion to mend."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(2000) < 0.05).astype(np.int64)
+    positive = 1 / (1 + np.exp(-(1.0 + 2.5 * labels + rng.normal(size=2000))))
+    rows = np.stack([1 - positive, positive], 1)
+    assert (rows.argmax(1) == labels).mean() < 0.3
+    task = Task(name="t", model="m.onnx", test=ArraySplit({"x": rows.astype(np.float32)}, labels), outputs=("y",))
+    check_order("fond", rows, labels, task, "w")
+    with pytest.raises(
+        DataError, match=r"^w: member 'turned' is right for .* if its columns stood for 1, 0: it has the"
+    ):
+        check_order("turned", np.eye(2)[labels][:, ::-1] * 0.8 + 0.1, labels, task, "w")
+    check_order("few", np.eye(2)[labels][:3, ::-1] * 0.8 + 0.1, np.array([0, 1, 0]), task, "w")
+
+
+def test_a_file_that_names_the_tasks_classes_has_their_order(flat: Task, tmp_path: Path) -> None:
+    """As one that scikit-learn's converter wrote does."""
     names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     split = flat.split("train", "t")
     assert isinstance(split, ArraySplit) and split.labels is not None
@@ -324,27 +352,28 @@ def test_a_file_that_names_its_classes_has_the_tasks(flat: Task, tmp_path: Path)
         Fuse(id="f", members=("linear", "again"), gives="probabilities").run(None, context)
     assert str(caught.value) == (
         f"stages[0] 'stage': member 'linear' has the classes {sorted(names)}, in this order; those of the task are "
-        f"{list(names)}: fit it on the same labels"
+        f"{list(names)}: write it again, from a model of the same labels"
     )
 
 
-def test_without_what_members_learnt_from_the_ledger_says_what_is_not_known(flat: Task, tmp_path: Path) -> None:
-    known, unknown = "what members learnt from (the task's 'train' split) is not among the validation samples", (
+@pytest.mark.parametrize("keys", [{"rule": "weighted"}, {"rule": "stacking"}, {"calibration": "temperature"}], ids=str)
+def test_without_what_members_learnt_from_the_ledger_says_what_is_not_known(
+    keys: dict[str, str], flat: Task, tmp_path: Path
+) -> None:
+    note = (
         "not checked: whether members learnt from the validation samples, as the task has no 'train' split to compare with; "
         "if they did, the figures above flatter them, and the test data will say so"
-    )  # fmt: skip
-    _, context = fused(flat, tmp_path / "a", rule="weighted")
-    assert (known in context.notes, unknown in context.notes) == (True, False)
-    _, context = fused(dataclasses.replace(flat, train=None), tmp_path / "b", rule="weighted")
-    assert (known in context.notes, unknown in context.notes) == (False, True)
-    _, context = fused(dataclasses.replace(flat, train=None), tmp_path / "c", rule="mean")
-    assert unknown not in context.notes  # it learns nothing
+    )
+    _, context = fused(dataclasses.replace(flat, train=None), tmp_path / "without", **keys)
+    assert note in context.notes
+    _, context = fused(flat, tmp_path / "with", **keys)
+    assert note not in context.notes
 
 
 def test_test_data_speak_of_the_fusion_and_the_best_member(flat: Task, tmp_path: Path) -> None:
     """And not of the original, which may be no member at all."""
     graph, context = fused(flat, tmp_path, rule="mean")
-    best, gain = context.kept["best"], context.kept["gain"]
+    best, gain = context.for_verdict["best"], context.for_verdict["gain"]
     stage = Fuse(id="f", members=MEMBERS, gives="probabilities", rule="mean")
     (note,) = stage.after_verdict(graph, context)
     on_test = [
@@ -356,24 +385,21 @@ def test_test_data_speak_of_the_fusion_and_the_best_member(flat: Task, tmp_path:
     )
     agrees = gain * (on_test[0] - on_test[1]) > 0
     assert f"on test: the test data {'agree' if agrees else 'do not agree'}" in note
-    context.kept["gain"] = -gain  # as if validation had said the contrary
+    context.for_verdict["gain"] = -gain  # as if validation had said the contrary
     (other,) = stage.after_verdict(graph, context)
     assert f"on test: the test data {'do not agree' if agrees else 'agree'}" in other
 
 
-def test_of_the_best_member_alone_nothing_is_claimed(flat: Task, tmp_path: Path) -> None:
-    """Two of one kind: neither weights nor a gate can be better than the one."""
-    twin = flat.models["linear"]
-    task = dataclasses.replace(flat, models={"one": twin, "two": twin, "bayes": GaussianNB().fit(*_noise())})
-    _, context = fused(task, tmp_path, members=("one", "bayes"), rule="stacking")
-    if any("which is taken alone instead" in note for note in context.notes):
-        assert not context.kept
-    else:
-        assert context.kept["best"] == "one"
-
-
-def _noise() -> tuple[np.ndarray, np.ndarray]:
-    return np.random.default_rng(0).random((200, 64)), np.arange(200) % 10
+def test_of_the_best_member_alone_nothing_is_claimed(
+    flat: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where what a rule learnt is worse than the one."""
+    noise = GaussianNB().fit(np.random.default_rng(0).random((200, 64)), np.arange(200) % 10)
+    task = dataclasses.replace(flat, models={**flat.models, "noise": noise})
+    monkeypatch.setitem(FUSIONS, "weighted", Rule(fit=lambda stack, labels, shares: Mean(np.array([0.0, 1.0]))))  # type: ignore[arg-type]  # a dict
+    _, context = fused(task, tmp_path, members=("linear", "noise"), rule="weighted")
+    assert context.notes[-1] == "'weighted' is not better than linear, which is taken alone instead"
+    assert not context.for_verdict
 
 
 def test_a_task_of_several_outputs_is_refused(flat: Task) -> None:
@@ -423,15 +449,28 @@ def test_what_is_constant_is_measured_by_its_size() -> None:
     rng = np.random.default_rng(0)
     rows = member_rows("small", 1e-10 * rng.random((50, 1)), "numbers", "w")
     assert rows.shape == (50, 1)
+    masked = np.stack([np.full(50, -1e9), rng.normal(size=50), rng.normal(size=50)], 1)
+    member_rows("masked", masked, "logits", "w")
     with pytest.raises(DataError) as caught:
         member_rows("rounded", 5 + 1e-7 * rng.random((50, 1)), "numbers", "w")
     assert str(caught.value).startswith("w: member 'rounded' gives the same output for all 50 validation samples")
 
 
+def test_labels_that_exclude_each_other_are_no_logits() -> None:
+    rng = np.random.default_rng(0)
+    check_unit("regression", np.append(rng.random(500), 2.4)[:, None], "w")
+    with pytest.raises(DataError) as caught:
+        check_unit("net", np.linspace(-6, 4, 101)[:, None], "w")
+    assert str(caught.value) == (
+        "w.exclusive: 98 % of what member 'net' gives lie between -5.9 and 3.9, and labels that exclude each other are "
+        "numbers between 0 and 1; let it give probabilities (a sigmoid of its logits)"
+    )
+
+
 def test_a_file_of_nan_is_not_what_was_judged(flat: Task, tmp_path: Path) -> None:
     graph, context = fused(flat, tmp_path)
     with pytest.raises(ContractError, match="the fused graph differs from its parts by up to nan"):
-        _check_file(graph.path, np.full((360, 10), np.nan), context)
+        check_computes(graph.path, np.full((360, 10), np.nan), context)
 
 
 def test_what_members_were_trained_on_teaches_no_fusion(flat: Task) -> None:
