@@ -341,7 +341,7 @@ def folds(labels: np.ndarray, count: int, seed: int, classes: Sequence[int] | No
     if classes is not None:
         numbers = np.array([int((labels == each).sum()) for each in classes])
         if numbers.min() < count:
-            rare = classes[numbers.argmin()]
+            rare = classes[int(numbers.argmin())]
             fewer = f"set folds to {numbers.min()}, or " if numbers.min() > 1 else ""
             raise ValueError(
                 f"class {rare} has {numbers.min()} sample(s) for {count} folds: one would be without it; "
