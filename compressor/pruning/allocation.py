@@ -45,10 +45,10 @@ def isomorphic(scores: Scores, intensity: float, facts: Facts) -> dict[str, floa
 
 
 def per_group(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:
-    """Every group loses a share in proportion to its weight; weight 1 where the recipe names none."""
-    return {
-        root: len(values) * max(0.0, 1 - intensity * facts.weights.get(root, 1.0)) for root, values in scores.items()
-    }
+    """Every group loses a share in proportion to its weight over the largest; weight 1 where the recipe names none."""
+    weights = {root: facts.weights.get(root, 1.0) for root in scores}
+    largest = max(weights.values())
+    return {root: len(values) * (1 - intensity * weights[root] / largest) for root, values in scores.items()}
 
 
 ALLOCATIONS: dict[str, Allocation] = {

@@ -32,6 +32,7 @@ from .prune_to_latency import Goal, Planner
 from .prune_to_ratio import Search, matches
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _GOALS = ("macs_ratio", "params_ratio", "channel_ratio", "latency_ratio", "latency_ms")
 
 
@@ -54,7 +55,7 @@ class Prune(Stage):
     blocks: tuple[str, ...] = ("*",)  # with a latency: whole blocks (globs) that may leave
     importance: str = "magnitude-l2"
     allocation: str = "global"
-    intensity: Mapping[str, float] = dataclasses.field(default_factory=dict)  # glob -> weight, for per-group allocation
+    intensity: Mapping[str, Weight] = dataclasses.field(default_factory=dict)  # glob -> weight, for per-group allocation
     round_to: Annotated[int, Field(ge=1)] | None = None  # None: what suits the judged target
     steps: Annotated[int, Field(ge=1)] = 1  # 1: one shot; more: importance is taken anew after each
     keep: tuple[str, ...] = ()  # layers (globs) that must not be pruned

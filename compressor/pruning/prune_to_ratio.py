@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ...core.errors import UnreachableError
+from ...core.errors import RecipeError, UnreachableError
 from ...core.tables import resolve
 from ..candidate import Candidate
 from ..edit import ChannelEdit
@@ -37,6 +37,8 @@ class Search:
         self._facts = Facts(weights=weights, kinds={group.root: kind_of(self._base, group) for group in groups})
         self._candidate, self._groups, self._scores = candidate, groups, scores
         self._multiple, self._where = multiple, where
+        if not any(weights.get(root, 1.0) for root in scores):
+            raise RecipeError(f"{where}.intensity: every layer that may be pruned has weight 0; give one of them more")
         self._seen: dict[tuple[ChannelEdit, ...], Size] = {}
 
     def check(self, name: str, goal: float, full: Size) -> None:
@@ -48,9 +50,11 @@ class Search:
         smallest = getattr(self._size(self._edits(1.0)), name)
         if smallest > goal:
             original = getattr(full, name)
+            weighted = {self._facts.weights.get(root, 1.0) for root in self._scores}
+            emptied = "every layer" if len(weighted) == 1 else "the layers of the largest intensity"
             raise UnreachableError(
                 f"{self._where}.{name}_ratio: {goal / original:.3g} cannot be reached without emptying a layer; "
-                f"the smallest here is {smallest / original:.3g} (every layer at {self._multiple} channels); "
+                f"the smallest here is {smallest / original:.3g} ({emptied} at {self._multiple} channels); "
                 "ask for more, lower round_to, or allow more layers"
             )
 

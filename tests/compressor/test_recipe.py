@@ -89,6 +89,7 @@ def test_overrides_change_stage_limits_and_measure() -> None:
         ({"stages": "prune"}, "recipe: 'stages' must be a list of tables; write each as [[stages]]"),
         ({"stages": [{"use": "prune", "macs_ratio": 1.5}]}, "recipe: stages[0].macs_ratio: input should be less than 1, got 1.5"),
         ({"stages": [{"use": "prune", "macs_ratio": 0.0}]}, "recipe: stages[0].macs_ratio: input should be greater than 0, got 0.0"),
+        ({"stages": [{"use": "prune", "macs_ratio": 0.5, "intensity": {"a": -1.0}}]}, "recipe: stages[0].intensity.a: input should be greater than or equal to 0, got -1.0"),
         ({"stages": [{"use": "prune", "steps": "two"}]}, 'recipe: stages[0].steps: input should be a valid integer, got "two"'),
         ({"limits": {"drop": "small"}}, 'recipe: limits.drop: input should be a valid number, got "small"'),
         ({"targets": ["onnxruntime"]}, "recipe: targets[0]: unknown 'onnxruntime'; did you mean 'onnxruntime-x86'? known: onnxruntime-arm, onnxruntime-cpu, onnxruntime-cuda, onnxruntime-openvino, onnxruntime-tensorrt, onnxruntime-x86, openvino, tensorrt"),

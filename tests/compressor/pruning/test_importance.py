@@ -157,7 +157,9 @@ def test_allocations() -> None:
     assert global_ranking(scores, 0.5, Facts()) == {"a": 2.0, "b": 1.0}
     assert global_ranking(scores, 2 / 6, Facts()) == {"a": 2.0, "b": 2.0}
     assert global_ranking(scores, 0.0, Facts()) == {"a": 4.0, "b": 2.0}
-    assert per_group(scores, 0.25, Facts(weights={"a": 2.0})) == {"a": 2.0, "b": 1.5}
+    assert per_group(scores, 0.5, Facts(weights={"a": 2.0})) == {"a": 2.0, "b": 1.5}
+    for same in (0.2, 1.0, 5.0):  # weights are relative
+        assert per_group(scores, 0.5, Facts(weights=dict.fromkeys("ab", same))) == uniform(scores, 0.5, Facts())
 
 
 def test_kinds_are_ranked_among_themselves() -> None:

@@ -96,6 +96,34 @@ def test_weights_of_per_group_allocation_matter(original: Candidate, context: Co
     assert widths["stage2.1.conv1"] < widths["stage2.0.conv1"] < 32
 
 
+def test_weights_of_per_group_allocation_are_relative(original: Candidate, context: Context) -> None:
+    def edits(weight: float) -> Any:
+        stage = Prune(id="p", macs_ratio=0.3, round_to=1, allocation="per-group", intensity={"*": weight})
+        return stage.run(original, context).edits
+
+    assert edits(0.2) == edits(5.0)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "message"),
+    [
+        ({"*": 0.0}, "stages[0] 'stage'.intensity: every layer that may be pruned has weight 0; give one of them more"),
+        (
+            {"*": 0.0, "stem": 1.0},
+            "stages[0] 'stage'.macs_ratio: 0.1 cannot be reached without emptying a layer; the smallest here is 0.432 "
+            "(the layers of the largest intensity at 1 channels); ask for more, lower round_to, or allow more layers",
+        ),
+    ],
+)
+def test_weights_that_reach_nothing_are_refused(
+    intensity: dict[str, float], message: str, original: Candidate, context: Context
+) -> None:
+    stage = Prune(id="p", macs_ratio=0.1, round_to=1, allocation="per-group", intensity=intensity)
+    with pytest.raises((RecipeError, UnreachableError)) as caught:
+        stage.rehearse(original, context)
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
