@@ -52,7 +52,8 @@ def check_loaded(module: nn.Module, built: nn.Module, where: str) -> None:
     A candidate is rebuilt from the factory, so that anything else would be lost without a word.
 
     Raises:
-        TaskError: weights on the meta device, other names, shapes or types, or hooks that the factory does not set.
+        TaskError: weights on the meta device, other names, shapes or types, parameters that are frozen here and not
+            there, or hooks that the factory does not set.
     """
     loaded, fresh = dict(module.state_dict()), dict(built.state_dict())
     for name in [*fresh, *loaded]:
@@ -66,6 +67,14 @@ def check_loaded(module: nn.Module, built: nn.Module, where: str) -> None:
             raise TaskError(f"{where} has changed '{name}' from {before} to {after}; it may only fill weights")
         if loaded[name].device.type == "meta":
             raise TaskError(f"{where}: the model's parameters are on 'meta' ('{name}' is), so there are no weights")
+    found, wanted = (dict(each.named_parameters(remove_duplicate=False)) for each in (module, built))
+    for name, parameter in wanted.items():
+        if found[name].requires_grad != parameter.requires_grad:
+            done, remedy = ("frozen", "freeze it") if parameter.requires_grad else ("unfrozen", "leave it trainable")
+            raise TaskError(
+                f"{where} has {done} '{name}', which would be lost when the model is built again; "
+                f"{remedy} in the task's model function"
+            )
     known = set(_hooks(built))
     for layer in _hooks(module):
         if layer not in known:

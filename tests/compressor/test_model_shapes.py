@@ -359,6 +359,11 @@ LOADED: dict[str, tuple[Callable[[Net], Any], str]] = {
         " has left a forward hook on the model itself, which would be lost when the model is built again; register it "
         "in the task's model function (it is exported from there), or remove it",
     ),
+    "a layer frozen": (
+        lambda module: module.second.requires_grad_(False),
+        " has frozen 'second.weight', which would be lost when the model is built again; freeze it in the task's model "
+        "function",
+    ),
 }
 
 
@@ -367,6 +372,21 @@ def test_load_weights_only_fills_weights(case: str) -> None:
     change, text = LOADED[case]
     with pytest.raises(TaskError, match=f"^{re.escape('load_weights' + text)}$"):
         check_loaded(changed(change), Net(), "load_weights")
+
+
+def test_what_the_model_function_froze_stays_frozen() -> None:
+    def frozen() -> nn.Module:
+        module = Net()
+        module.first.requires_grad_(False)
+        return module
+
+    check_loaded(frozen(), frozen(), "load_weights")
+    with pytest.raises(TaskError) as caught:
+        check_loaded(frozen().requires_grad_(True), frozen(), "load_weights")
+    assert str(caught.value) == (
+        "load_weights has unfrozen 'first.weight', which would be lost when the model is built again; leave it trainable "
+        "in the task's model function"
+    )
 
 
 def test_what_load_weights_may_do() -> None:
