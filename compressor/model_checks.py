@@ -69,8 +69,9 @@ def check_loaded(module: nn.Module, built: nn.Module, where: str) -> None:
             raise TaskError(f"{where}: the model's parameters are on 'meta' ('{name}' is), so there are no weights")
     found, wanted = (dict(each.named_parameters(remove_duplicate=False)) for each in (module, built))
     for name, parameter in wanted.items():
-        if found[name].requires_grad != parameter.requires_grad:
-            done, remedy = ("frozen", "freeze it") if parameter.requires_grad else ("unfrozen", "leave it trainable")
+        learns = name in found and found[name].requires_grad
+        if learns != parameter.requires_grad:
+            done, remedy = ("unfrozen", "leave it trainable") if learns else ("frozen", "freeze it")
             raise TaskError(
                 f"{where} has {done} '{name}', which would be lost when the model is built again; "
                 f"{remedy} in the task's model function"

@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .coupling import CoupledChannels, channel_rows
+
+_DRAWS = 8  # for each batch
 
 Batch = tuple[Mapping[str, torch.Tensor], torch.Tensor | None]
 
@@ -95,7 +98,7 @@ def curvatures(
 ) -> Statistics:
     """Half of weight ** 2 times the loss's second derivative, summed over each channel of every member of `groups`.
 
-    The Hessian's diagonal is estimated by Hutchinson's method: v * (H v) over random signs v, one draw for each batch.
+    The Hessian's diagonal is estimated by Hutchinson's method: v * (H v) over random signs v, `_DRAWS` for each batch.
 
     Args:
         module: on any device.
@@ -108,12 +111,9 @@ def curvatures(
     count = 0
     module.eval()
     for inputs, labels in batches:
-        first = torch.autograd.grad(loss(inputs, labels), list(weights.values()), create_graph=True)
-        signs = [(torch.randint(0, 2, grad.shape, generator=generator) * 2.0 - 1).to(grad) for grad in first]
-        product = torch.autograd.grad(first, list(weights.values()), grad_outputs=signs)
-        for name, sign, curved in zip(weights, signs, product, strict=True):
-            totals[name] += sign * curved
-        count += 1
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            _add_curvature(totals, weights, loss(inputs, labels), generator)
+        count += _DRAWS
     return Statistics(
         curvature={
             (name, kind): channel_rows(
@@ -122,6 +122,24 @@ def curvatures(
             for name, kind in keys
         }
     )  # fmt: skip
+
+
+def _add_curvature(
+    totals: Mapping[str, torch.Tensor], weights: Mapping[str, Any], loss: torch.Tensor, generator: torch.Generator
+) -> None:
+    """Add v * (H v) for `_DRAWS` draws of v; nothing for weights that the loss does not depend on, or linearly."""
+    held = list(weights.values())
+    found = torch.autograd.grad(loss, held, create_graph=True, allow_unused=True)
+    first = {name: grad for name, grad in zip(weights, found, strict=True) if grad is not None and grad.requires_grad}
+    for _ in range(_DRAWS if first else 0):
+        signs = [
+            (torch.randint(0, 2, grad.shape, generator=generator) * 2.0 - 1).to(grad) for grad in first.values()
+        ]
+        curved = torch.autograd.grad(
+            list(first.values()), [weights[name] for name in first], signs, retain_graph=True, materialize_grads=True
+        )
+        for name, sign, product in zip(first, signs, curved, strict=True):
+            totals[name].add_(sign * product)
 
 
 def _first_order(layer: nn.Module, kind: str) -> torch.Tensor:
