@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .coupling import CoupledChannels, channel_rows
 
-_DRAWS = 8  # for each batch
+_DRAWS = 8  # for each batch; on the digits, 4 batches: ranks of two seeds correlate by 0.46, with one draw by 0.17
 
 Batch = tuple[Mapping[str, torch.Tensor], torch.Tensor | None]
 
@@ -96,54 +96,57 @@ def curvatures(
     loss: Callable[[Mapping[str, torch.Tensor], torch.Tensor | None], torch.Tensor],
     generator: torch.Generator,
 ) -> Statistics:
-    """Half of weight ** 2 times the loss's second derivative, summed over each channel of every member of `groups`.
+    """Half of w . H w for the weights w of every channel of every member of `groups`; H is the loss's Hessian.
 
-    The Hessian's diagonal is estimated by Hutchinson's method: v * (H v) over random signs v, `_DRAWS` for each batch.
+    The diagonal over channels is estimated by Hutchinson's method: random signs of whole channels, `_DRAWS` times for
+    each batch. Signs of single weights would drown it: a layer has thousands of them, and all others' are noise.
 
     Args:
         module: on any device.
         loss: (inputs, labels) -> scalar, through `module`.
     """
     layers = dict(module.named_modules())
-    keys = {(member.layer, member.kind) for group in groups for member in group.members}
-    weights: dict[str, Any] = {name: layers[name].weight for name, _ in sorted(keys)}
-    totals = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    keys = sorted({(member.layer, member.kind) for group in groups for member in group.members})
+    weights: dict[str, Any] = {name: layers[name].weight for name, _ in keys}
+
+    def of_channels(gradients: Mapping[str, torch.Tensor]) -> dict[tuple[str, str], torch.Tensor]:
+        return {
+            (name, kind): channel_rows(layers[name], kind, weights[name].detach() * gradients[name]).sum(1)
+            for name, kind in keys
+            if name in gradients
+        }
+
+    sums: dict[tuple[str, str], torch.Tensor] = {}
     count = 0
     module.eval()
     for inputs, labels in batches:
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
-            _add_curvature(totals, weights, loss(inputs, labels), generator)
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
+            first = _gradients(loss(inputs, labels), weights, create_graph=True)
+            along = of_channels(first)
+            for _ in range(_DRAWS):
+                signs = {key: _signs(len(value), generator).to(value) for key, value in along.items()}
+                probe = sum((signs[key] @ value for key, value in along.items()), torch.zeros(()))
+                for key, value in of_channels(_gradients(probe, weights, retain_graph=True)).items():
+                    sums[key] = sums.get(key, 0.0) + 0.5 * signs[key] * value
         count += _DRAWS
-    return Statistics(
-        curvature={
-            (name, kind): channel_rows(
-                layers[name], kind, 0.5 * weights[name].detach().square() * totals[name] / max(count, 1)
-            ).sum(1).cpu()
-            for name, kind in keys
-        }
-    )  # fmt: skip
+    none = {key: torch.zeros(len(channel_rows(layers[key[0]], key[1], weights[key[0]]))) for key in keys}
+    return Statistics(curvature=none | {key: total.detach().cpu() / count for key, total in sums.items()})
 
 
-def _add_curvature(
-    totals: Mapping[str, torch.Tensor], weights: Mapping[str, Any], loss: torch.Tensor, generator: torch.Generator
-) -> None:
-    """Add v * (H v) for `_DRAWS` draws of v; nothing for weights that the loss does not depend on, or linearly."""
-    held = list(weights.values())
-    found = torch.autograd.grad(loss, held, create_graph=True, allow_unused=True)
-    first = {name: grad for name, grad in zip(weights, found, strict=True) if grad is not None and grad.requires_grad}
-    for _ in range(_DRAWS if first else 0):
-        signs = [
-            (torch.randint(0, 2, grad.shape, generator=generator) * 2.0 - 1).to(grad) for grad in first.values()
-        ]
-        curved = torch.autograd.grad(
-            list(first.values()), [weights[name] for name in first], signs, retain_graph=True, materialize_grads=True
-        )
-        for name, sign, product in zip(first, signs, curved, strict=True):
-            totals[name].add_(sign * product)
+def _gradients(value: torch.Tensor, weights: Mapping[str, Any], **keys: bool) -> dict[str, torch.Tensor]:
+    """Of those weights that a scalar depends on."""
+    if not value.requires_grad:
+        return {}
+    found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, **keys)
+    return {name: gradient for name, gradient in zip(weights, found, strict=True) if gradient is not None}
+
+
+def _signs(count: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1
 
 
 def _first_order(layer: nn.Module, kind: str) -> torch.Tensor:
     weight: Any = layer.weight
     if weight.grad is None:
         return torch.zeros(len(channel_rows(layer, kind, weight)), device=weight.device)
-    return channel_rows(layer, kind, weight * weight.grad).sum(1)
+    return channel_rows(layer, kind, weight.detach() * weight.grad).sum(1)

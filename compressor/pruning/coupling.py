@@ -283,14 +283,11 @@ def _norms_follow(module: nn.Module) -> None:
 
 def channel_rows(layer: nn.Module, kind: str, values: torch.Tensor) -> torch.Tensor:
     """`values`, shaped like the layer's weight, with the layer's channels first: `(channels, numbers per channel)`."""
-    weight = values.detach()
-    if kind == "norm" or weight.ndim == 1:
-        return weight.reshape(-1, 1)
+    if kind == "norm" or values.ndim == 1:
+        return values.reshape(-1, 1)
     # The weight of an embedding is (tokens, channels), that of a transposed convolution (in, out, ...).
     transposed = isinstance(layer, nn.Embedding) or bool(getattr(layer, "transposed", False))
-    if (kind == "out") == transposed:
-        weight = weight.transpose(0, 1)
-    rows = weight.flatten(1)
+    rows = (values.transpose(0, 1) if (kind == "out") == transposed else values).flatten(1)
     groups = int(getattr(layer, "groups", 1))
     if groups > 1 and (kind == "out") == transposed:
         rows = rows.repeat(groups, 1)  # each group of a grouped convolution has its own slice

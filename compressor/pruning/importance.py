@@ -20,7 +20,7 @@ class Rows:
     taylor: torch.Tensor | None  # (R,) mean over batches of (sum over the row of gradient * weight) ** 2
     activation: torch.Tensor | None  # (R,) mean absolute value of the input the row reads; "in" members only
     energy: torch.Tensor | None  # (R,) mean square of that input
-    curvature: torch.Tensor | None  # (R,) half the sum over the row of weight ** 2 * the Hessian's diagonal
+    curvature: torch.Tensor | None  # (R,) half of w . H w for the row's weights w and the loss's Hessian H
     generator: torch.Generator
 
 
@@ -68,7 +68,7 @@ def reconstruction(rows: Rows) -> torch.Tensor | None:
 
 
 def hessian(rows: Rows) -> torch.Tensor | None:
-    """Second-order estimate of the change in loss (LeCun et al., Optimal Brain Damage, NIPS 1989, eq. 5)."""
+    """Second-order estimate of the change in loss (LeCun et al., Optimal Brain Damage, NIPS 1989, eq. 5), by channels."""
     return None if rows.curvature is None else rows.curvature.clamp(min=0)
 
 
@@ -132,7 +132,7 @@ def score(
         layer: Any = layers[member.layer]
         rows = Rows(
             kind=member.kind,
-            weight=channel_rows(layer, member.kind, layer.weight)[member.rows].cpu().float(),
+            weight=channel_rows(layer, member.kind, layer.weight.detach())[member.rows].cpu().float(),
             taylor=None if gradients is None else gradients[member.rows],
             activation=None if activations is None else activations[member.rows],
             energy=None if energy is None else energy[member.rows],

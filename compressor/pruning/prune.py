@@ -55,7 +55,9 @@ class Prune(Stage):
     blocks: tuple[str, ...] = ("*",)  # with a latency: whole blocks (globs) that may leave
     importance: str = "magnitude-l2"
     allocation: str = "global"
-    intensity: Mapping[str, Weight] = dataclasses.field(default_factory=dict)  # glob -> weight, for per-group allocation
+    intensity: Mapping[str, Weight] = dataclasses.field(
+        default_factory=dict
+    )  # glob -> weight, for per-group allocation
     round_to: Annotated[int, Field(ge=1)] | None = None  # None: what suits the judged target
     steps: Annotated[int, Field(ge=1)] = 1  # 1: one shot; more: importance is taken anew after each
     keep: tuple[str, ...] = ()  # layers (globs) that must not be pruned

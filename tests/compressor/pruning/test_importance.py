@@ -207,6 +207,64 @@ def test_hessian_is_the_loss_a_channel_carries_where_the_loss_is_quadratic() -> 
     assert int(size.argmax()) == 2
 
 
+def test_hessian_ranks_by_the_curvature_at_the_default_count() -> None:
+    """Against w . H w, exact: 256 samples in batches of 64; one sign for each weight, once a batch, gave 0.63."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 5))
+    x, labels = torch.randn(256, 16), torch.randint(0, 5, (256,))
+    groups = [group for group in coupling.find(module, {"x": x}) if group.root != "4"]
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        functional.cross_entropy(module(x), labels).backward()
+        optimizer.step()
+
+    def loss(inputs: Mapping[str, torch.Tensor], wanted: torch.Tensor | None) -> torch.Tensor:
+        assert wanted is not None
+        return functional.cross_entropy(module(inputs["x"]), wanted)
+
+    data = [({"x": x[i : i + 64]}, labels[i : i + 64]) for i in range(0, 256, 64)]
+    correlations = []
+    for layer in ("0", "2"):
+        weight = module.get_parameter(f"{layer}.weight")
+        (first,) = torch.autograd.grad(loss({"x": x}, labels), weight, create_graph=True)
+        along = (weight.detach() * first).sum(1)
+        products = [torch.autograd.grad(value, weight, retain_graph=True)[0][row] for row, value in enumerate(along)]
+        exact = 0.5 * torch.stack([weight[row].detach() @ product for row, product in enumerate(products)])
+        for seed in (0, 1, 2, 3):
+            generator = torch.Generator().manual_seed(seed)
+            found = channel_statistics.curvatures(module, groups, data, loss, generator).curvature[layer, "out"]
+            correlations.append(rank_correlation(found, exact))
+    assert float(np.mean(correlations)) > 0.75
+
+
+class TwoOutputs(nn.Module):
+    """The loss reads the first only; its attention is torch's fused one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.used, self.unused = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 6)
+        self.other = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        q = self.query(x)
+        y = functional.scaled_dot_product_attention(q, q, q)
+        return self.used(y), self.other(self.unused(y).relu())
+
+
+def test_hessian_goes_through_attention_and_past_what_the_loss_does_not_read() -> None:
+    torch.manual_seed(0)
+    module, x = TwoOutputs(), torch.randn(2, 5, 4)
+    groups = coupling.find(module, {"x": x})
+
+    def loss(inputs: Mapping[str, torch.Tensor], labels: torch.Tensor | None) -> torch.Tensor:
+        return module(inputs["x"])[0].square().mean()
+
+    found = channel_statistics.curvatures(module, groups, [({"x": x}, None)], loss, torch.Generator()).curvature
+    assert float(found["query", "out"].abs().min()) > 0
+    assert torch.equal(found["unused", "out"], torch.zeros(6)) and torch.equal(found["other", "in"], torch.zeros(6))
+
+
 def test_fisher_squares_the_gradient_of_each_sample(task: Task, original: Candidate, context: Context) -> None:
     """Two samples that pull a channel in opposite directions cancel in a batch, not in the Fisher information."""
     module, example = Pair(), {"x": torch.ones(1, 2)}
