@@ -134,7 +134,7 @@ def find(module: nn.Module, example: Example, graph: Any = None) -> list[Coupled
         lost = [names[layer] for layer in unknown if layer in names]
         if members and members[0].kind == "out":
             root, channels = members[0].layer, len(group[0].idxs)
-            part = next((member.layer for member in members if _in_part(module, graph, member)), "")
+            part = next((member.layer for member in members if _in_part(module, graph, member, channels)), "")
             groups.append(
                 CoupledChannels(
                     root=root, channels=channels, members=tuple(members), lost=next(iter(lost), ""), shared=part
@@ -146,7 +146,7 @@ def find(module: nn.Module, example: Example, graph: Any = None) -> list[Coupled
     return sorted(groups, key=lambda group: order.index(group.root))
 
 
-def _in_part(module: nn.Module, graph: Any, member: Member) -> bool:
+def _in_part(module: nn.Module, graph: Any, member: Member, channels: int) -> bool:
     """Whether the graph followed all channels of a group into a fraction of those that a layer writes.
 
     It takes a head of keys for the query's head of the same number, and there are more queries.
@@ -155,7 +155,7 @@ def _in_part(module: nn.Module, graph: Any, member: Member) -> bool:
         return False
     layer = module.get_submodule(member.layer)
     written, followed = graph.get_pruner_of_module(layer).get_out_channels(layer), int(member.rows.max()) + 1
-    return bool(written > followed and written % followed == 0 and len(member.rows) == followed)
+    return bool(written > channels and written % followed == 0 and len(member.rows) == followed < written)
 
 
 def kind_of(module: nn.Module, group: CoupledChannels) -> str:

@@ -178,7 +178,7 @@ class _Trial:
         """The group with the smallest channels that can leave, and an empty string; or as it was, and why none can."""
         if group.lost:
             return group, _LOST.format(group.lost)
-        reason = "has a single channel" if group.channels < 2 else _bound(self._module, group)
+        reason = "has a single channel" if group.channels < 2 else self._bound(group)
         if reason:
             return group, reason
         first = ""
@@ -195,6 +195,25 @@ class _Trial:
                 if reason == _OUTPUT:
                     return group, first
         return group, _SHARED.format(group.shared) if group.shared else first
+
+    def _bound(self, group: CoupledChannels) -> str:
+        """Why weights of a group cannot be cut by themselves, or an empty string."""
+        names: dict[int, dict[nn.Module, str]] = {}  # one tensor -> the layers that hold it
+        for name, layer in self._module.named_modules():
+            for key, parameter in layer.named_parameters(recurse=False):
+                names.setdefault(id(parameter), {})[layer] = f"{name}.{key}"
+        everything = ChannelEdit(layer=group.root, remove=tuple(range(group.rows)))
+        parts = leaving(self._module, self._example, everything, self._graph).parts
+        cut = dict.fromkeys(name for name, kind, _, _ in parts if kind != "parameter")
+        for name in cut:  # a closed attention, too, which is no member of a group
+            layer = self._module.get_submodule(name)
+            if nn.utils.parametrize.is_parametrized(layer):
+                return f"the weights of {name} are parametrized; fold them with remove_parametrizations first"
+            for parameter in layer.parameters(recurse=False):
+                others = [other for holder, other in names[id(parameter)].items() if holder is not layer]
+                if others:
+                    return f"weights of {name} are tied to {', '.join(others)}; cutting them would untie them"
+        return ""
 
     def _tried(self, group: CoupledChannels, follow: bool) -> tuple[CoupledChannels, str]:
         """The group with the attributes that have to follow, or why it cannot lose a channel.
@@ -335,20 +354,3 @@ def _finite(found: Sequence[torch.Tensor]) -> bool:
 def _broken(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"the model breaks without one of its channels: {lines[0][:160]}"
-
-
-def _bound(module: nn.Module, group: CoupledChannels) -> str:
-    """Why weights of a group cannot be cut by themselves, or an empty string."""
-    names: dict[int, dict[nn.Module, str]] = {}  # one tensor -> the layers that hold it
-    for name, layer in module.named_modules():
-        for key, parameter in layer.named_parameters(recurse=False):
-            names.setdefault(id(parameter), {})[layer] = f"{name}.{key}"
-    for member in group.members:
-        layer = module.get_submodule(member.layer)
-        if nn.utils.parametrize.is_parametrized(layer):
-            return f"the weights of {member.layer} are parametrized; fold them with remove_parametrizations first"
-        for parameter in layer.parameters(recurse=False):
-            others = [name for other, name in names[id(parameter)].items() if other is not layer]
-            if others:
-                return f"weights of {member.layer} are tied to {', '.join(others)}; cutting them would untie them"
-    return ""

@@ -68,7 +68,7 @@ def reconstruction(rows: Rows) -> torch.Tensor | None:
 
 
 def hessian(rows: Rows) -> torch.Tensor | None:
-    """Second-order estimate of the change in loss (LeCun et al., Optimal Brain Damage, NIPS 1989, eq. 5), by channels."""
+    """Second-order estimate of the change in loss (LeCun et al., Optimal Brain Damage, NIPS 1989, eq. 5)."""
     return None if rows.curvature is None else rows.curvature.clamp(min=0)
 
 

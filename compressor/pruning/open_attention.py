@@ -67,12 +67,15 @@ class OpenAttention(nn.Module):
 
 
 def find(module: nn.Module) -> list[str]:
-    """Names of the attentions that can be opened: all but those with biases or zeros put behind keys and values."""
-    return [
-        name
-        for name, layer in module.named_modules()
-        if type(layer) is nn.MultiheadAttention and layer.bias_k is None and not layer.add_zero_attn
-    ]
+    """Names of the attentions that can be opened."""
+    shut = closed(module)
+    return [name for name in _attentions(module) if name not in shut]
+
+
+def closed(module: nn.Module) -> dict[str, str]:
+    """Name -> reason, of the attentions that stay as they are, so that no head can leave them."""
+    reasons = {name: _shut(module, name, attention) for name, attention in _attentions(module).items()}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def opened(module: nn.Module, name: str) -> None:
@@ -81,11 +84,41 @@ def opened(module: nn.Module, name: str) -> None:
     Raises:
         ArtifactError: there is none of that name.
     """
-    if name not in find(module):
+    attention = _attentions(module).get(name)
+    if attention is None or _extended(attention):
         raise ArtifactError(
             f"edit of attention '{name}': the architecture has no such attention; was the class changed?"
         )
-    module.set_submodule(name, OpenAttention(module.get_submodule(name)))  # type: ignore[arg-type]  # `find` looked
+    module.set_submodule(name, OpenAttention(attention))
+
+
+def _attentions(module: nn.Module) -> dict[str, nn.MultiheadAttention]:
+    return {name: layer for name, layer in module.named_modules() if type(layer) is nn.MultiheadAttention}
+
+
+def _extended(attention: nn.MultiheadAttention) -> bool:
+    return attention.bias_k is not None or attention.add_zero_attn
+
+
+def _shut(module: nn.Module, name: str, attention: nn.MultiheadAttention) -> str:
+    """Why an attention is not opened, or an empty string."""
+    if _extended(attention):
+        return "it puts a bias or a zero behind its keys and values, which is not followed"
+    layers = dict(module.named_modules())
+    others = [
+        f"{holder}.{key}".removeprefix(".")
+        for holder, layer in layers.items()
+        for key, child in layer._modules.items()
+        if child is attention
+    ]
+    if len(others) > 1:
+        return f"it has several names ({', '.join(others)}); opening it would leave the others behind"
+    parameters = {id(each): key for key, each in attention.named_parameters(prefix=name)}
+    for holder, layer in layers.items():
+        for key, each in layer.named_parameters(prefix=holder, recurse=False, remove_duplicate=False):
+            if parameters.get(id(each), key) != key:
+                return f"{parameters[id(each)]} is tied to {key}; opening it would untie them"
+    return ""
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:

@@ -30,6 +30,7 @@ from .dry_run import prunable, with_open_attention
 from .importance import IMPORTANCES, Importance, score
 from .prune_to_latency import Goal, Planner
 from .prune_to_ratio import Search, matches
+from .unfollowed import unfollowed
 
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -55,9 +56,7 @@ class Prune(Stage):
     blocks: tuple[str, ...] = ("*",)  # with a latency: whole blocks (globs) that may leave
     importance: str = "magnitude-l2"
     allocation: str = "global"
-    intensity: Mapping[str, Weight] = dataclasses.field(
-        default_factory=dict
-    )  # glob -> weight, for per-group allocation
+    intensity: Mapping[str, Weight] = dataclasses.field(default_factory=dict)  # glob -> weight, for per-group
     round_to: Annotated[int, Field(ge=1)] | None = None  # None: what suits the judged target
     steps: Annotated[int, Field(ge=1)] = 1  # 1: one shot; more: importance is taken anew after each
     keep: tuple[str, ...] = ()  # layers (globs) that must not be pruned
@@ -216,11 +215,14 @@ class Prune(Stage):
             and not any(matches(group, pattern) for pattern in self.keep)
             and (not self.only or any(matches(group, pattern) for pattern in self.only))
         ]
+        why = []
+        if report or not allowed:
+            others = unfollowed(module, candidate.example, groups)
+            why = [f"{what}: {reason}" for what, reason in (reasons | others).items()]
         if report:
-            context.notes.extend(f"not pruned: {root}: {reason}" for root, reason in reasons.items())
+            context.notes.extend(f"not pruned: {each}" for each in why)
         if not allowed:
             alone = [group.root for group in groups if group.root not in reasons]
-            why = [f"{root}: {reason}" for root, reason in reasons.items()]
             why += [f"left alone by keep or only: {', '.join(alone)}"] if alone else []
             raise RecipeError(f"{context.where}: no group of channels is left to prune: {'; '.join(why)}")
         return allowed, groups

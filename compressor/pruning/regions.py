@@ -58,7 +58,7 @@ class Regions:
         self, module: nn.Module, inputs: Inputs, outputs: Sequence[torch.Tensor], affected: Iterable[Sequence[str]]
     ) -> None:
         self._module = module
-        self._calls = _calls(module, inputs)
+        self._calls = calls(module, inputs)
         self.whole = Region(names=_WHOLE, args=tuple(inputs.values()), keys={}, outputs=outputs)
         wanted = dict.fromkeys(self._names(layers) for layers in affected)
         wanted.pop(_WHOLE, None)
@@ -128,7 +128,7 @@ def _enclosing(module: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{prefix}.{name}" if prefix else name for name in children[min(places) : max(places) + 1])
 
 
-def _calls(module: nn.Module, inputs: Inputs) -> dict[str, int]:
+def calls(module: nn.Module, inputs: Inputs) -> dict[str, int]:
     """How often each module ran."""
     found: dict[str, int] = {}
 

@@ -349,3 +349,24 @@ def llama(keys: int) -> nn.Module:
         num_key_value_heads=keys, max_position_embeddings=16, num_labels=5, pad_token_id=0,
     )  # fmt: skip
     return transformers.LlamaForSequenceClassification(config)
+
+
+def gpt2() -> nn.Module:
+    """Hugging Face's, whose layers are none of torch's: tokens `(N, 6)` below 50."""
+    import transformers
+
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=4, n_positions=16, num_labels=5, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, use_cache=False,
+    )  # fmt: skip
+    return transformers.GPT2ForSequenceClassification(config)
+
+
+def swin() -> nn.Module:
+    """Hugging Face's, which merges patches between its stages: images `(N, 3, 32, 32)`."""
+    import transformers
+
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5
+    )
+    return transformers.SwinForImageClassification(config)

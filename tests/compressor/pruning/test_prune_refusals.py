@@ -1,5 +1,6 @@
 """Models and keys that pruning cannot do what it was asked with: what is said, to the letter, and what is done instead."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from edgesmith.compressor.candidate import Candidate, state_of
-from edgesmith.compressor.edit import ChannelEdit
+from edgesmith.compressor.edit import AttentionEdit, ChannelEdit
 from edgesmith.compressor.pruning import dry_run
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context
@@ -114,7 +115,7 @@ class Tokens(nn.Module):
 def prepared(make: Callable[[], nn.Module], work: Path) -> tuple[Candidate, Context]:
     torch.manual_seed(0)
     module = make().eval()
-    shape = (16, 6, 3) if isinstance(module, Tokens) else (16, 1, 8, 8)
+    shape = (16, 6, 3) if isinstance(module, (Tokens, Recurrent, Attentions)) else (16, 1, 8, 8)
     images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     split = ArraySplit({"x": images}, np.arange(16) % 5)
     task = Task(
@@ -212,6 +213,111 @@ def test_an_attention_that_cannot_lose_a_head_is_named() -> None:
         "embed": f"{BREAKS}shape '[2, 6, 15]' is invalid for input of size 192",
         "attention.value": f"{BREAKS}shape '[2, 6, -1, 4]' is invalid for input of size 180",
     }
+
+
+class Recurrent(nn.Module):
+    """An LSTM between linear layers, and a linear layer that is never run; tokens `(N, 6, 3)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.lstm = nn.Linear(3, 8), nn.LSTM(8, 12, batch_first=True)
+        self.position, self.unused = nn.Parameter(torch.zeros(6, 8)), nn.Linear(8, 8)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(self.embed(x) + self.position)[0][:, -1])
+
+
+def test_kinds_of_layers_that_are_not_followed_are_named(tmp_path: Path) -> None:
+    original, context = prepared(Recurrent, tmp_path)
+    unknown = [
+        "LSTM (1 of them): its channels are not followed",
+        "Linear (1 of them): the forward pass does not call it",
+    ]
+    stage = Prune(id="p", channel_ratio=0.5, round_to=1, samples=16)
+    stage.run(original, context)
+    assert [note for note in context.notes if "not pruned" in note] == [
+        f"not pruned: {each}" for each in [HEAD, *unknown]
+    ]
+    with pytest.raises(EdgesmithError) as caught:
+        dataclasses.replace(stage, keep=("embed",)).rehearse(original, context)
+    assert str(caught.value) == f"{NONE}{'; '.join([HEAD, *unknown])}; left alone by keep or only: embed"
+
+
+def test_gpt2s_own_kind_of_layer_is_named(tmp_path: Path) -> None:
+    _, context = prepared(Net, tmp_path)
+    weights, example = state_of(architectures.gpt2()), {"input_ids": torch.randint(3, 50, (2, 6))}
+    original = Candidate(factory=architectures.gpt2, example=example, edits=(), weights=weights)
+    with pytest.raises(EdgesmithError) as caught:
+        Prune(id="p", macs_ratio=0.5).rehearse(original, context)
+    assert str(caught.value) == (
+        f"{NONE}score: its channels are the model's output; Embedding (2 of them): its channels are not followed; "
+        "transformers.pytorch_utils.Conv1D (8 of them): its channels are not followed"
+    )
+
+
+def test_swins_stream_is_no_grouped_query() -> None:
+    torch.manual_seed(0)
+    reasons = dry_run.prunable(architectures.swin().eval(), {"x": torch.randn(2, 3, 32, 32)})[1]
+    assert not [reason for reason in reasons.values() if "grouped-query" in reason]
+
+
+class Attentions(nn.Module):
+    """Two of torch's attentions, four heads of four; tokens `(N, 6, 3)`."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 16), nn.Linear(16, 5)
+        self.first, self.second = (nn.MultiheadAttention(16, 4, batch_first=True) for _ in "ab")
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 16)
+        if how == "tied":
+            self.second.in_proj_weight = self.first.in_proj_weight
+        elif how == "two names":
+            self.second = self.first
+        elif how == "extended":
+            self.first = nn.MultiheadAttention(16, 4, batch_first=True, add_bias_kv=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        for layer in (self.first, self.second):
+            x = x + layer(x, x, x, need_weights=False)[0]
+        return self.head((x + self.down(self.up(x).relu())).mean(1))
+
+
+CLOSED = {
+    "tied": {
+        "first": "first.in_proj_weight is tied to second.in_proj_weight; opening it would untie them",
+        "second": "second.in_proj_weight is tied to first.in_proj_weight; opening it would untie them",
+    },
+    "two names": {"first": "it has several names (first, second); opening it would leave the others behind"},
+    "extended": {"first": "it puts a bias or a zero behind its keys and values, which is not followed"},
+    "free": {},
+}
+
+
+@pytest.mark.parametrize("how", CLOSED)
+def test_an_attention_that_would_be_untied_stays_closed(how: str, tmp_path: Path) -> None:
+    original, context = prepared(functools.partial(Attentions, how), tmp_path)
+    pruned = Prune(id="p", channel_ratio=0.8, only=("up",), round_to=1, samples=16).run(original, context)
+    assert [note for note in context.notes if "heads of" in note] == [
+        f"not pruned: the heads of {name}: {reason}" for name, reason in CLOSED[how].items()
+    ]
+    opened = {edit.attention for edit in pruned.edits if isinstance(edit, AttentionEdit)}
+    assert opened == {"tied": set(), "two names": set(), "extended": {"second"}, "free": {"first", "second"}}[how]
+    module: Any = pruned.module()
+    assert pruned.parameters() < original.parameters()
+    assert how != "tied" or module.first.in_proj_weight is module.second.in_proj_weight
+    assert how != "two names" or module.first is module.second
+
+
+def test_the_stream_of_a_tied_attention_is_not_cut() -> None:
+    """With a single head nothing but the tie forbids it."""
+    module = Attentions("tied").eval()
+    for layer in (module.first, module.second):
+        layer.num_heads, layer.head_dim = 1, 16
+    assert dry_run.prunable(module, {"x": torch.randn(2, 6, 3)})[1]["down"] == (
+        "weights of second are tied to first.in_proj_weight; cutting them would untie them"
+    )
 
 
 @pytest.mark.parametrize("how", ["eager", "sdpa"])
