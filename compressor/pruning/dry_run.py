@@ -10,7 +10,8 @@ import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from .coupling import (
     together,
 )
 from .kept_trials import KeptTrials, key_of
-from .layouts import counts_of, layouts_of, names_of
+from .layouts import bookkeeping_of, counts_of, layouts_of, names_of
 from .regions import Region, Regions, lean_copy
 from .silenced import silenced
 
@@ -150,7 +151,32 @@ class _Trial:
             passed = [root for root, (_, reason) in fitted.items() if not reason]
             for root, reason in confirmation.wrong(passed, functools.partial(self._together, fitted)).items():
                 fitted[root] = fitted[root][0], reason
-        return [group for group, _ in fitted.values()], {root: reason for root, (_, reason) in fitted.items() if reason}
+        reasons = {root: reason for root, (_, reason) in fitted.items() if reason}
+        return self._with_bookkeeping([group for group, _ in fitted.values()], reasons), reasons
+
+    def _with_bookkeeping(self, groups: Sequence[CoupledChannels], reasons: Mapping[str, str]) -> list[CoupledChannels]:
+        """With attributes that count channels and that nothing reads; what several groups may count stays as it is."""
+        claims = Counter((each.module, each.attribute) for group in groups for each in counts_of(self._random, group))
+        found = {
+            group.root: [
+                count
+                for count in bookkeeping_of(self._random, group)
+                if claims[count.module, count.attribute] == 1 and self._unread(count)
+            ]
+            for group in groups
+            if group.root not in reasons
+        }
+        return [dataclasses.replace(group, counts=(*group.counts, *found.get(group.root, ()))) for group in groups]
+
+    def _unread(self, count: Count) -> bool:
+        """Whether the network computes the same without an attribute: a number that is read may mean something else."""
+        holder = self._random.get_submodule(count.module)
+        value = getattr(holder, count.attribute)
+        delattr(holder, count.attribute)
+        try:
+            return not self._compared(self._random, self._regions.whole, self._regions.whole.outputs)
+        finally:
+            setattr(holder, count.attribute, value)
 
     def _together(self, fitted: Mapping[str, tuple[CoupledChannels, str]], roots: Sequence[str]) -> str:
         """Why the whole network is wrong without channels of all these groups, or an empty string."""
@@ -219,7 +245,7 @@ class _Trial:
         """The group with the attributes that have to follow, or why it cannot lose a channel.
 
         Args:
-            follow: it may need an attribute to follow; else attributes follow that do no harm.
+            follow: it may need attributes to follow.
         """
         counts = list(itertools.islice(counts_of(self._random, group), _MOST_COUNTS))
         if follow and not counts:
@@ -255,10 +281,12 @@ class _Trial:
         except Exception as error:  # see `_together`
             return group, _broken(error)
         reason = reason or _difference(found, expected, part.outputs)
-        if reason and not follow:
+        if not reason or not follow:
             return group, reason
-        holds = functools.partial(self._holds, trial, part, expected, group)
-        return _counted(group, counts, holds, reason)
+        for tried in _subsets(counts):
+            if self._holds(trial, part, expected, group, tried):
+                return dataclasses.replace(group, counts=tried), ""
+        return group, reason
 
     def _holds(
         self,
@@ -291,23 +319,10 @@ class _Trial:
         return reason or _difference(found, expected, part.outputs, share)
 
 
-def _counted(
-    group: CoupledChannels, counts: Sequence[Count], holds: Callable[[Sequence[Count]], bool], reason: str
-) -> tuple[CoupledChannels, str]:
-    """Attributes that count channels: one without which the network would not run, then those that do no harm."""
-    chosen: tuple[Count, ...] = ()
-    if reason:
-        for tried in [*((count,) for count in counts), tuple(counts)]:
-            if holds(tried):
-                chosen = tried
-                break
-        else:
-            return group, reason
-    for count in counts:
-        same = any((count.module, count.attribute) == (each.module, each.attribute) for each in chosen)
-        if not same and holds((*chosen, count)):
-            chosen = (*chosen, count)
-    return dataclasses.replace(group, counts=chosen), ""
+def _subsets(counts: Sequence[Count]) -> Iterator[tuple[Count, ...]]:
+    """One attribute, two, all of them: those without which the network would not run come first."""
+    for size in sorted({1, min(2, len(counts)), len(counts)}):
+        yield from itertools.combinations(counts, size)
 
 
 def _difference(

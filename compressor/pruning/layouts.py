@@ -70,3 +70,17 @@ def counts_of(module: nn.Module, group: CoupledChannels) -> Iterator[Count]:
             for attribute, value in _integers(module.get_submodule(name)).items():
                 if value == each * channels:
                     yield Count(module=name, attribute=attribute, each=each)
+
+
+def bookkeeping_of(module: nn.Module, group: CoupledChannels) -> Iterator[Count]:
+    """Of those, what is likely to count them although no forward pass needs it.
+
+    It stands beside one that is needed, or beside the size of a channel, as num_heads does beside head_dim. Any other
+    number may be equal by chance, as a length and a width.
+    """
+    needed = {count.module for count in group.counts}
+    for count in counts_of(module, group):
+        beside = [x for name, x in _integers(module.get_submodule(count.module)).items() if name != count.attribute]
+        sized = group.layout.inner > 1 and group.layout.inner in beside
+        if count not in group.counts and (count.module in needed or sized):
+            yield count

@@ -370,3 +370,25 @@ def swin() -> nn.Module:
         image_size=32, patch_size=4, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4, num_labels=5
     )
     return transformers.SwinForImageClassification(config)
+
+
+def vit() -> nn.Module:
+    """Hugging Face's, with a stream as wide as there are patches: images `(N, 3, 32, 32)`."""
+    import transformers
+
+    config = transformers.ViTConfig(
+        image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24,
+        num_labels=5,
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config)
+
+
+def albert() -> nn.Module:
+    """Hugging Face's, whose one layer is run twice: tokens `(N, 6)` below 50 and their mask."""
+    import transformers
+
+    config = transformers.AlbertConfig(
+        vocab_size=50, embedding_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=24, max_position_embeddings=8, num_labels=5,
+    )  # fmt: skip
+    return transformers.AlbertForSequenceClassification(config)

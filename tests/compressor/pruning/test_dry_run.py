@@ -201,6 +201,89 @@ def test_heads_are_whole_where_there_is_something_to_attend_to(
         torch.testing.assert_close(dry_run.answers(pruned, example), expected)
 
 
+class Texts(nn.Module):
+    """Tokens `(N, 6)`; longer texts are cut, to as many tokens as the stream is wide, and the heads are four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_len = self.buckets = 16
+        self.embed, self.attention, self.norm = nn.Embedding(50, 16), WindowedAttention(), nn.LayerNorm(16)
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens[:, : self.max_len])
+        x = x + self.attention(x)
+        return self.head(self.norm(x + self.down(self.up(x).relu())).mean(1))
+
+
+class WindowedAttention(nets.FusedAttention):
+    """Its number of heads counts, also under another name that nothing reads; the equal length of its window is read."""
+
+    def __init__(self) -> None:
+        super().__init__(16, 4)
+        self.window, self.heads = 12, 4
+        self.least = 4
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x[:, : self.window])
+        return y if x.shape[1] >= self.least else y * 0
+
+
+def counted(module: nn.Module, example: coupling.Example) -> dict[str, dict[str, int]]:
+    """Group -> the attributes that follow it, and how much a channel counts."""
+    groups, reasons = dry_run.prunable(module, example)
+    return {
+        group.root: {f"{count.module}.{count.attribute}": count.each for count in group.counts}
+        for group in groups
+        if group.root not in reasons and group.counts
+    }
+
+
+def test_numbers_that_are_equal_by_chance_stay() -> None:
+    """A length of the text and of a table, as long as the stream is wide; a least length, as long as heads are many."""
+    torch.manual_seed(0)
+    module, example = Texts().eval(), {"tokens": torch.randint(0, 50, (2, 6))}
+    assert counted(module, example) == {"attention.qkv": {"attention.num_heads": 1, "attention.heads": 1}}
+    coupling.remove(module, example, [coupling.ChannelEdit(layer="embed", remove=tuple(range(8)))])
+    assert (module.max_len, module.buckets) == (16, 16)
+
+
+def test_numbers_of_hugging_face_that_are_equal_by_chance_stay() -> None:
+    """Sixteen patches and a stream of sixteen; the width that ALBERT's attention holds is the stream's and its heads'."""
+    torch.manual_seed(0)
+    tokens = {"input_ids": torch.randint(1, 50, (2, 6)), "attention_mask": torch.ones(2, 6, dtype=torch.int64)}
+    vit, albert = nets.vit(), nets.albert()
+    assert vit.get_submodule("vit.embeddings.patch_embeddings").num_patches == 16
+    assert counted(vit.eval(), {"x": torch.randn(2, 3, 32, 32)}) == {
+        f"vit.layers.{index}.attention.v_proj": {f"vit.layers.{index}.attention.num_attention_heads": 1}
+        for index in (0, 1)
+    }
+    attention = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"
+    assert albert.get_submodule(attention).hidden_size == 16
+    assert counted(albert.eval(), tokens) == {f"{attention}.value": {f"{attention}.num_attention_heads": 1}}
+
+
+class TwoNumbers(nn.Module):
+    """Needs two numbers of three that are equal: the heads, and again for their sum; tokens `(N, T, 3)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self.heads, self.parts = 4, 4, 4
+        self.value, self.out = nn.Linear(3, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, : self.most]
+        y = self.value(x).view(*x.shape[:2], self.heads, -1).softmax(-1)
+        return self.out(y.transpose(1, 2).reshape(x.shape[0], self.parts, x.shape[1], -1).transpose(1, 2).flatten(2))
+
+
+def test_of_three_equal_numbers_the_two_that_are_needed_follow() -> None:
+    torch.manual_seed(0)
+    found = counted(TwoNumbers().eval(), {"x": torch.randn(2, 4, 3)})
+    assert found == {"value": {".heads": 1, ".parts": 1}}
+
+
 @pytest.fixture
 def trials(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """Every module that is tried."""
