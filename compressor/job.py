@@ -1,6 +1,7 @@
 """A recipe, its task and the place to run it in, checked together before any work."""
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..benches.metrics.groups import class_masks
 from ..core.errors import ArtifactError, RecipeError, TaskError, UsageError
 from ..core.tables import unknown
 from ..core.task import Task
+from ..exporters import from_torch
 from ..exporters.engines import engine_profile
 from ..exporters.engines.engine_options import tool_problem
 from ..exporters.sessions.ort_session import provider
@@ -101,7 +103,16 @@ def prepare(
 
 
 def plan(job: Job) -> list[Planned]:
-    """The stages with estimated seconds, from a few timed passes of the model."""
+    """The stages with estimated seconds, from a few timed passes of the model.
+
+    Raises:
+        ExportError: the original cannot be exported, which a run begins with: control flow, most of all.
+    """
+    original = job.rehearsed.get("original")
+    if isinstance(original, Candidate):
+        with tempfile.TemporaryDirectory(prefix="edgesmith-plan-") as folder:
+            inputs, specs = any_inputs(job.task, 2), job.task.input_specs()
+            from_torch.write(original.module(), inputs, specs, job.task.outputs, Path(folder) / "model.onnx")
     probe, seconds = estimates(job.recipe, job.task, job.machine, job.rehearsed)
     evaluations = len(job.task.test) * 2 * probe.forward
     corrupted = _CORRUPTED_PASSES * evaluations if job.recipe.limits.corruption_drop is not None else 0.0

@@ -153,13 +153,14 @@ def test_a_glob_that_matches_nothing(refusal: Refuse) -> None:
     )
 
 
-def test_a_model_that_cannot_be_exported(refusal: Refuse) -> None:
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_model_that_cannot_be_exported(options: tuple[str, ...], refusal: Refuse) -> None:
     edit(
         "task.py",
         "        return self.head",
         "        if x.sum() > 1e9:\n            x = x * 2\n        return self.head",
     )
-    message = refusal(code=ExitCode.FAILED, started=True)
+    message = refusal(*options, code=ExitCode.FAILED, started=not options)
     assert message.startswith("ExportError: the model cannot be exported to ONNX: ")
     assert message.endswith(
         "replace data-dependent control flow in forward() with tensor operations, or start from an ONNX file"
