@@ -238,7 +238,7 @@ def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any =
     """Follow an edit through a module; nothing is changed before its `prune` is called.
 
     Raises:
-        ArtifactError: the architecture has no such layer or channel.
+        ArtifactError: the architecture has no such layer or channel, or does not call it.
     """
     graph = graph or graph_of(module, example)
     try:
@@ -251,6 +251,12 @@ def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any =
     if pruner is None or max(edit.remove) >= pruner.get_out_channels(layer):
         raise ArtifactError(
             f"edit of layer '{edit.layer}': it has no channel {max(edit.remove)}; was the class changed?"
+        )
+    if layer not in graph.module2node:
+        raise ArtifactError(
+            f"edit of layer '{edit.layer}': the forward pass does not call it with the weights it has here, so control "
+            "flow decides; a network that is pruned has to call the same layers always: write that part with tensor "
+            "operations"
         )
     group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(edit.remove))
     names: dict[int, str] = {id(each): name for name, each in (*module.named_modules(), *module.named_parameters())}

@@ -6,6 +6,7 @@ convolution; a pixel shuffle's square; a head) and which attributes count channe
 among the numbers that the layers themselves hold. No kind of network is known by name.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -48,6 +49,10 @@ _COUPLED = "its rows leave only together, and no number that the layers hold say
 _LOST = "several of its channels share one of {}, as the heads of a grouped-query attention do, which is not followed"
 _SHARED = (
     "each of its channels is shared by several of {}, as heads of a grouped-query attention are, which is not followed"
+)
+_TWO_WAYS = (
+    "the forward pass calls {} with some weights and not with others: control flow decides, and of the other way nothing "
+    "is known; write that part with tensor operations"
 )
 _MOST_COUNTS = 8
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
@@ -137,12 +142,15 @@ class _Trial:
         if not whole:
             raise TaskError("the model's forward returns no tensors")
         self._regions = Regions(self._random, given, whole, map(names_of, groups))
+        self._sometimes = _sometimes_called([module, self._random, _negated(self._random)], [inputs, given, given])
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
         self._samples: dict[tuple[str, Layout, tuple[Count, ...]], tuple[ChannelEdit, Leaving]] = {}
         self._generator = torch.Generator().manual_seed(2)
 
     def confirmed(self) -> tuple[list[CoupledChannels], dict[str, str]]:
         """What `prunable` returns: what passed by itself holds in the whole network too, or is refused."""
+        if self._sometimes:
+            return list(self._groups), {group.root: _TWO_WAYS.format(self._sometimes) for group in self._groups}
         fitted = {group.root: self.fitted(group) for group in self._groups}
         passed = [root for root, (_, reason) in fitted.items() if not reason]
         if again := confirmation.wrong(passed, functools.partial(self._together, fitted)):
@@ -360,6 +368,25 @@ def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, E
         if _finite(found):
             break
     return trial, inputs, found, own
+
+
+def _negated(module: nn.Module) -> nn.Module:
+    """A copy whose weights have the other sign: what asks for the sign of some goes the other way."""
+    negated = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in negated.parameters():
+            parameter.neg_()
+    return negated
+
+
+def _sometimes_called(modules: Sequence[nn.Module], inputs: Sequence[Example]) -> str:
+    """A layer that not all of these copies of a network call, or an empty string."""
+    found = []
+    for module, given in zip(modules, inputs, strict=True):
+        with contextlib.suppress(Exception):  # see `_together`; what it called before is no way through
+            found.append(regions.calls(module, given))
+    others = (name for calls in found for name in calls if not all(name in each for each in found))
+    return next(others, "")
 
 
 def _finite(found: Sequence[torch.Tensor]) -> bool:

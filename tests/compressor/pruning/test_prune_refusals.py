@@ -343,6 +343,49 @@ def test_control_flow_is_followed_the_way_it_went(tmp_path: Path) -> None:
     assert [note for note in context.notes if "not pruned" in note] == [f"not pruned: {HEAD}"]
 
 
+class Sometimes(Net):
+    """A layer that only some weights, or some images, lead through: `sign` sets which."""
+
+    def __init__(self, sign: float, by: str) -> None:
+        super().__init__()
+        self.extra, self.by = nn.Conv2d(8, 8, 1), by
+        nn.init.constant_(self.first.bias, sign)  # type: ignore[arg-type]
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        asked = self.first.bias if self.by == "weights" else y
+        return self.second((self.extra(y) if asked.sum() > 0 else y).relu()).relu()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("by", ["weights", "data"])
+def test_a_layer_that_is_called_sometimes_is_control_flow(by: str, sign: float, tmp_path: Path) -> None:
+    original, context = prepared(functools.partial(Sometimes, sign, by), tmp_path)
+    with pytest.raises(EdgesmithError) as caught:
+        Prune(id="p", macs_ratio=0.5, round_to=1, samples=16).run(original, context)
+    why = (
+        "the forward pass calls extra with some weights and not with others: control flow decides, and of the other way "
+        "nothing is known; write that part with tensor operations"
+    )
+    roots = ["first", "second", *(["extra"] if sign > 0 else []), "head"]
+    named = [f"{root}: {why}" for root in (group for group in ("first", "second", "head", "extra") if group in roots)]
+    if sign < 0:
+        named.append("Conv2d (1 of them): the forward pass does not call it")
+    assert str(caught.value) == f"{NONE}{'; '.join(named)}"
+
+
+def test_an_edit_of_a_layer_that_is_not_called_is_refused() -> None:
+    """The file of a network pruned along one way, built with weights that lead the other."""
+    make = functools.partial(Sometimes, -1.0, "weights")
+    edit = ChannelEdit(layer="extra", remove=(0,))
+    with pytest.raises(ArtifactError) as caught:
+        Candidate(factory=make, example={"x": torch.randn(2, 1, 8, 8)}, edits=(edit,), weights={}).module()
+    assert str(caught.value) == (
+        "edit of layer 'extra': the forward pass does not call it with the weights it has here, so control flow decides; "
+        "a network that is pruned has to call the same layers always: write that part with tensor operations"
+    )
+
+
 def frozen() -> Net:
     module = Net()
     module.first.requires_grad_(False)
