@@ -19,6 +19,7 @@ class BlockEdit:
     """A whole block taken out: what goes in comes out."""
 
     block: str  # qualified name
+    zero: bool = False  # zeros come out: the caller adds what goes in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,6 @@ def from_plain(data: Mapping[str, Any]) -> Edit:
     if "attention" in data:
         return AttentionEdit(attention=data["attention"])
     if "block" in data:
-        return BlockEdit(block=data["block"])
+        return BlockEdit(block=data["block"], zero=bool(data.get("zero", False)))
     attributes = tuple((str(name), str(attribute), int(value)) for name, attribute, value in data.get("attributes", ()))
     return ChannelEdit(layer=data["layer"], remove=tuple(data["remove"]), attributes=attributes)

@@ -20,7 +20,7 @@ def apply(module: nn.Module, example: Example, edits: Sequence[Edit]) -> None:
         if kind is BlockEdit:
             for edit in run:
                 assert isinstance(edit, BlockEdit)
-                blocks.remove(module, example, edit.block)
+                blocks.remove(module, example, edit)
         elif kind is AttentionEdit:
             for edit in run:
                 assert isinstance(edit, AttentionEdit)

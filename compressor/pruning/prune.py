@@ -164,8 +164,8 @@ class Prune(Stage):
         return Candidate.of(module, value, (*value.edits, *edits))
 
     def _blocks(self, module: nn.Module, value: Candidate, context: Context) -> list[str]:
-        """Blocks that may leave."""
-        found = blocks.find(module, value.example)
+        """Blocks that may leave: those through which their input passes."""
+        found = [name for name, edit in blocks.edits(module, value.example).items() if not edit.zero]
         for pattern in self.blocks:
             if pattern != "*" and not fnmatch.filter(found, pattern):
                 known = ", ".join(found) or "none"

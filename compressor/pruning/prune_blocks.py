@@ -12,7 +12,6 @@ from ...core.task import Task
 from .. import replay
 from ..candidate import Candidate
 from ..data import batches, reestimate_batch_norm
-from ..edit import BlockEdit
 from ..learning.losses import task_loss
 from ..stage import Context, Probe, Stage
 from ..structure import measure
@@ -102,7 +101,8 @@ class PruneBlocks(Stage):
 
 
 def _without(value: Candidate, names: list[str]) -> Candidate:
-    edits = [BlockEdit(block=name) for name in names]
     module = value.module()
+    known = blocks.edits(module, value.example)
+    edits = [known[name] for name in names]
     replay.apply(module, value.example, edits)
     return Candidate.of(module, value, (*value.edits, *edits))

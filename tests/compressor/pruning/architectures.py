@@ -271,6 +271,71 @@ class MultiheadBlock(nn.Module):
         return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
 
+class Perceptron(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 24), nn.Linear(24, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(functional.gelu(self.up(x)))
+
+
+class PerceptronBlock(nn.Module):
+    """`inside`: with the residual sum; else whoever calls it adds."""
+
+    def __init__(self, width: int, inside: bool) -> None:
+        super().__init__()
+        self.norm, self.mlp, self.inside = nn.LayerNorm(width), Perceptron(width), inside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.mlp(self.norm(x))
+        return x + y if self.inside else y
+
+
+class ModularBlock(nn.Module):
+    """A transformer's, whose two parts are modules."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.mlp = FusedAttention(width, 4), Perceptron(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ConvNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x)).relu()
+
+
+class ModularResidual(nn.Module):
+    """A residual block, whose two layers are modules of one class that keep the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = ConvNorm(8), ConvNorm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(self.first(x))
+
+
+class LongSkip(nn.Module):
+    """What goes into the first of three blocks is added to what the last gives, as in super-resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(*(PerceptronBlock(16, True) for _ in range(3))), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.body(x))
+
+
 class FusedAttention(nn.Module):
     """As timm writes it: one Linear for queries, keys and values, and a reshape that knows the heads."""
 

@@ -10,13 +10,15 @@ from torch import nn
 
 from edgesmith.compressor import replay
 from edgesmith.compressor.candidate import Candidate
-from edgesmith.compressor.edit import BlockEdit, ChannelEdit
+from edgesmith.compressor.edit import BlockEdit, ChannelEdit, from_plain
 from edgesmith.compressor.pruning import blocks
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.pruning.prune_blocks import PruneBlocks
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import ArtifactError, RecipeError
 from edgesmith.core.task import Task
+
+from . import architectures as nets
 
 # The digits network has four blocks; the first of stage 2 halves the image and cannot leave.
 REMOVABLE = ["stage1.0", "stage1.1", "stage2.1"]
@@ -57,6 +59,71 @@ def test_a_block_with_a_tuple_and_more_arguments() -> None:
     expected = stack.shared(stack.shared(last(first(example["x"], torch.ones(6))[0], torch.ones(6))[0]))
     replay.apply(stack, example, [BlockEdit(block="layers.1")])
     torch.testing.assert_close(stack(example["x"]), expected, rtol=0, atol=0)
+
+
+def encoder() -> nn.Module:
+    """torch's own, three layers; tokens `(N, 5, 16)`."""
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+    return nn.Sequential(nn.Linear(16, 16), nn.TransformerEncoder(layer, 3, enable_nested_tensor=False))
+
+
+class Loop(nn.Module):
+    """A user's own chain of blocks, called by one that holds a chain; `inside`: each block adds to what goes in."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.inside = inside
+        self.g = nn.ModuleList(nets.PerceptronBlock(16, inside) for _ in range(3))
+        self.norm, self.scale = nn.LayerNorm(16), nn.Parameter(torch.rand(16))
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.g:
+            x = block(x) if self.inside else x + self.drop(self.scale * block(self.norm(x)))
+        return x
+
+
+CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, bool]]] = {
+    "torch's encoder": (encoder, (2, 5, 16), {f"1.layers.{index}": False for index in range(3)}),
+    "a loop": (lambda: nn.Sequential(Loop(True)), (2, 5, 16), {f"0.g.{index}": False for index in range(3)}),
+    "a loop that adds": (lambda: nn.Sequential(Loop(False)), (2, 5, 16), {f"0.g.{index}": True for index in range(3)}),
+    "a block of two parts": (
+        lambda: nets.VisionTransformer(nets.ModularBlock), (2, 3, 8, 8), {f"blocks.{index}": False for index in (0, 1)},
+    ),
+    "a block of layers of one class": (
+        lambda: nn.Sequential(nets.ModularResidual(), nets.ModularResidual()), (2, 8, 4, 4), {"0": False, "1": False},
+    ),
+    "a skip over several": (nets.LongSkip, (2, 16), {f"body.{index}": False for index in range(3)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHAINS)
+def test_blocks_are_found_inside_of_what_is_a_chain_of_them(case: str) -> None:
+    """Block -> whether its caller adds what went in."""
+    make, shape, expected = CHAINS[case]
+    found = blocks.edits(make().eval(), {"x": torch.randn(shape)})
+    assert {name: edit.zero for name, edit in found.items()} == expected
+
+
+def test_a_branch_that_leaves_adds_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, example = (lambda: Loop(False)), {"x": torch.randn(2, 5, 16)}
+    module = make().eval()
+    (_, edit, _) = blocks.edits(module, example).values()
+    x = example["x"]
+    for index in (0, 2):
+        x = x + module.scale * module.g[index](module.norm(x))  # type: ignore[operator, index]
+    original = Candidate(factory=make, example=example, edits=(edit,), weights={})
+    pruned = dataclasses.replace(original, weights={k: v for k, v in module.state_dict().items() if "g.1." not in k})
+    torch.testing.assert_close(pruned.module()(example["x"]), x)
+    pruned.save(tmp_path / "model.safetensors")
+    again = Candidate.load(tmp_path / "model.safetensors", make, example)
+    assert again.edits == (BlockEdit(block="g.1", zero=True),)
+    assert torch.equal(again.module()(example["x"]), pruned.module()(example["x"]))
+
+
+def test_a_block_of_an_older_file_passes_its_input_on() -> None:
+    assert from_plain({"block": "g.1"}) == BlockEdit(block="g.1", zero=False)
 
 
 def test_the_named_blocks_leave(original: Candidate, context: Context) -> None:
