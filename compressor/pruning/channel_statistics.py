@@ -121,23 +121,24 @@ def curvatures(
     module.eval()
     for inputs, labels in batches:
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
-            first = _gradients(loss(inputs, labels), weights, create_graph=True)
+            first = _gradients(loss(inputs, labels), weights, again=True)
             along = of_channels(first)
             for _ in range(_DRAWS):
                 signs = {key: _signs(len(value), generator).to(value) for key, value in along.items()}
                 probe = sum((signs[key] @ value for key, value in along.items()), torch.zeros(()))
-                for key, value in of_channels(_gradients(probe, weights, retain_graph=True)).items():
+                for key, value in of_channels(_gradients(probe, weights, again=False)).items():
                     sums[key] = sums.get(key, 0.0) + 0.5 * signs[key] * value
         count += _DRAWS
     none = {key: torch.zeros(len(channel_rows(layers[key[0]], key[1], weights[key[0]]))) for key in keys}
     return Statistics(curvature=none | {key: total.detach().cpu() / count for key, total in sums.items()})
 
 
-def _gradients(value: torch.Tensor, weights: Mapping[str, Any], **keys: bool) -> dict[str, torch.Tensor]:
-    """Of those weights that a scalar depends on."""
+def _gradients(value: torch.Tensor, weights: Mapping[str, Any], again: bool) -> dict[str, torch.Tensor]:
+    """Of those weights that a scalar depends on; `again`: they can be derived once more."""
     if not value.requires_grad:
         return {}
-    found = torch.autograd.grad(value, list(weights.values()), allow_unused=True, **keys)
+    held = list(weights.values())
+    found = torch.autograd.grad(value, held, retain_graph=True, create_graph=again, allow_unused=True)
     return {name: gradient for name, gradient in zip(weights, found, strict=True) if gradient is not None}
 
 

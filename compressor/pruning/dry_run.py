@@ -51,8 +51,8 @@ _SHARED = (
     "each of its channels is shared by several of {}, as heads of a grouped-query attention are, which is not followed"
 )
 _TWO_WAYS = (
-    "the forward pass calls {} with some weights and not with others: control flow decides, and of the other way nothing "
-    "is known; write that part with tensor operations"
+    "the forward pass calls {} with some weights and not with others: control flow decides, and of the other way "
+    "nothing is known; write that part with tensor operations"
 )
 _MOST_COUNTS = 8
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
