@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from .coupling import CoupledChannels
 from .latency_allocation import Damage
 from .silenced import zero
 
+_T = TypeVar("_T")
 _MEASURED = 4  # widths of a group that are measured; between them the damage is interpolated
 _MACS = 2e12  # multiply-adds that measuring may take in all; of a large network fewer samples are run
 _FEWEST = 32  # samples
@@ -99,8 +100,8 @@ def _without_channels(module: nn.Module, group: CoupledChannels, channels: torch
     return masked
 
 
-def spread(values: Sequence[int], count: int) -> list[int]:
-    """At most `count` of them, the first and the last among these."""
+def spread(values: Sequence[_T], count: int) -> list[_T]:
+    """At most `count` of them, the first and the last among these, where there are two."""
     places = np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))
     return [values[place] for place in places.tolist()]
 

@@ -29,10 +29,13 @@ def best_form(candidate: Candidate, context: Context, folder: Path) -> Artifact:
     """The file that a run would end with, were these its weights; written once.
 
     How much INT8 loses of a network that is not trained yet tells nothing, so that its time alone chooses its form.
+
+    Args:
+        folder: for the files of all candidates; each has its own folder inside, named by its digest.
     """
     target, measure, threads = context.targets[0], context.deployment.measure, context.machine.threads
     return _once(
-        folder,
+        folder / _name(candidate),
         lambda made: artifacts.write(
             _graph(candidate, context, made),
             target,
@@ -61,9 +64,9 @@ def times(
         For every other its time over the first's.
     """
     files = []
-    for number, candidate in enumerate(candidates):
-        files.append(_in_form(candidate, form, context, folder / f"{number:03d}"))
-        done(number + 1)
+    for number, candidate in enumerate(candidates, 1):
+        files.append(_in_form(candidate, form, context, folder))
+        done(number)
     measure = context.deployment.measure
     feeds = latency.rotating_feeds(context.task.split("validation", context.where), measure.batch_sizes[:1])
     ratios: list[float] = []
@@ -100,7 +103,12 @@ def _in_form(candidate: Candidate, form: Artifact, context: Context, folder: Pat
         artifact = target.write(model, params, dialect, made / artifacts.MODEL, graph.keep_float)
         return Written(artifact=artifact, reason="one form for all")
 
-    return _once(folder, write)
+    return _once(folder / f"{_name(candidate)}-{form.dialect}", write)
+
+
+def _name(candidate: Candidate) -> str:
+    """Of its folder: one that a killed run has left is never taken for another network's."""
+    return candidate.digest()[:16]
 
 
 def _graph(candidate: Candidate, context: Context, folder: Path) -> Graph:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy
 
 from .latency_model import LatencyModel, Plan
 
+GAP = 1e-3  # relative distance from the bound that is good enough
 _SECONDS = 60.0  # of the solver; what it has found by then comes with its distance from the bound
-_GAP = 1e-3  # relative distance from the bound that is good enough
+_INFEASIBLE = 2  # status of `scipy.optimize.milp`; after any other without a plan nothing is known yet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,21 +30,36 @@ class Damage:
     blocks: Mapping[str, float]  # block -> damage without it
 
 
-def allocate(model: LatencyModel, damage: Damage, time: float) -> Plan | None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solution:
+    """A plan, and how far its damage may be above the least, as a share of it: at most `GAP` where that is proven."""
+
+    plan: Plan
+    gap: float
+
+
+def allocate(model: LatencyModel, damage: Damage, time: float) -> Solution | None:
     """The plan of least damage whose predicted time is at most `time`, proven to 0.1 % (or the best within a minute).
 
     Returns:
         None: no plan is that fast.
     """
     problem = _Problem(model, damage)
-    result = scipy.optimize.milp(
-        problem.damages(),
-        integrality=problem.integrality(),
-        bounds=scipy.optimize.Bounds(0, 1),
-        constraints=[*problem.choices(), scipy.optimize.LinearConstraint(problem.times(), -np.inf, time)],
-        options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
-    )
-    return None if result.x is None else problem.plan(result.x)
+    limits = [*problem.choices(), scipy.optimize.LinearConstraint(problem.times(), -np.inf, time)]
+
+    def solved(options: Mapping[str, float]) -> Any:
+        return scipy.optimize.milp(
+            problem.damages(),
+            integrality=problem.integrality(),
+            bounds=scipy.optimize.Bounds(0, 1),
+            constraints=limits,
+            options=options,
+        )
+
+    result = solved({"time_limit": _SECONDS, "mip_rel_gap": GAP})
+    if result.x is None and result.status != _INFEASIBLE:
+        result = solved({"mip_rel_gap": np.inf})  # however long it takes: the first that fits, if any does
+    return None if result.x is None else Solution(plan=problem.plan(result.x), gap=float(result.mip_gap))
 
 
 def damage_of(damage: Damage, plan: Plan) -> float:

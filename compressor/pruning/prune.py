@@ -144,7 +144,8 @@ class Prune(Stage):
         before = measure(value.module(), value.example, ())
         current = self._to_latency(value, context) if self.measures() else self._to_ratio(value, context)
         module = current.module()
-        reestimate_batch_norm(module, context, self.samples, self.batch_size)
+        if current is not value:
+            reestimate_batch_norm(module, context, self.samples, self.batch_size)
         result = measure(module, current.example, ())
         context.notes.append(
             f"MACs {before.macs:,} -> {result.macs:,}, parameters {before.params:,} -> {result.params:,}"
@@ -160,6 +161,8 @@ class Prune(Stage):
         planner = Planner(value, every, scores, names, self._multiple(context), context)
         goal = Goal(ratio=self.latency_ratio, milliseconds=self.latency_ms)
         edits = planner.edits(goal, self.samples, self.batch_size)
+        if not edits:
+            return value
         replay.apply(module, value.example, edits)
         return Candidate.of(module, value, (*value.edits, *edits))
 

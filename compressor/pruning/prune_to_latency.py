@@ -21,8 +21,8 @@ from ..edit import BlockEdit, Edit
 from ..stage import Context
 from . import deployed
 from .coupling import CoupledChannels
-from .damage import measure_damage
-from .latency_allocation import Damage, allocate, damage_of
+from .damage import measure_damage, spread
+from .latency_allocation import GAP, Damage, Solution, allocate, damage_of
 from .latency_model import LatencyModel, Plan, Structure, fit, structure_of
 
 _WIDTHS = 8  # that a group may choose from
@@ -83,12 +83,19 @@ class Planner:
         self.widths = {group.root: widths(group.channels, group.multiple(multiple)) for group in self._groups}
 
     def edits(self, goal: Goal, samples: int, batch_size: int) -> tuple[Edit, ...]:
-        """The edits of least damage that bring the deployed network to the goal or just below.
+        """The edits of least damage that bring the deployed network to the goal or just below; none if it is there.
 
         Raises:
             UnreachableError: even the smallest network is slower.
         """
         context, structure = self._context, self.structure
+        whole = deployed.best_form(self._candidate, context, context.work)
+        milliseconds, _ = deployed.compare(whole, whole, context)
+        asked = goal.share(milliseconds)
+        if asked >= 1:
+            now, wanted = goal.text(1.0, milliseconds), goal.text(asked, milliseconds)
+            context.notes.append(f"nothing is pruned: it takes {now} as deployed, and {wanted} is asked")
+            return ()
         damage = measure_damage(
             self._candidate,
             self._groups,
@@ -99,7 +106,6 @@ class Planner:
             samples,
             batch_size,
         )
-        whole = deployed.best_form(self._candidate, context, context.work / "whole")
         facts = self._measured(whole)
         plans = [Plan(kept=each["kept"], gone=tuple(each["gone"])) for each in facts["plans"]]
         model = fit(structure, plans, facts["times"])
@@ -107,7 +113,8 @@ class Planner:
             f"latency model: {len(plans)} networks measured, median error {model.error:.1%} on those left out of a "
             f"fit, widths count in steps of {model.step}"
         )
-        return self._edits(self._confirmed(goal, model, damage, whole))
+        rounds = _Rounds(self, context, goal, whole, milliseconds)
+        return self._edits(rounds.confirmed(model, damage))
 
     def _measured(self, form: Artifact) -> dict[str, Any]:
         """Plans that were measured, their times in parts of the whole network's; kept for the machine."""
@@ -127,42 +134,7 @@ class Planner:
 
         return self._context.deployment.once(key, make)
 
-    def _confirmed(self, goal: Goal, model: LatencyModel, damage: Damage, whole_file: Artifact) -> Plan:
-        """Solve, write the network as it will be deployed, time it, and move the model's goal by what was wrong."""
-        context = self._context
-        whole, _ = deployed.compare(whole_file, whole_file, context)
-        asked = goal.share(whole)
-        aim = asked * _AIM
-        tried: list[tuple[Plan, float]] = []
-        fast, slow = 0.0, math.inf  # aims whose networks were faster, and slower, than asked
-        while len(tried) < _ROUNDS and slow / max(fast, 1e-9) > _APART:
-            plan = allocate(model, damage, aim) or self._smallest()
-            time = next((time for before, time in tried if before == plan), None)
-            if time is None:
-                file = deployed.best_form(self.without(plan), context, context.work / f"{len(tried):02d}")
-                _, time = deployed.compare(whole_file, file, context)
-                tried.append((plan, time))
-                planned, measured, wanted = (goal.text(each, whole) for each in (model.predict(plan), time, asked))
-                context.progress.say(f"  planned {planned}, measured {measured}; asked {wanted}")
-            if asked * (1 - _CLOSE) <= time <= asked or (plan == self._smallest() and time > asked):
-                break
-            fast, slow = (fast, min(slow, aim)) if time > asked else (max(fast, aim), slow)
-            aim = math.sqrt(fast * slow) if fast > 0 and slow < math.inf else aim * asked * _AIM / time
-        kept = [(plan, time) for plan, time in tried if time <= asked]
-        if not kept:
-            raise UnreachableError(
-                f"{context.where}.{goal.key}: {goal.text(asked, whole)} cannot be reached; the fastest that can be had "
-                f"takes {goal.text(min(time for _, time in tried), whole)}; ask for more, lower round_to, or let more "
-                "layers and blocks go"
-            )
-        plan, time = min(kept, key=lambda each: damage_of(damage, each[0]))
-        context.notes.append(
-            f"time {goal.text(time, whole)} of {whole:.3g} ms as deployed, {goal.text(asked, whole)} asked; "
-            f"loss before training again +{damage_of(damage, plan):.3g} at most"
-        )
-        return plan
-
-    def _smallest(self) -> Plan:
+    def smallest(self) -> Plan:
         """The fastest there is, as the model sees it: its weights are never negative."""
         inner = {root for roots in self.structure.inner.values() for root in roots}
         kept = {root: each[-1] for root, each in self.widths.items() if root not in inner}
@@ -184,6 +156,81 @@ class Planner:
         return (*edits, *(BlockEdit(block=block) for block in plan.gone))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Tried:
+    """A plan, its time as deployed over the whole network's, and how far its damage may be from the least."""
+
+    plan: Plan
+    time: float
+    gap: float
+
+
+class _Rounds:
+    """Solve, write the network as it will be deployed, time it, and move the model's goal by what was wrong.
+
+    Args:
+        whole: the file of the network before pruning, which takes `milliseconds`.
+    """
+
+    def __init__(self, planner: Planner, context: Context, goal: Goal, whole: Artifact, milliseconds: float) -> None:
+        self._planner, self._context, self._goal = planner, context, goal
+        self._whole, self._milliseconds, self._asked = whole, milliseconds, goal.share(milliseconds)
+        self._smallest = planner.smallest()
+        self._tried: list[_Tried] = []
+
+    def confirmed(self, model: LatencyModel, damage: Damage) -> Plan:
+        """The plan of least damage among those that were measured to be fast enough."""
+        self._search(model, damage)
+        if all(each.time > self._asked for each in self._tried):
+            self._timed(Solution(plan=self._smallest, gap=0.0), model)
+        kept = [each for each in self._tried if each.time <= self._asked]
+        if not kept:
+            raise UnreachableError(
+                f"{self._context.where}.{self._goal.key}: {self._text(self._asked)} cannot be reached; the fastest "
+                f"that can be had takes {self._text(min(each.time for each in self._tried))}; ask for more, lower "
+                "round_to, or let more layers and blocks go"
+            )
+        best = min(kept, key=lambda each: damage_of(damage, each.plan))
+        took, asked = self._text(best.time), self._text(self._asked)
+        unsure = f", and up to {best.gap:.1%} of it may be needless: the solver's time ran out"
+        self._context.notes.append(
+            f"time {took} of {self._milliseconds:.3g} ms as deployed, {asked} asked; loss before training again "
+            f"+{damage_of(damage, best.plan):.3g} at most" + (unsure if best.gap > GAP else "")
+        )
+        return best.plan
+
+    def _search(self, model: LatencyModel, damage: Damage) -> None:
+        """Until one is close, or none lies between the slowest that is fast enough and the fastest that is not."""
+        asked, aim = self._asked, self._asked * _AIM
+        fast, slow = 0.0, math.inf  # aims whose networks were faster, and slower, than asked
+        while len(self._tried) < _ROUNDS and slow / max(fast, 1e-9) > _APART:
+            solution = allocate(model, damage, aim) or Solution(plan=self._smallest, gap=0.0)
+            again = any(each.plan == solution.plan for each in self._tried)
+            time, planned = self._timed(solution, model), model.predict(solution.plan)
+            if asked * (1 - _CLOSE) <= time <= asked or (solution.plan == self._smallest and time > asked):
+                return
+            if again and slow == math.inf:
+                return  # a higher aim brings nothing else
+            fast, slow = (fast, min(slow, planned)) if time > asked else (max(fast, aim), slow)
+            aim = math.sqrt(fast * slow) if fast > 0 and slow < math.inf else planned * asked * _AIM / time
+
+    def _timed(self, solution: Solution, model: LatencyModel) -> float:
+        """Over the whole network's time; each plan is measured once."""
+        plan, context = solution.plan, self._context
+        known = next((each.time for each in self._tried if each.plan == plan), None)
+        if known is not None:
+            return known
+        file = deployed.best_form(self._planner.without(plan), context, context.work)
+        _, time = deployed.compare(self._whole, file, context)
+        self._tried.append(_Tried(plan=plan, time=time, gap=solution.gap))
+        planned, measured, wanted = map(self._text, (model.predict(plan), time, self._asked))
+        context.progress.say(f"  planned {planned}, measured {measured}; asked {wanted}")
+        return time
+
+    def _text(self, share: float) -> str:
+        return self._goal.text(share, self._milliseconds)
+
+
 def widths(channels: int, multiple: int) -> list[int]:
     """What a group may be left with, falling, all of them first: multiples, spread evenly where there are many.
 
@@ -198,17 +245,19 @@ def widths(channels: int, multiple: int) -> list[int]:
 
 
 def samples(structure: Structure, choices: Mapping[str, Sequence[int]], seed: int = 0) -> list[Plan]:
-    """Which networks to measure: each group alone at its smallest and a middle width, each block out, all at their
+    """Which networks to measure: each block out, each group alone at its smallest and a middle width, all at their
     smallest, and mixtures drawn by chance, without which the products of two widths could not be told apart.
+
+    Of a network with more parts than can be measured apart, every second or third is taken alone, mixtures are half.
     """
     rng = np.random.default_rng(seed)
     free = [root for root, each in choices.items() if len(each) > 1]
-    plans = [Plan(kept={root: choices[root][-1]}) for root in free]
-    plans += [Plan(gone=(block,)) for block in structure.inner]
-    plans += [Plan(kept={root: choices[root][-1] for root in free})]
-    plans += [Plan(kept={root: choices[root][len(choices[root]) // 2]}) for root in free if len(choices[root]) > 2]
-    mixed = max(_RANDOM, len(free) + len(structure.inner))
-    plans = [*plans[: _MOST_SAMPLES - mixed], *(drawn(structure, choices, rng) for _ in range(mixed))]
+    mixed = min(max(_RANDOM, len(free) + len(structure.inner)), _MOST_SAMPLES // 2)
+    alone = [Plan(gone=(block,)) for block in structure.inner]
+    alone += [Plan(kept={root: choices[root][-1]}) for root in free]
+    alone += [Plan(kept={root: choices[root][len(choices[root]) // 2]}) for root in free if len(choices[root]) > 2]
+    plans = [*spread(alone, _MOST_SAMPLES - mixed - 1), Plan(kept={root: choices[root][-1] for root in free})]
+    plans += [drawn(structure, choices, rng) for _ in range(mixed)]
     return [plan for index, plan in enumerate(plans) if plan not in plans[:index]]
 
 

@@ -1,9 +1,12 @@
 """The allocation is the best there is: against every plan of small networks, tried one by one."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 
 from edgesmith.compressor.pruning.latency_allocation import Damage, allocate, damage_of
 from edgesmith.compressor.pruning.latency_model import LatencyModel, Plan, Structure, Term
@@ -51,11 +54,13 @@ def test_nothing_better_fits_into_the_time(seed: int) -> None:
     plans = every_plan()
     for time in (0.9, 0.6, 0.4):
         possible = [damage_of(damage, plan) for plan in plans if model.predict(plan) <= time]
-        plan = allocate(model, damage, time)
+        solution = allocate(model, damage, time)
         if not possible:
-            assert plan is None
+            assert solution is None
             continue
-        assert plan is not None
+        assert solution is not None
+        plan = solution.plan
+        assert solution.gap <= 1e-3
         assert model.predict(plan) <= time + 1e-6
         assert damage_of(damage, plan) == pytest.approx(min(possible), rel=2e-3, abs=1e-6)
 
@@ -63,8 +68,9 @@ def test_nothing_better_fits_into_the_time(seed: int) -> None:
 def test_blocks_leave_with_their_groups() -> None:
     model, damage = problem(0)
     cheap = Damage(groups=damage.groups, blocks={"block": 0.0, "other": 0.0})
-    plan = allocate(model, cheap, 0.8)
-    assert plan is not None
+    solution = allocate(model, cheap, 0.8)
+    assert solution is not None
+    plan = solution.plan
     assert plan.gone
     assert not {root for block in plan.gone for root in STRUCTURE.inner[block]} & set(plan.kept)
 
@@ -72,3 +78,27 @@ def test_blocks_leave_with_their_groups() -> None:
 def test_a_time_below_everything_has_no_plan() -> None:
     model, damage = problem(0)
     assert allocate(model, damage, model.weights[0] * 0.5) is None
+
+
+@pytest.mark.parametrize(("time", "possible"), [(0.6, True), (0.01, False)])
+def test_a_solver_that_found_nothing_in_its_time_has_not_proven_that_there_is_nothing(
+    time: float, possible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    milp, asked = scipy.optimize.milp, []
+
+    def stopped(*given: Any, options: Mapping[str, float], **more: Any) -> Any:
+        asked.append(options)
+        if "time_limit" in options:
+            return scipy.optimize.OptimizeResult(x=None, status=1, mip_gap=None)
+        return milp(*given, options=options, **more)
+
+    monkeypatch.setattr(scipy.optimize, "milp", stopped)
+    model, damage = problem(0)
+    solution = allocate(model, damage, time)
+    assert len(asked) == 2
+    assert (solution is not None) is possible
+    if solution is not None:
+        assert model.predict(solution.plan) <= time + 1e-6
+        best = min(damage_of(damage, plan) for plan in every_plan() if model.predict(plan) <= time)
+        found = damage_of(damage, solution.plan)
+        assert found - best <= solution.gap * found + 1e-6

@@ -119,6 +119,26 @@ def test_samples_hold_every_choice_alone_and_mixtures(structure: Structure) -> N
     assert plans == samples(structure, choices(structure))
 
 
+@pytest.mark.parametrize(("groups", "blocks"), [(120, 0), (98, 3), (80, 40), (38, 16)])
+def test_many_parts_are_measured_in_few_networks_of_every_kind(groups: int, blocks: int) -> None:
+    roots = [f"g{number}" for number in range(groups)]
+    inner = {f"b{number}": (roots[number],) for number in range(blocks)}
+    structure = Structure(channels=dict.fromkeys(roots, 64), inner=inner, terms=())
+    plans = samples(structure, {root: [64, 32, 8] for root in roots})
+    kinds = {
+        "smallest": sum(plan == Plan(kept=dict.fromkeys(roots, 8)) for plan in plans),
+        "block": sum(not plan.kept for plan in plans),
+        "narrow": sum(list(plan.kept.values()) == [8] for plan in plans),
+        "middle": sum(list(plan.kept.values()) == [32] for plan in plans),
+    }
+    assert len(plans) <= 96
+    assert kinds.pop("smallest") == 1
+    alone = sum(kinds.values())
+    assert 40 <= alone <= 48 and len(plans) - alone - 1 >= 40
+    for kind, parts in (("block", blocks), ("narrow", groups), ("middle", groups)):
+        assert kinds[kind] == pytest.approx(alone * parts / (blocks + 2 * groups), abs=1), kind
+
+
 @pytest.mark.parametrize(
     ("channels", "multiple", "expected"),
     [

@@ -5,21 +5,28 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from edgesmith.compressor import artifacts
+from edgesmith.compressor.artifacts import Written
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.data import batches
 from edgesmith.compressor.edit import ChannelEdit
 from edgesmith.compressor.pruning import coupling, deployed, prune_to_latency
 from edgesmith.compressor.pruning.damage import _loss, _without_channels, measure_damage
+from edgesmith.compressor.pruning.latency_allocation import Damage
+from edgesmith.compressor.pruning.latency_model import LatencyModel
 from edgesmith.compressor.pruning.prune import Prune
-from edgesmith.compressor.stage import Context, Deployment
+from edgesmith.compressor.stage import Context, Deployment, Graph
 from edgesmith.compressor.structure import measure
 from edgesmith.core.errors import RecipeError, UnreachableError
 from edgesmith.core.task import Task
 from edgesmith.core.values import Artifact
+
+from ..conftest import Killed
 
 WHOLE_MS = 2.0
 
@@ -41,9 +48,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     files: dict[str, float] = {}
 
     def best_form(candidate: Candidate, context: Context, folder: Path) -> Artifact:
-        files[str(folder)] = cost(candidate) * (1.0 if folder.name == "whole" else 1.2)
+        path = folder / candidate.digest()
+        files[str(path)] = cost(candidate) * (1.2 if candidate.edits else 1.0)
         return Artifact(
-            path=folder, target="onnxruntime-cpu", dialect="u8", precision="int8", inputs=(), outputs=(), digest=""
+            path=path, target="onnxruntime-cpu", dialect="u8", precision="int8", inputs=(), outputs=(), digest=""
         )
 
     def times(
@@ -92,6 +100,107 @@ def test_a_time_below_everything_is_refused_with_the_best_there_is(
     ) as caught:
         Prune(id="prune", latency_ratio=0.01).run(original, context)
     assert caught.value.exit_code == 3
+
+
+def test_before_it_is_refused_the_smallest_was_timed(
+    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One round is not enough to come down to 0.45; the smallest network is faster, and was never solved for.
+    monkeypatch.setattr(prune_to_latency, "_ROUNDS", 1)
+    result = Prune(id="prune", latency_ratio=0.45, blocks=()).run(original, context)
+    assert clock[0] > 0.45 >= clock[-1] and len(clock) == 2
+    assert cost(result) * 1.2 / cost(original) == pytest.approx(clock[-1])
+
+
+@pytest.mark.parametrize(("asked", "text"), [(4.0, "4 ms"), (2.1, "2.1 ms"), (2.0, "2 ms")])
+def test_a_time_that_is_met_already_needs_no_pruning(
+    asked: float,
+    text: str,
+    clock: list[float],
+    original: Candidate,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("allocate", "measure_damage"):
+        monkeypatch.setattr(prune_to_latency, name, lambda *_: pytest.fail("planned"))
+    result = Prune(id="prune", latency_ms=asked).run(original, context)
+    assert result.digest() == original.digest() and clock == []
+    assert f"nothing is pruned: it takes 2 ms as deployed, and {text} is asked" in context.notes
+
+
+def test_a_plan_that_comes_back_unchanged_ends_the_rounds(
+    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fastest but one is far below the goal, and nothing lies between: no aim brings another."""
+    solved: list[float] = []
+    solve = prune_to_latency.allocate
+
+    def counted(model: LatencyModel, damage: Damage, time: float) -> Any:
+        assert len(solved) < 3, "solved in a loop"
+        solved.append(time)
+        return solve(model, damage, 0.5)
+
+    monkeypatch.setattr(prune_to_latency, "allocate", counted)
+    result = Prune(id="prune", round_to=2, latency_ratio=0.9).run(original, context)
+    assert len(clock) == 1 and len(solved) == 2
+    assert cost(result) * 1.2 / cost(original) == pytest.approx(clock[0])
+
+
+def test_what_is_not_proven_is_said(
+    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve = prune_to_latency.allocate
+
+    def stopped(*given: Any) -> Any:
+        found = solve(*given)
+        return found and dataclasses.replace(found, gap=0.042)
+
+    monkeypatch.setattr(prune_to_latency, "allocate", stopped)
+    Prune(id="prune", round_to=2, latency_ratio=0.6).run(original, context)
+    (note,) = (note for note in context.notes if "as deployed" in note)
+    assert note.endswith(" at most, and up to 4.2% of it may be needless: the solver's time ran out")
+
+
+def test_a_killed_run_never_times_the_file_of_another_network(
+    original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock's noise gives a resumed run other plans; files of the killed one still lie in its work folder."""
+    noise, compared = 1.0, 0
+
+    def write(graph: Graph, target: str, task: Task, folder: Path, *_: Any, **__: Any) -> Written:
+        artifact = Artifact(
+            path=folder, target=target, dialect="u8", precision="int8", inputs=(), outputs=(), digest=str(graph.digest)
+        )  # fmt: skip
+        return Written(artifact=artifact, reason="")
+
+    def times(networks: Sequence[Candidate], *_: Any) -> list[float]:
+        return [(cost(network) / cost(networks[0])) ** noise for network in networks[1:]]
+
+    def compare(whole: Artifact, part: Artifact, context: Context) -> tuple[float, float]:
+        nonlocal compared
+        compared += 1
+        if compared == 3:
+            raise Killed
+        return WHOLE_MS, float(part.digest) / float(whole.digest)
+
+    best_form = deployed.best_form
+
+    def checked(network: Candidate, context: Context, folder: Path) -> Artifact:
+        file = best_form(network, context, folder)
+        assert float(file.digest) == cost(network), "the file of another network"
+        return file
+
+    monkeypatch.setattr(deployed, "_graph", lambda network, *_: Graph(path=Path(), digest=str(cost(network))))
+    monkeypatch.setattr(deployed, "best_form", checked)
+    monkeypatch.setattr(deployed.artifacts, "write", write)
+    monkeypatch.setattr(deployed, "times", times)
+    monkeypatch.setattr(deployed, "compare", compare)
+    stage = Prune(id="prune", round_to=2, latency_ratio=0.6)
+    with pytest.raises(Killed):
+        stage.run(original, context)
+    noise = 0.7
+    stage.run(original, context)
+    assert compared > 4
 
 
 def test_another_goal_measures_no_other_widths_again(
@@ -178,17 +287,16 @@ def test_the_deployed_network_is_measured_for_real(
         monkeypatch.setattr(prune_to_latency, name, value)
     quick = dataclasses.replace(context.deployment.measure, batch_sizes=(32,), seconds=0.1)
     context = dataclasses.replace(context, deployment=Deployment(measure=quick))
+    stage = Prune(id="prune", latency_ratio=0.7, only=("stem", "stage2.0.project.0"), blocks=())  # few files to export
     with contextlib.suppress(UnreachableError):  # one try on a busy machine may miss the goal
-        few = Prune(
-            id="prune", latency_ratio=0.7, only=("stem", "stage2.0.project.0"), blocks=()
-        )  # few files to export
-        result = few.run(original, context)
-        assert (
-            measure(result.module(), original.example, ()).macs < measure(original.module(), original.example, ()).macs
-        )
-    whole, part = (json.loads((context.work / name / "written.json").read_text()) for name in ("whole", "00"))
-    assert part["artifact"]["digest"] != whole["artifact"]["digest"]
-    files = [deployed.best_form(original, context, context.work / name) for name in ("whole", "00")]  # both are there
+        result = stage.run(original, context)
+        macs = [measure(each.module(), original.example, ()).macs for each in (original, result)]
+        assert macs[1] < macs[0]
+    whole = deployed.best_form(original, context, context.work)  # it is there
+    others = [file.parent for file in context.work.glob("*/written.json") if file.parent != whole.path.parent]
+    parts = [artifacts.described(json.loads((each / "written.json").read_text()), each).artifact for each in others]
+    assert parts and all(part.digest != whole.digest for part in parts)
+    files = [whole, parts[0]]
     milliseconds, share = deployed.compare(files[0], files[1], context)
     assert 0.01 < milliseconds < 100
     assert share < 0.95  # 0.7 on a quiet machine
