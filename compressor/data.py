@@ -98,10 +98,15 @@ class _TakesMapping(nn.Module):
         return self.module(*inputs.values())
 
 
+def has_variance(inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a batch norm can take its statistics from these: one sample has no variance."""
+    return len(next(iter(inputs.values()))) > 1
+
+
 def reestimate_batch_norm(module: nn.Module, context: Context, samples: int, batch_size: int) -> None:
     """Replace batch-norm statistics by those of the changed network, in place (torch's `update_bn`)."""
     device = context.machine.device
     inputs = [inputs for inputs, _ in batches(context, calibration_split(context.task), samples, batch_size)]
-    full = [batch for batch in inputs if len(next(iter(batch.values()))) > 1]  # one sample has no variance
+    full = [batch for batch in inputs if has_variance(batch)]
     torch.optim.swa_utils.update_bn(full, _TakesMapping(module.to(device)))
     module.cpu().eval()

@@ -1,5 +1,6 @@
 """Which channels must leave together: Torch-Pruning's dependency graph (DepGraph, CVPR 2023) as plain data."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -180,13 +181,25 @@ def remove(module: nn.Module, example: Example, edits: Sequence[ChannelEdit]) ->
             graph = graph_of(module, example)  # what it knows of shuffles and views is of the widths it was traced with
         done.add(edit.layer)
         leaving(module, example, edit, graph).prune()
-        for name, attribute, value in edit.attributes:
-            holder = dict(module.named_modules()).get(name)
-            if holder is None or type(vars(holder).get(attribute)) is not int:
-                raise ArtifactError(
-                    f"edit of layer '{edit.layer}': '{name}' has no number '{attribute}'; was the class changed?"
-                )
-            setattr(holder, attribute, value)
+        _attributes_follow(module, edit)
+
+
+def without(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any) -> nn.Module:
+    """A copy after an edit, of no use for further ones; `graph`, what `graph_of` gives, serves any number of edits."""
+    copied = copy.deepcopy(module)
+    leaving(module, example, edit, graph).cut(copied)
+    _attributes_follow(copied, edit)
+    return copied
+
+
+def _attributes_follow(module: nn.Module, edit: ChannelEdit) -> None:
+    for name, attribute, value in edit.attributes:
+        holder = dict(module.named_modules()).get(name)
+        if holder is None or type(vars(holder).get(attribute)) is not int:
+            raise ArtifactError(
+                f"edit of layer '{edit.layer}': '{name}' has no number '{attribute}'; was the class changed?"
+            )
+        setattr(holder, attribute, value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,29 +1,31 @@
 """What it costs to take channels or a block out: the loss without them, before anything is trained again."""
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from ...core.errors import TaskError
 from .. import replay
 from ..candidate import Candidate
-from ..data import batches
+from ..data import batches, has_variance
 from ..edit import BlockEdit
 from ..learning.losses import task_loss
 from ..stage import Context
 from ..structure import measure
+from . import coupling
 from .channel_statistics import Batch
 from .coupling import CoupledChannels
 from .latency_allocation import Damage
-from .silenced import zero
 
 _T = TypeVar("_T")
-_MEASURED = 4  # widths of a group that are measured; between them the damage is interpolated
-_MACS = 2e12  # multiply-adds that measuring may take in all; of a large network fewer samples are run
-_FEWEST = 32  # samples
+_WIDTHS = (4, 3, 2)  # of a group that are measured; between them the damage is interpolated
+_ENOUGH = 16  # samples; before there are fewer, fewer widths are measured
+_MACS = 2e12  # multiply-adds that measuring may take in all: a minute and a half of one core
 
 
 def measure_damage(
@@ -46,38 +48,75 @@ def measure_damage(
         widths: root -> widths to choose from, falling, the whole one first.
         blocks: that may leave.
         scores: root -> (channels,), higher is more important.
+        samples: the most; see `effort`.
+
+    Raises:
+        TaskError: no batch has two samples with a label.
     """
-    trials = sum(min(_MEASURED, len(each) - 1) for each in widths.values()) + len(blocks)
-    macs = measure(candidate.module(), candidate.example, ()).macs
-    count = max(_FEWEST, min(samples, int(_MACS / max(1, trials * macs))))
-    data = list(batches(context, "train", count, min(batch_size, count), labelled=True))
+    module = candidate.module()
+    graph = coupling.graph_of(module, candidate.example)
+    macs = measure(module, candidate.example, ()).macs
+    per_group, samples = effort([each[1:] for each in widths.values()], len(blocks), macs, samples)
+    chosen = {root: spread(each[1:], per_group) for root, each in widths.items()}
+    data = _batches(context, samples, batch_size)
+    whole = _loss(copy.deepcopy(module), data, context)
     found: dict[str, dict[int, float]] = {}
-    module = candidate.module().to(context.machine.device)
-    whole = _loss(module, data, context)
-    with context.progress.bar(f"damage {context.where}", trials) as advance:
-        done = 0
+    without: dict[str, float] = {}
+    with context.progress.bar(f"damage {context.where}", sum(map(len, chosen.values())) + len(blocks)) as advance:
+        done = itertools.count(1)
         for group in groups:
-            chosen = spread(widths[group.root][1:], _MEASURED)
             measured = {group.channels: 0.0}
-            for width in chosen:
-                least = torch.tensor(group.least(scores[group.root], group.channels - width))
-                measured[width] = _loss(_without_channels(module, group, least), data, context) - whole
-                done += 1
-                advance(done, group.root)
+            for width in chosen[group.root]:
+                edit = group.edit(group.least(scores[group.root], group.channels - width))
+                trial = coupling.without(module, candidate.example, edit, graph)
+                measured[width] = _loss(trial, data, context) - whole
+                advance(next(done), group.root)
             found[group.root] = _interpolated(measured, widths[group.root])
-        without = {}
         for block in blocks:
-            trial = copy.deepcopy(module).cpu()
+            trial = copy.deepcopy(module)
             replay.apply(trial, candidate.example, [BlockEdit(block=block)])
-            without[block] = max(0.0, _loss(trial.to(context.machine.device), data, context) - whole)
-            done += 1
-            advance(done, block)
+            without[block] = max(0.0, _loss(trial, data, context) - whole)
+            advance(next(done), block)
     return Damage(groups=found, blocks=without)
+
+
+def effort(widths: Sequence[Sequence[int]], blocks: int, macs: int, samples: int) -> tuple[int, int]:
+    """How many widths of each group to measure, and on how many samples: of a large network fewer of both.
+
+    Args:
+        widths: of each group, without the whole one.
+        macs: of one sample.
+        samples: the most.
+
+    Returns:
+        Samples are never fewer than the two that a batch norm needs.
+    """
+    affordable = {}
+    for per_group in _WIDTHS:
+        trials = 1 + sum(min(per_group, len(each)) for each in widths) + blocks
+        affordable[per_group] = int(_MACS / (trials * macs))
+    per_group = next((each for each in _WIDTHS if affordable[each] >= min(samples, _ENOUGH)), _WIDTHS[-1])
+    return per_group, max(2, min(samples, affordable[per_group]))
+
+
+def _batches(context: Context, samples: int, batch_size: int) -> list[Batch]:
+    """Labelled training samples, without batches of a single one."""
+    data = [
+        batch
+        for batch in batches(context, "train", samples, min(batch_size, samples), labelled=True)
+        if has_variance(batch[0])
+    ]
+    if not data:
+        raise TaskError(
+            f"task '{context.task.name}': {context.where}: no batch of the 'train' split holds two samples with a "
+            "label, which batch norms need; raise batch_size, or label more"
+        )
+    return data
 
 
 def _loss(module: nn.Module, data: Iterable[Batch], context: Context) -> float:
     loss = task_loss(context.task)
-    module.eval()
+    module.to(context.machine.device).eval()
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.train().momentum = 0.0
@@ -88,16 +127,6 @@ def _loss(module: nn.Module, data: Iterable[Batch], context: Context) -> float:
             total += float(loss(module, inputs, labels)) * size
             count += size
     return total / count
-
-
-def _without_channels(module: nn.Module, group: CoupledChannels, channels: torch.Tensor) -> nn.Module:
-    """A copy in which these channels carry nothing and nobody reads them; what their removal would give."""
-    masked = copy.deepcopy(module)
-    for member in group.members:
-        layer = masked.get_submodule(member.layer)
-        rows = member.rows[torch.isin(member.channels, channels)].to(cast(torch.Tensor, layer.weight).device)
-        zero(layer, rows, written=member.kind != "in")
-    return masked
 
 
 def spread(values: Sequence[_T], count: int) -> list[_T]:

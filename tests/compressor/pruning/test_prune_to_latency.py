@@ -13,10 +13,7 @@ import torch
 from edgesmith.compressor import artifacts
 from edgesmith.compressor.artifacts import Written
 from edgesmith.compressor.candidate import Candidate
-from edgesmith.compressor.data import batches
-from edgesmith.compressor.edit import ChannelEdit
-from edgesmith.compressor.pruning import coupling, deployed, prune_to_latency
-from edgesmith.compressor.pruning.damage import _loss, _without_channels, measure_damage
+from edgesmith.compressor.pruning import deployed, prune_to_latency
 from edgesmith.compressor.pruning.latency_allocation import Damage
 from edgesmith.compressor.pruning.latency_model import LatencyModel
 from edgesmith.compressor.pruning.prune import Prune
@@ -253,30 +250,6 @@ def test_a_block_that_does_not_exist(original: Candidate, context: Context) -> N
     assert str(caught.value) == (
         "stages[0] 'stage'.blocks: 'stage9.*' matches no block; blocks: stage1.0, stage1.1, stage2.1"
     )
-
-
-def test_channels_without_effect_do_the_damage_of_channels_removed(original: Candidate, context: Context) -> None:
-    data = list(batches(context, "train", 64, 64, labelled=True))
-    module = original.module()
-    for group in coupling.find(module, original.example)[:-1]:  # the last is the classifier's output
-        away = torch.arange(0, group.channels, 3)
-        removed = original.module()
-        edit = ChannelEdit(layer=group.root, remove=tuple(away.tolist()))
-        coupling.remove(removed, original.example, [edit])
-        masked = _without_channels(module, group, away)
-        assert _loss(masked, data, context) == pytest.approx(_loss(removed, data, context), rel=1e-4), group.root
-
-
-def test_damage_grows_as_a_group_narrows(original: Candidate, context: Context) -> None:
-    module = original.module()
-    groups = coupling.find(module, original.example)[:-1]
-    widths = {group.root: [group.channels, *range(group.channels - 2, 0, -2)] for group in groups}
-    scores = {group.root: torch.arange(group.channels, dtype=torch.float) for group in groups}
-    found = measure_damage(original, groups, widths, ("stage1.0",), scores, context, 64, 64)
-    assert found.blocks["stage1.0"] > 0
-    for root, each in found.groups.items():
-        values = [each[width] for width in widths[root]]
-        assert values[0] == 0 and values == sorted(values) and values[-1] > 0.1, root
 
 
 @pytest.mark.alone
