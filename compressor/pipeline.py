@@ -44,6 +44,7 @@ from .run_directory import Done, RunDirectory, model_key
 from .run_report import report_of
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
+from .user_cache import UserCache, folder_of
 
 _FORMAT = 5  # of stage results; a release that makes other results from the same recipe raises it
 
@@ -111,6 +112,14 @@ class _Run:
         # Before any stage has loaded more of the user's code, so that a run that goes on finds the same.
         self._code = {stage.id: _own_code(stage) for stage in job.recipe.stages}
         self._machine_key = environment.describe(job.machine.threads, job.machine.seed)
+        self._latencies = UserCache(
+            folder=folder_of("latency"),
+            what="latencies of other widths",
+            same="of the same networks on this machine",
+            anew="delete it to measure them anew",
+            unkept="set XDG_CACHE_HOME to a folder that can be written",
+            say=progress.say,
+        )
         self._earlier = None if job.like is None else EarlierRun(job.like, self._machine_key)
 
     def report(self) -> Report:
@@ -254,7 +263,7 @@ class _Run:
         return found
 
     def _deployment(self, number: int, stage: Stage) -> Deployment:
-        """How the result will run; what a stage measures of that is kept, so that another goal needs nothing anew."""
+        """How the result will run; what a stage measures of that is kept, here and for other runs on the machine."""
         place, measure, target = f"measurements/deployed-{stage.id}", self._recipe.measure, self._target
         int8, bounds = any(each.quantizes for each in self._recipe.stages[number:]), self._bounds(target)
         if stage.measures():
@@ -263,7 +272,12 @@ class _Run:
         def once(key: Any, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
             where = {"machine": self._machine_key, "target": target, "measure": plain(measure), "what": key}
             where |= {"bounds": bounds.key()} if int8 else {}
-            return self._directory.once(place, where, lambda folder, work: make(work)).facts
+            whole = where | {"task": self._job.identity, "format": _FORMAT}
+
+            def found(folder: Path, work: Path) -> dict[str, Any]:
+                return self._latencies.once(whole, lambda: make(work), dict, dict)
+
+            return self._directory.once(place, where, found).facts
 
         return Deployment(int8=int8, measure=measure, bounds=bounds, once=once)
 

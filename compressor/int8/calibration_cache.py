@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,10 @@ import pydantic
 
 from ...calibration.ranges import TensorRange
 from ...core import digest
-from ...core.errors import EdgesmithError
-from ...core.files import write_atomic
 from ...core.values import QuantParams
+from .. import user_cache
 from ..values import params_from_json, params_to_json
 
-_MOST = 100  # entries kept; the oldest go
 _MAKES_RANGES = ("graph", "int8", "sessions")  # of exporters/
 _CODE = (
     "calibration/*.py",
@@ -41,9 +37,8 @@ class Calibrated:
 
 
 def user_folder() -> Path:
-    """Where a user's calibrations are kept (XDG Base Directory Specification: a relative path there is ignored)."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (root if root.is_absolute() else Path.home() / ".cache") / "edgesmith" / "calibration"
+    """Where a user's calibrations are kept."""
+    return user_cache.folder_of("calibration")
 
 
 class Cache:
@@ -56,55 +51,36 @@ class Cache:
     """
 
     def __init__(self, folder: Path, data: str, say: Callable[[str], None]) -> None:
-        self._folder, self._data, self._say = folder, data, say
+        self._data = data
+        self._kept = user_cache.UserCache(
+            folder=folder,
+            what="ranges",
+            same="with the same graph, data and settings",
+            anew="--no-cache finds them anew",
+            unkept="--no-cache does not try",
+            say=say,
+        )
 
     def once(self, model: onnx.ModelProto, settings: Mapping[str, Any], make: Callable[[], Calibrated]) -> Calibrated:
         """What `make` returns, made now or found from an earlier call with the same graph, data and settings."""
-        key = digest.of_json(
-            {"graph": _digest_of(model), "data": self._data, "settings": dict(settings), "code": _code_digest()}
-        )
-        path = self._folder / f"{key}.json"
-        found = self._read(path)
-        if found is not None:
-            self._say(f"ranges found before with the same graph, data and settings: {path}; --no-cache finds them anew")
-            return found
-        made = make()
-        self._keep(path, made)
-        return made
+        key = {"graph": _digest_of(model), "data": self._data, "settings": dict(settings), "code": _code_digest()}
+        return self._kept.once(key, make, _to_json, _from_json)
 
-    def _read(self, path: Path) -> Calibrated | None:
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            content = stored["content"]
-            if stored["sum"] != digest.of_json(content):
-                raise ValueError("its content is not what was written")
-            return Calibrated(
-                params=params_from_json(content["params"]),
-                keep_float=content["keep_float"],
-                ranges=_RANGES.validate_python(content["ranges"]),
-            )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._say(f"{path}: cannot be used ({_line(error)}); the ranges are found anew")
-            return None
 
-    def _keep(self, path: Path, made: Calibrated) -> None:
-        content = {
-            "params": params_to_json(made.params),
-            "keep_float": dict(made.keep_float),
-            "ranges": [dataclasses.asdict(each) for each in made.ranges],
-        }
-        text = json.dumps({"sum": digest.of_json(content), "content": content}, allow_nan=False)
-        try:
-            write_atomic(path, text)
-            written = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
-            for old in written[_MOST:]:
-                old.unlink(missing_ok=True)
-        except (EdgesmithError, OSError) as error:  # a cache that cannot be written is no reason to fail
-            self._say(
-                f"{self._folder}: ranges are not kept ({_line(error.__cause__ or error)}); --no-cache does not try"
-            )
+def _to_json(made: Calibrated) -> dict[str, Any]:
+    return {
+        "params": params_to_json(made.params),
+        "keep_float": dict(made.keep_float),
+        "ranges": [dataclasses.asdict(each) for each in made.ranges],
+    }
+
+
+def _from_json(content: Any) -> Calibrated:
+    return Calibrated(
+        params=params_from_json(content["params"]),
+        keep_float=content["keep_float"],
+        ranges=_RANGES.validate_python(content["ranges"]),
+    )
 
 
 def _digest_of(model: onnx.ModelProto) -> str:
@@ -124,8 +100,3 @@ def _code_digest() -> str:
     sources = [path for pattern in _CODE for path in sorted(root.glob(pattern))]
     versions = [onnxruntime.__version__, onnx.__version__, np.__version__]
     return digest.of_json([*map(digest.of_file, sources), *versions])
-
-
-def _line(error: BaseException) -> str:
-    said = error.strerror if isinstance(error, OSError) else str(error)
-    return next(iter((said or "").splitlines()), type(error).__name__)

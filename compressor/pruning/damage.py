@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -16,7 +17,6 @@ from ..data import batches, has_variance
 from ..edit import BlockEdit
 from ..learning.losses import task_loss
 from ..stage import Context
-from ..structure import measure
 from . import coupling
 from .channel_statistics import Batch
 from .coupling import CoupledChannels
@@ -25,7 +25,7 @@ from .latency_allocation import Damage
 _T = TypeVar("_T")
 _WIDTHS = (4, 3, 2)  # of a group that are measured; between them the damage is interpolated
 _ENOUGH = 16  # samples; before there are fewer, fewer widths are measured
-_MACS = 2e12  # multiply-adds that measuring may take in all: a minute and a half of one core
+_SECONDS = 90.0  # that measuring may take in all: of one core, or of a GPU
 
 
 def measure_damage(
@@ -55,8 +55,8 @@ def measure_damage(
     """
     module = candidate.module()
     graph = coupling.graph_of(module, candidate.example)
-    macs = measure(module, candidate.example, ()).macs
-    per_group, samples = effort([each[1:] for each in widths.values()], len(blocks), macs, samples)
+    each = _seconds(copy.deepcopy(module), _batches(context, _ENOUGH, batch_size), context)
+    per_group, samples = effort([free[1:] for free in widths.values()], len(blocks), each, samples)
     chosen = {root: spread(each[1:], per_group) for root, each in widths.items()}
     data = _batches(context, samples, batch_size)
     whole = _loss(copy.deepcopy(module), data, context)
@@ -80,12 +80,23 @@ def measure_damage(
     return Damage(groups=found, blocks=without)
 
 
-def effort(widths: Sequence[Sequence[int]], blocks: int, macs: int, samples: int) -> tuple[int, int]:
+def _seconds(module: nn.Module, data: Sequence[Batch], context: Context) -> float:
+    """What a sample takes on this machine; time that a core spends on others is not counted."""
+    clock = time.perf_counter if context.machine.device == "cuda" else time.process_time
+    taken = []
+    for _ in range(2):  # the first is slower
+        start = clock()
+        _loss(module, data, context)
+        taken.append(clock() - start)
+    return min(taken) / sum(len(next(iter(inputs.values()))) for inputs, _ in data)
+
+
+def effort(widths: Sequence[Sequence[int]], blocks: int, seconds: float, samples: int) -> tuple[int, int]:
     """How many widths of each group to measure, and on how many samples: of a large network fewer of both.
 
     Args:
         widths: of each group, without the whole one.
-        macs: of one sample.
+        seconds: that a sample takes.
         samples: the most.
 
     Returns:
@@ -94,7 +105,7 @@ def effort(widths: Sequence[Sequence[int]], blocks: int, macs: int, samples: int
     affordable = {}
     for per_group in _WIDTHS:
         trials = 1 + sum(min(per_group, len(each)) for each in widths) + blocks
-        affordable[per_group] = int(_MACS / (trials * macs))
+        affordable[per_group] = int(_SECONDS / max(trials * seconds, 1e-9))
     per_group = next((each for each in _WIDTHS if affordable[each] >= min(samples, _ENOUGH)), _WIDTHS[-1])
     return per_group, max(2, min(samples, affordable[per_group]))
 
@@ -103,7 +114,7 @@ def _batches(context: Context, samples: int, batch_size: int) -> list[Batch]:
     """Labelled training samples, without batches of a single one."""
     data = [
         batch
-        for batch in batches(context, "train", samples, min(batch_size, samples), labelled=True)
+        for batch in batches(context, "train", samples, batch_size, labelled=True)
         if has_variance(batch[0])
     ]
     if not data:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ...benches.timing import latency
@@ -50,7 +50,7 @@ def best_form(candidate: Candidate, context: Context, folder: Path) -> Artifact:
 
 
 def times(
-    candidates: Sequence[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
+    candidates: Iterable[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
 ) -> list[float]:
     """Time all in the same INT8 form, every layer that can be in it.
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from edgesmith.compressor import user_cache
 from edgesmith.compressor.int8 import calibration_cache
 from edgesmith.compressor.int8.calibrate import Rules, calibrate_and_recover
 from edgesmith.compressor.int8.calibration_cache import Cache, Calibrated, user_folder
@@ -216,7 +217,7 @@ def test_a_rule_from_elsewhere_is_never_found_again(runs: Runs) -> None:
 
 
 def test_the_oldest_entries_go(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration_cache, "_MOST", 2)
+    monkeypatch.setattr(user_cache, "_MOST", 2)
     runs.calibrate()
     os.utime(runs.entry(), (1, 1))
     runs.calibrate(calibrator="min-max")

@@ -1,6 +1,7 @@
 """What it costs to take channels out is the loss of the network that is really left, on as many samples as time allows."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,19 +128,31 @@ def test_where_every_batch_has_one_sample_it_is_said_what_to_do(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("groups", "blocks", "macs", "expected"),
+    ("groups", "blocks", "seconds", "expected"),
     [
-        (12, 9, 4e7, (4, 256)),  # ResNet-20
-        (38, 16, 4.1e9, (2, 5)),  # ResNet-50
-        (38, 16, 1.2e9, (2, 17)),
-        (38, 16, 6e8, (4, 19)),
-        (100, 50, 6e10, (2, 2)),  # a batch norm needs two
+        (12, 9, 1e-3, (4, 256)),  # ResNet-20
+        (38, 16, 0.19, (2, 5)),  # ResNet-50
+        (38, 16, 0.05, (2, 19)),
+        (38, 16, 0.03, (4, 17)),
+        (100, 50, 3.0, (2, 2)),  # a batch norm needs two
+        (1, 0, 0.0, (4, 256)),
     ],
 )
-def test_a_large_network_is_measured_at_fewer_widths_then_on_fewer_samples(
-    groups: int, blocks: int, macs: float, expected: tuple[int, int]
+def test_a_slow_network_is_measured_at_fewer_widths_then_on_fewer_samples(
+    groups: int, blocks: int, seconds: float, expected: tuple[int, int]
 ) -> None:
-    found = damage.effort([[64, 56, 48, 40, 32, 24, 16, 8]] * groups, blocks, int(macs), 256)
+    found = damage.effort([[56, 48, 40, 32, 24, 16, 8]] * groups, blocks, seconds, 256)
     assert found == expected
     per_group, samples = found
-    assert (1 + groups * per_group + blocks) * samples * macs <= 2e12 or samples == 2
+    assert (1 + groups * per_group + blocks) * samples * seconds <= 90 or samples == 2
+
+
+def test_what_a_sample_takes_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate, context = fitted(Normed, RNG.standard_normal((64, 4)).astype(np.float32), tmp_path)
+    ticks = itertools.count()
+    monkeypatch.setattr(damage.time, "process_time", lambda: 16.0 * next(ticks))  # a second for each of 16 samples
+    monkeypatch.setattr(damage, "_SECONDS", 16.0)
+    slow = without_half(context, candidate, 64)  # the whole and one trial
+    monkeypatch.undo()
+    assert slow == pytest.approx(without_half(context, candidate, 64, samples=8))
+    assert slow != pytest.approx(without_half(context, candidate, 64), rel=1e-3)

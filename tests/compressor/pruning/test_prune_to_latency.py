@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         )
 
     def times(
-        candidates: Sequence[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
+        candidates: Iterable[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
     ) -> list[float]:
-        return [cost(candidate) / cost(candidates[0]) for candidate in candidates[1:]]
+        whole, *others = map(cost, candidates)
+        return [other / whole for other in others]
 
     def compare(whole: Artifact, part: Artifact, context: Context) -> tuple[float, float]:
         share = files[str(part.path)] / files[str(whole.path)]
@@ -170,8 +171,9 @@ def test_a_killed_run_never_times_the_file_of_another_network(
         )  # fmt: skip
         return Written(artifact=artifact, reason="")
 
-    def times(networks: Sequence[Candidate], *_: Any) -> list[float]:
-        return [(cost(network) / cost(networks[0])) ** noise for network in networks[1:]]
+    def times(networks: Iterable[Candidate], *_: Any) -> list[float]:
+        whole, *others = map(cost, networks)
+        return [(other / whole) ** noise for other in others]
 
     def compare(whole: Artifact, part: Artifact, context: Context) -> tuple[float, float]:
         nonlocal compared
