@@ -18,6 +18,7 @@ from ..core import digest
 from ..core.errors import ContractError
 from ..core.files import as_file_name, storage_errors, write_atomic
 from ..core.ledger import Ledger, LedgerEntry
+from ..core.limits import LimitResult
 from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters.graph import onnx_file
@@ -384,8 +385,19 @@ class _Run:
         found, verdict = judged(self._pair(original, final), recipe, self._job.out, self._once, self._progress)
         self._found = found
         for number, stage in enumerate(recipe.stages):
-            ledger = ledger.with_notes(stage.id, self._after_verdict(number, stage))
+            held, missed = self._held(number, stage, found)
+            verdict = dataclasses.replace(verdict, results=(*verdict.results, *missed))
+            ledger = ledger.with_notes(stage.id, [*held, *self._after_verdict(number, stage)])
         return report_of(self._job, ledger, found, verdict, tuple(written.values()), self._machine_key)
+
+    def _held(self, number: int, stage: Stage, found: Outcome) -> tuple[list[str], list[LimitResult]]:
+        """What became of what a stage was asked for; where a later one makes another network, nothing is said of it."""
+        if any(later.takes() == "nothing" for later in self._recipe.stages[number + 1 :]):
+            return [], []
+        notes, missed = stage.held(self._kept[stage.id], found.evidence)
+        for note in notes:
+            self._progress.say(f"  {stage.id}: {note}")
+        return notes, missed
 
     def _after_verdict(self, number: int, stage: Stage) -> list[str]:
         """What a stage that has left something for it says now."""

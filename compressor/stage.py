@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..calibration.ranges import TensorRange
+from ..core.limits import LimitResult
 from ..core.task import Task
 from ..core.values import QuantParams
 from .int8.bounds import Bounds
@@ -15,6 +16,7 @@ from .measure_options import Measure
 from .progress import Progress
 
 if TYPE_CHECKING:  # torch is heavy, and a recipe is read without it
+    from ..benches.gates.judge import Evidence
     from .candidate import Candidate
 
 
@@ -143,6 +145,15 @@ class Stage(abc.ABC):
     def time_left(self) -> float:
         """The share of a pass's time that is left after it, roughly; what `rehearse` does to the model not counted."""
         return 1.0
+
+    def held(self, kept: Mapping[str, Any], evidence: "Evidence") -> tuple[list[str], list[LimitResult]]:
+        """What the finished artefact is beside what this stage was asked for: for the ledger, and limits it has missed.
+
+        Args:
+            kept: what `run` left in `Context.kept`.
+            evidence: what the verdict rests on.
+        """
+        return [], []
 
     def after_verdict(self, value: Any, context: Context) -> list[str]:
         """What the ledger should say once nothing is left to choose: here alone a stage may read the test data.

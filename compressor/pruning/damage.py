@@ -112,11 +112,7 @@ def effort(widths: Sequence[Sequence[int]], blocks: int, seconds: float, samples
 
 def _batches(context: Context, samples: int, batch_size: int) -> list[Batch]:
     """Labelled training samples, without batches of a single one."""
-    data = [
-        batch
-        for batch in batches(context, "train", samples, batch_size, labelled=True)
-        if has_variance(batch[0])
-    ]
+    data = [batch for batch in batches(context, "train", samples, batch_size, labelled=True) if has_variance(batch[0])]
     if not data:
         raise TaskError(
             f"task '{context.task.name}': {context.where}: no batch of the 'train' split holds two samples with a "

@@ -6,13 +6,15 @@ import fnmatch
 import functools
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from ...benches.gates.judge import Evidence
 from ...core.errors import RecipeError
+from ...core.limits import LimitResult
 from ...core.tables import resolve
 from ...core.task import Task
 from ...exporters.targets.targets import TARGETS
@@ -22,7 +24,7 @@ from ..data import batches, calibration_split, reestimate_batch_norm
 from ..learning.losses import task_loss
 from ..stage import Context, Probe, Stage
 from ..structure import measure
-from . import blocks, channel_statistics
+from . import asked, blocks, channel_statistics
 from .allocation import ALLOCATIONS
 from .channel_statistics import Statistics
 from .coupling import CoupledChannels, remove
@@ -137,6 +139,10 @@ class Prune(Stage):
 
     def _multiple(self, context: Context) -> int:
         return self.round_to or TARGETS[context.targets[0]].channel_multiple
+
+    def held(self, kept: Mapping[str, Any], evidence: Evidence) -> tuple[list[str], list[LimitResult]]:
+        """See `Stage.held`."""
+        return asked.held(self.id, kept["asked"], evidence) if "asked" in kept else ([], [])
 
     def run(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.run`."""

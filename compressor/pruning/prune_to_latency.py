@@ -20,7 +20,7 @@ from .. import replay
 from ..candidate import Candidate
 from ..edit import BlockEdit, Edit
 from ..stage import Context
-from . import deployed
+from . import asked as asked_for, deployed
 from .coupling import CoupledChannels
 from .damage import measure_damage, spread
 from .latency_allocation import GAP, Damage, Solution, allocate, damage_of
@@ -93,6 +93,7 @@ class Planner:
         whole = deployed.best_form(self._candidate, context, context.work)
         milliseconds, _ = deployed.compare(whole, whole, context)
         asked = goal.share(milliseconds)
+        asked_for.keep(goal.key, goal.ratio or goal.milliseconds or math.inf, whole, context)
         if asked >= 1:
             now, wanted = goal.text(1.0, milliseconds), goal.text(asked, milliseconds)
             context.notes.append(f"nothing is pruned: it takes {now} as deployed, and {wanted} is asked")

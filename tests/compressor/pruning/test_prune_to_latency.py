@@ -13,6 +13,7 @@ import torch
 from edgesmith.compressor import artifacts
 from edgesmith.compressor.artifacts import Written
 from edgesmith.compressor.candidate import Candidate
+from edgesmith.compressor.int8.bounds import Bounds
 from edgesmith.compressor.pruning import deployed, prune_to_latency
 from edgesmith.compressor.pruning.latency_allocation import Damage
 from edgesmith.compressor.pruning.latency_model import LatencyModel
@@ -79,6 +80,35 @@ def test_what_is_measured_meets_the_goal(
     assert any(note.startswith("latency model: ") for note in context.notes)
     shown = "0.6 asked" if "latency_ratio" in goal else "1.2 ms asked"
     assert any("of 2 ms as deployed" in note and shown in note for note in context.notes)
+
+
+@pytest.mark.parametrize(
+    ("goal", "kept"),
+    [
+        ({"latency_ms": 1.2}, {"key": "latency_ms", "value": 1.2}),
+        ({"latency_ms": 9.0}, {"key": "latency_ms", "value": 9.0}),
+        ({"latency_ratio": 0.6}, {"key": "latency_ratio", "value": 0.6, "whole": 0.25}),
+    ],
+)
+def test_what_was_asked_is_left_for_the_verdict(
+    goal: dict[str, float],
+    kept: dict[str, object],
+    clock: list[float],
+    original: Candidate,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compare = deployed.compare
+    file = Artifact(
+        path=Path("original"), target="onnxruntime-cpu", dialect="float", precision="float32", inputs=(), outputs=(),
+        digest="",
+    )  # fmt: skip
+    monkeypatch.setattr(
+        deployed, "compare", lambda one, other, at: (8.0, 0.25) if one == file else compare(one, other, at)
+    )
+    context = dataclasses.replace(context, deployment=Deployment(bounds=Bounds(original=file)))
+    Prune(id="prune", round_to=2, **goal).run(original, context)
+    assert context.kept == {"asked": kept}
 
 
 def test_blocks_leave_only_where_they_may(clock: list[float], original: Candidate, context: Context) -> None:
