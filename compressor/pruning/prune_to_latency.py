@@ -20,7 +20,7 @@ from .. import replay
 from ..candidate import Candidate
 from ..edit import BlockEdit, Edit
 from ..stage import Context
-from . import asked as asked_for, deployed
+from . import asked, deployed
 from .coupling import CoupledChannels
 from .damage import measure_damage, spread
 from .latency_allocation import GAP, Damage, Solution, allocate, damage_of
@@ -42,12 +42,16 @@ class Goal:
     ratio: float | None
     milliseconds: float | None
 
+    @property
+    def value(self) -> float:
+        """Whichever of them is given."""
+        given = self.milliseconds if self.ratio is None else self.ratio
+        assert given is not None
+        return given
+
     def share(self, whole: float) -> float:
         """In parts of the whole network's milliseconds."""
-        if self.ratio is not None:
-            return self.ratio
-        assert self.milliseconds is not None
-        return self.milliseconds / whole
+        return self.value if self.ratio is not None else self.value / whole
 
     def text(self, share: float, whole: float) -> str:
         """A share as the recipe asks for it."""
@@ -92,10 +96,9 @@ class Planner:
         context, structure = self._context, self.structure
         whole = deployed.best_form(self._candidate, context, context.work)
         milliseconds, _ = deployed.compare(whole, whole, context)
-        asked = goal.share(milliseconds)
-        asked_for.keep(goal.key, goal.ratio or goal.milliseconds or math.inf, whole, context)
-        if asked >= 1:
-            now, wanted = goal.text(1.0, milliseconds), goal.text(asked, milliseconds)
+        asked.keep(goal.key, goal.value, whole, context)
+        if goal.share(milliseconds) >= 1:
+            now, wanted = (goal.text(share, milliseconds) for share in (1.0, goal.share(milliseconds)))
             context.notes.append(f"nothing is pruned: it takes {now} as deployed, and {wanted} is asked")
             return ()
         damage = measure_damage(
