@@ -394,7 +394,7 @@ class _Run:
         """What became of what a stage was asked for; where a later one makes another network, nothing is said of it."""
         if any(later.takes() == "nothing" for later in self._recipe.stages[number + 1 :]):
             return [], []
-        notes, missed = stage.held(self._kept[stage.id], found.evidence)
+        notes, missed = stage.held(self._for_verdict[stage.id], found.evidence)
         for note in notes:
             self._progress.say(f"  {stage.id}: {note}")
         return notes, missed

@@ -150,7 +150,7 @@ class Stage(abc.ABC):
         """What the finished artefact is beside what this stage was asked for: for the ledger, and limits it has missed.
 
         Args:
-            kept: what `run` left in `Context.kept`.
+            kept: what `run` left in `Context.for_verdict`.
             evidence: what the verdict rests on.
         """
         return [], []

@@ -26,10 +26,10 @@ def keep(key: str, asked: float, whole: Artifact, context: Context) -> None:
     """
     original = context.deployment.bounds.original
     if key == "latency_ms":
-        context.kept["asked"] = {"key": key, "value": asked}
+        context.for_verdict["asked"] = {"key": key, "value": asked}
     elif original is not None:
         _, share = deployed.compare(original, whole, context)
-        context.kept["asked"] = {"key": key, "value": asked, "whole": share}
+        context.for_verdict["asked"] = {"key": key, "value": asked, "whole": share}
 
 
 def held(stage: str, asked: Mapping[str, Any], evidence: Evidence) -> tuple[list[str], list[LimitResult]]:

@@ -24,7 +24,7 @@ class Plans:
     def edits(self, planner: Planner, *_: Any) -> tuple[Edit, ...]:
         found = planner._context.deployment.once({"plans": []}, self.measure)
         assert found == {"times": [0.5, 0.25]}
-        planner._context.kept["asked"] = {"key": "latency_ms", "value": self.asked}
+        planner._context.for_verdict["asked"] = {"key": "latency_ms", "value": self.asked}
         return (planner._groups[0].edit([1]),)
 
     def measure(self, work: Path) -> dict[str, Any]:

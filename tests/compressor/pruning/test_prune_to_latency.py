@@ -108,7 +108,7 @@ def test_what_was_asked_is_left_for_the_verdict(
     )
     context = dataclasses.replace(context, deployment=Deployment(bounds=Bounds(original=file)))
     Prune(id="prune", round_to=2, **goal).run(original, context)
-    assert context.kept == {"asked": kept}
+    assert context.for_verdict == {"asked": kept}
 
 
 def test_blocks_leave_only_where_they_may(clock: list[float], original: Candidate, context: Context) -> None:
