@@ -16,12 +16,12 @@ def unfollowed(module: nn.Module, example: Example, groups: Sequence[CoupledChan
         groups: all of them, see `coupling.find`.
     """
     shut = open_attention.closed(module)
-    members = {member.layer for group in groups for member in group.members}
-    inside = tuple(f"{name}." for name in shut)
+    known = {*shut, *(member.layer for group in groups for member in group.members)}
+    inside = tuple(f"{name}." for name in known)  # an attention's last layer, a parametrization
     outside = [
         name
         for name, layer in module.named_modules()
-        if _has_matrix(layer) and name not in members and name not in shut and not name.startswith(inside or ("\0",))
+        if _has_matrix(layer) and name not in known and not name.startswith(inside)
     ]
     if outside:
         held = _holders(module, example, groups)
