@@ -31,6 +31,17 @@ def of_function(function: Callable[..., Any]) -> str:
     return _of_file(path)
 
 
+def of_stage(use: str, config: Any) -> dict[str, Any]:
+    """For a stage's key: the code that its class and its other keys name, where that is the user's own.
+
+    Args:
+        use: its class, as the recipe names it.
+        config: its keys as plain data.
+    """
+    found = of_names([use, config])
+    return {"code": found} if found else {}
+
+
 def of_names(config: Any) -> dict[str, str]:
     """Every `package.module:attribute` in a stage's keys -> digest, as in `of_function`, of the module's file.
 

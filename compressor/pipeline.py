@@ -18,11 +18,10 @@ from ..core import digest
 from ..core.errors import ContractError
 from ..core.files import as_file_name, storage_errors, write_atomic
 from ..core.ledger import Ledger, LedgerEntry
-from ..core.limits import LimitResult
 from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters.graph import onnx_file
-from . import artifacts, engines, measuring, own_code, task_file, values
+from . import artifacts, claims, engines, measuring, own_code, task_file, user_cache, values
 from .artifacts import Written
 from .audit_run import after_run
 from .auditing import Pair
@@ -45,7 +44,6 @@ from .run_directory import Done, RunDirectory, model_key
 from .run_report import report_of
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
-from .user_cache import UserCache, folder_of
 
 _FORMAT = 5  # of stage results; a release that makes other results from the same recipe raises it
 
@@ -111,16 +109,9 @@ class _Run:
         self._used: set[str] = set()  # results this recipe has use for
         self._found: Outcome | None = None  # of the measurement that the verdict rests on
         # Before any stage has loaded more of the user's code, so that a run that goes on finds the same.
-        self._code = {stage.id: _own_code(stage) for stage in job.recipe.stages}
+        self._code = {stage.id: own_code.of_stage(use_of(stage), plain(stage)) for stage in job.recipe.stages}
         self._machine_key = environment.describe(job.machine.threads, job.machine.seed)
-        self._latencies = UserCache(
-            folder=folder_of("latency"),
-            what="latencies of other widths",
-            same="of the same networks on this machine",
-            anew="delete it to measure them anew",
-            unkept="set XDG_CACHE_HOME to a folder that can be written",
-            say=progress.say,
-        )
+        self._latencies = user_cache.latencies(progress.say)
         self._earlier = None if job.like is None else EarlierRun(job.like, self._machine_key)
 
     def report(self) -> Report:
@@ -293,17 +284,18 @@ class _Run:
         """The value called `name` as a file of `target`."""
         measure, threads = self._recipe.measure, self._job.machine.threads
         value = self._values[name]
+        ranged = values.has_ranges(value)
         key = {"value": self._keys[name], "target": target, "measure": plain(measure), "machine": self._machine_key}
-        recipe, bounds = self._recipe, self._bounds(target) if _has_ranges(value) else Bounds()
+        recipe, bounds = self._recipe, self._bounds(target) if ranged else Bounds()
         engine = engines.wanted(target, recipe.build, recipe.folder, final=place.startswith("artifacts/"))
-        key |= engines.key(engine) | ({"bounds": bounds.key()} if _has_ranges(value) else {})
+        key |= engines.key(engine) | ({"bounds": bounds.key()} if ranged else {})
         max_drop = next((stage.max_drop for stage in recipe.stages if isinstance(stage, Quantize)), None)
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
             if engine is not None:
                 self._progress.say(f"  {target}: writing the file and building the engine")
             graph = self._graph(name)
-            earlier = self._earlier.found(place, key) if self._earlier is not None and _has_ranges(value) else None
+            earlier = self._earlier.found(place, key) if self._earlier is not None and ranged else None
             like = None if earlier is None else artifacts.described(earlier.facts, earlier.path)
             written = artifacts.write(
                 graph, target, self._task, folder, measure, threads, engine, max_drop, bounds, self._progress, like
@@ -384,35 +376,22 @@ class _Run:
         self._progress.say(f"measuring {recipe.against} and final on the test split")
         found, verdict = judged(self._pair(original, final), recipe, self._job.out, self._once, self._progress)
         self._found = found
-        for number, stage in enumerate(recipe.stages):
-            held, missed = self._held(number, stage, found)
-            verdict = dataclasses.replace(verdict, results=(*verdict.results, *missed))
-            ledger = ledger.with_notes(stage.id, [*held, *self._after_verdict(number, stage)])
+        verdict, ledger = claims.held(
+            recipe.stages, self._for_verdict, found.evidence, verdict, ledger, self._tested, self._progress
+        )
         return report_of(self._job, ledger, found, verdict, tuple(written.values()), self._machine_key)
 
-    def _held(self, number: int, stage: Stage, found: Outcome) -> tuple[list[str], list[LimitResult]]:
-        """What became of what a stage was asked for; where a later one makes another network, nothing is said of it."""
-        if any(later.takes() == "nothing" for later in self._recipe.stages[number + 1 :]):
-            return [], []
-        notes, missed = stage.held(self._for_verdict[stage.id], found.evidence)
-        for note in notes:
-            self._progress.say(f"  {stage.id}: {note}")
-        return notes, missed
-
-    def _after_verdict(self, number: int, stage: Stage) -> list[str]:
-        """What a stage that has left something for it says now."""
-        left = self._for_verdict[stage.id]
-        if not left:
-            return []
+    def _tested(self, number: int, stage: Stage) -> list[str]:
+        """What a stage says of its choice on the test data."""
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
-            context = dataclasses.replace(self._context(f"stages[{number}] '{stage.id}'", work), for_verdict=left)
+            context = self._context(f"stages[{number}] '{stage.id}'", work)
+            context = dataclasses.replace(context, for_verdict=self._for_verdict[stage.id])
             return {"notes": stage.after_verdict(self._values[stage.id], context)}
 
-        done = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id]}, make)
-        notes: list[str] = done.facts["notes"]
-        for note in notes:
-            self._progress.record(f"  {stage.id}: {note}")
+        notes: list[str] = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id]}, make).facts[
+            "notes"
+        ]
         return notes
 
     def _pair(self, original: Artifact, final: Artifact) -> Pair:
@@ -429,13 +408,3 @@ class _Run:
     def _once(self, place: str, key: Any, make: Any) -> Done:
         self._used.add(place)
         return self._directory.once(place, key, make)
-
-
-def _own_code(stage: Stage) -> dict[str, Any]:
-    found = own_code.of_names([use_of(stage), plain(stage)])
-    return {"code": found} if found else {}
-
-
-def _has_ranges(value: Candidate | Graph) -> bool:
-    """Whether it is to be written in INT8, in a form that has to be chosen."""
-    return isinstance(value, Graph) and value.params is not None

@@ -68,6 +68,18 @@ class UserCache:
             self.say(f"{self.folder}: {self.what} are not kept ({_line(error.__cause__ or error)}); {self.unkept}")
 
 
+def latencies(say: Callable[[str], None]) -> UserCache:
+    """Of times that pruning measures of a network at other widths."""
+    return UserCache(
+        folder=folder_of("latency"),
+        what="latencies of other widths",
+        same="of the same networks on this machine",
+        anew="delete it to measure them anew",
+        unkept="set XDG_CACHE_HOME to a folder that can be written",
+        say=say,
+    )
+
+
 def _line(error: BaseException) -> str:
     said = error.strerror if isinstance(error, OSError) else str(error)
     return next(iter((said or "").splitlines()), type(error).__name__)

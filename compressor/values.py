@@ -84,3 +84,8 @@ def params_from_json(data: Mapping[str, Any]) -> dict[str, QuantParams]:
     return {
         name: QuantParams(**{**entry, "scale": np.asarray(entry["scale"], np.float32)}) for name, entry in data.items()
     }
+
+
+def has_ranges(value: Candidate | Graph) -> bool:
+    """Whether it is to be written in INT8, in a form that has to be chosen."""
+    return isinstance(value, Graph) and value.params is not None
