@@ -389,9 +389,8 @@ class _Run:
             context = dataclasses.replace(context, for_verdict=self._for_verdict[stage.id])
             return {"notes": stage.after_verdict(self._values[stage.id], context)}
 
-        notes: list[str] = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id]}, make).facts[
-            "notes"
-        ]
+        done = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id]}, make)
+        notes: list[str] = done.facts["notes"]
         return notes
 
     def _pair(self, original: Artifact, final: Artifact) -> Pair:
