@@ -71,10 +71,12 @@ def check_loaded(module: nn.Module, built: nn.Module, where: str) -> None:
     for name, parameter in wanted.items():
         learns = name in found and found[name].requires_grad
         if learns != parameter.requires_grad:
-            done, remedy = ("unfrozen", "leave it trainable") if learns else ("frozen", "freeze it")
+            done, back, remedy = ("frozen", "unfreeze it", "freeze it")
+            if learns:
+                done, back, remedy = ("unfrozen", "freeze it again", "leave it trainable")
             raise TaskError(
-                f"{where} has {done} '{name}', which would be lost when the model is built again; "
-                f"{remedy} in the task's model function"
+                f"{where} has {done} '{name}', which would be lost when the model is built again; {back} at its end, "
+                f"or {remedy} in the task's model function"
             )
     known = set(_hooks(built))
     for layer in _hooks(module):

@@ -201,6 +201,8 @@ class _Run:
                 "int8": deployment.int8,
                 "measure": plain(deployment.measure),
                 "bounds": deployment.bounds.key() if deployment.int8 else None,
+                "machine": self._machine_key,
+                "original": None if deployment.bounds.original is None else deployment.bounds.original.digest,
             }
         value = self._values[previous]
         self._progress.say(f"{stage.id}: {stage.name}" if stage.id != stage.name else stage.id)
@@ -262,8 +264,8 @@ class _Run:
             self._used.add(place)
 
         def once(key: Any, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-            where = {"machine": self._machine_key, "target": target, "measure": plain(measure), "what": key}
-            where |= {"bounds": bounds.key()} if int8 else {}
+            machine = {name: value for name, value in self._machine_key.items() if name != "seed"}
+            where = {"machine": machine, "target": target, "measure": plain(measure), "int8": int8, "what": key}
             whole = where | {"task": self._job.identity, "format": _FORMAT}
 
             def found(folder: Path, work: Path) -> dict[str, Any]:
@@ -383,13 +385,14 @@ class _Run:
 
     def _tested(self, number: int, stage: Stage) -> list[str]:
         """What a stage says of its choice on the test data."""
+        left = self._for_verdict[stage.id]
 
         def make(folder: Path, work: Path) -> dict[str, Any]:
             context = self._context(f"stages[{number}] '{stage.id}'", work)
-            context = dataclasses.replace(context, for_verdict=self._for_verdict[stage.id])
+            context = dataclasses.replace(context, for_verdict=left)
             return {"notes": stage.after_verdict(self._values[stage.id], context)}
 
-        done = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id]}, make)
+        done = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id], "left": left}, make)
         notes: list[str] = done.facts["notes"]
         return notes
 

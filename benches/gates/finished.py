@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import ArtifactError, RunDirectoryError
-from ...core.limits import Limits
+from ...core.limits import ASKED, Limits
 from ...core.task import Metric
 from ..audits.disparity import Kind
 from ..metrics import metrics
 from ..metrics.groups import GroupLoss, class_masks, losses
 from ..report.report import Report, from_json
 
-_LIMITS = {field.name for field in dataclasses.fields(Limits)} - {"confidence"}
+_LIMITS = {field.name for field in dataclasses.fields(Limits)} - {"confidence"} | {ASKED}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 from ...core import digest
 from ...core.errors import ArtifactError
 from ...core.files import write_atomic
-from ...core.limits import LimitResult, Limits, Status, Verdict
+from ...core.limits import ASKED, LimitResult, Limits, Status, Verdict
 from ...core.tables import unknown
 from ...core.task import Metric
 from ...core.values import Interval
@@ -27,7 +27,7 @@ from .judge import Evidence, SideEvidence, judge
 from .last_release import MARGINS, Change
 
 # Limits whose interval only the report has.
-_KEPT = ("corruption_drop", "latency_ms", "peak_memory_ratio", "peak_memory_bytes")
+_KEPT = ("corruption_drop", "latency_ms", "peak_memory_ratio", "peak_memory_bytes", ASKED)
 
 
 def check(
@@ -149,7 +149,7 @@ def _predictions(run: Finished, metric: Metric) -> Check:
 def _own(run: Finished, metric: Metric) -> list[Check]:
     """The run's limits, judged again."""
     report, confidence = run.report, run.report.confidence
-    given: dict[str, Any] = {each.name: each.limit for each in report.limits}
+    given: dict[str, Any] = {each.name: each.limit for each in report.limits if each.name != ASKED}
     limits = Limits(**given, confidence=confidence)
     original, final = (run.scores(metric, side) for side in ("original", "final"))
     value, reason = metrics.interval(metric, final, confidence), report.unmeasured_reason
@@ -177,7 +177,10 @@ def _own(run: Finished, metric: Metric) -> list[Check]:
         unmeasured_reason=reason,
     )
     kept = {each.name: _again(each) for each in report.limits if each.name in _KEPT}
-    results = judge(limits, evidence, metric.higher_is_better).results
+    results = [
+        *judge(limits, evidence, metric.higher_is_better).results,
+        *(kept[name] for name in kept if name == ASKED),
+    ]
     return [_own_check(report, kept.get(each.name, each)) for each in results]
 
 

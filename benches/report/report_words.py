@@ -1,7 +1,7 @@
 """What a report says, in words and rows: the same stand in the terminal, in the HTML report and in what a CI reads."""
 
 from ...core.ledger import LedgerEntry
-from ...core.limits import LimitResult
+from ...core.limits import ASKED, LimitResult
 from ...core.values import Interval
 from . import words
 from .report import MetricValue, Report, Side
@@ -16,6 +16,7 @@ _PROMISES = {
     "disparity": ("growth of the gap in {metric} between groups", "at most"),
     "speedup": ("speed-up", "at least"),
     "latency_ms": ("latency", "at most"),
+    ASKED: ("latency, beside what a pruning was asked for", "at most"),
     "peak_memory_ratio": ("peak memory", "at most"),
     "peak_memory_bytes": ("peak memory", "at most"),
     "file_ratio": ("file size", "at most"),
@@ -269,7 +270,7 @@ def _in_unit(report: Report, name: str, value: float) -> tuple[float, str]:
         return (100 * value, " %") if proportion else (value, "")
     if name.endswith("_ratio"):
         return 100 * value, f" % of {'the original' if report.against == 'original' else report.against}"
-    return value, {"speedup": "x", "latency_ms": " ms"}.get(name, "")
+    return value, {"speedup": "x", "latency_ms": " ms", ASKED: " ms"}.get(name, "")
 
 
 def _plain(name: str, value: float) -> str:

@@ -29,6 +29,7 @@ from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.job import plan, prepare
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.pruning import deployed
+from edgesmith.compressor.pruning.damage import seconds_of_sample
 from edgesmith.compressor.pruning.dry_run import prunable, with_open_attention
 from edgesmith.compressor.pruning.latency_model import LatencyModel
 from edgesmith.compressor.pruning.prune import Prune
@@ -123,7 +124,7 @@ def _latency(name: str) -> dict[str, float]:
         stage = Prune(id="prune", latency_ratio=0.5)
         for stub in (clock.best_form, clock.compare):
             setattr(deployed, stub.__name__, stub)
-        setattr(Planner, "_measured", lambda planner, form: clock.measured(planner, form))  # noqa: B010  # a stub
+        setattr(Planner, "_measured", lambda planner, _, size: clock.measured(planner, size))  # noqa: B010  # a stub
         _, spent = _timed(lambda: stage.run(stage.rehearse(value, context), context))
     cpu, seconds = spent["cpu"] - clock.spent["cpu"], spent["clock"] - clock.spent["clock"]
     return {"cpu": cpu, "clock": seconds, "peak": _peak() - before, "apart": clock.spent["cpu"], "rounds": clock.rounds}
@@ -138,13 +139,14 @@ class _Clock:
         self.spent, self.rounds = {"cpu": 0.0, "clock": 0.0}, 0
         self._costs: dict[Path, float] = {}
 
-    def measured(self, planner: Planner, form: Artifact) -> dict[str, Any]:
+    def measured(self, planner: Planner, batch_size: int) -> dict[str, Any]:
         """See `Planner._measured`."""
         plans, structure, rng = samples(planner.structure, planner.widths), planner.structure, np.random.default_rng(0)
         weights = np.array([term.expected for term in structure.terms])
         model = LatencyModel(structure=structure, step=8, weights=tuple(weights / weights.sum()), error=0.0)
         times = [model.predict(plan) * float(np.exp(rng.normal(0, 0.02))) for plan in plans]
-        return {"plans": [dataclasses.asdict(plan) for plan in plans], "times": times}
+        seconds = seconds_of_sample(planner._candidate.module(), planner._context, batch_size)
+        return {"plans": [dataclasses.asdict(plan) for plan in plans], "times": times, "seconds": seconds}
 
     def best_form(self, candidate: Candidate, context: Context, folder: Path) -> Artifact:
         """See `deployed.best_form`; nothing is written."""

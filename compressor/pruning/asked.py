@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...benches.gates.judge import Evidence
-from ...core.limits import LimitResult
+from ...core.limits import ASKED, LimitResult
 from ...core.values import Artifact, Interval
 from ..stage import Context
 from . import deployed
@@ -55,6 +55,6 @@ def held(stage: str, asked: Mapping[str, Any], evidence: Evidence) -> tuple[list
         return [note], []
     why = f"stage '{stage}' was asked for {key} = {wanted:.3g}, of which 5 % more is let pass"
     missed = LimitResult(
-        name="latency_ms", limit=limit, measured=took.value, low=took.low, high=took.high, status="fail", note=why
+        name=ASKED, limit=limit, measured=took.value, low=took.low, high=took.high, status="fail", note=why
     )
     return [note], [missed]

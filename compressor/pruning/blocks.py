@@ -152,7 +152,7 @@ def _observe(module: nn.Module, example: Example) -> Mapping[str, _Call]:
         stream = {id(each) for each in sums.behind(call.given, results)}
         call.added = any(
             id(other) in stream and any(each is call.result for each in sums.behind(mine, results))
-            for pair in sums.pairs
+            for pair in sums.pairs[call.sums.stop :]  # in-place sums inside it give what it returns
             for mine, other in (pair, pair[::-1])
         )
     return seen

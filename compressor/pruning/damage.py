@@ -25,6 +25,7 @@ from .latency_allocation import Damage
 _T = TypeVar("_T")
 _WIDTHS = (4, 3, 2)  # of a group that are measured; between them the damage is interpolated
 _ENOUGH = 16  # samples; before there are fewer, fewer widths are measured
+_FEWEST = 8  # however large the network
 _SECONDS = 90.0  # that measuring may take in all: of one core, or of a GPU
 
 
@@ -37,6 +38,7 @@ def measure_damage(
     context: Context,
     samples: int,
     batch_size: int,
+    seconds: float,
 ) -> Damage:
     """Run the network on training samples without the least important channels of one group, or without one block.
 
@@ -49,14 +51,15 @@ def measure_damage(
         blocks: that may leave.
         scores: root -> (channels,), higher is more important.
         samples: the most; see `effort`.
+        seconds: that a sample takes, see `seconds_of_sample`.
 
     Raises:
         TaskError: no batch has two samples with a label.
     """
     module = candidate.module()
     graph = coupling.graph_of(module, candidate.example)
-    each = _seconds(copy.deepcopy(module), _batches(context, _ENOUGH, batch_size), context)
-    per_group, samples = effort([free[1:] for free in widths.values()], len(blocks), each, samples)
+    most, (per_group, samples) = samples, effort([each[1:] for each in widths.values()], len(blocks), seconds, samples)
+    context.notes.append(f"damage: on {samples} of {most} samples, at up to {per_group} widths of a group")
     chosen = {root: spread(each[1:], per_group) for root, each in widths.items()}
     data = _batches(context, samples, batch_size)
     whole = _loss(copy.deepcopy(module), data, context)
@@ -80,8 +83,9 @@ def measure_damage(
     return Damage(groups=found, blocks=without)
 
 
-def _seconds(module: nn.Module, data: Sequence[Batch], context: Context) -> float:
-    """What a sample takes on this machine; time that a core spends on others is not counted."""
+def seconds_of_sample(module: nn.Module, context: Context, batch_size: int) -> float:
+    """What a training sample takes on this machine; time that a core spends on others is not counted."""
+    data = _batches(context, _ENOUGH, batch_size)
     clock = time.perf_counter if context.machine.device == "cuda" else time.process_time
     taken = []
     for _ in range(2):  # the first is slower
@@ -100,19 +104,26 @@ def effort(widths: Sequence[Sequence[int]], blocks: int, seconds: float, samples
         samples: the most.
 
     Returns:
-        Samples are never fewer than the two that a batch norm needs.
+        Samples are never fewer than `_FEWEST`, which a very large network takes more time for.
     """
     affordable = {}
     for per_group in _WIDTHS:
         trials = 1 + sum(min(per_group, len(each)) for each in widths) + blocks
         affordable[per_group] = int(_SECONDS / max(trials * seconds, 1e-9))
     per_group = next((each for each in _WIDTHS if affordable[each] >= min(samples, _ENOUGH)), _WIDTHS[-1])
-    return per_group, max(2, min(samples, affordable[per_group]))
+    return per_group, min(samples, max(_FEWEST, affordable[per_group]))
 
 
 def _batches(context: Context, samples: int, batch_size: int) -> list[Batch]:
-    """Labelled training samples, without batches of a single one."""
-    data = [batch for batch in batches(context, "train", samples, batch_size, labelled=True) if has_variance(batch[0])]
+    """Labelled training samples, without batches of a single one; where few have labels, as many are looked through."""
+    data, count = [], 0
+    every = len(context.task.split("train", context.where))
+    for batch in batches(context, "train", every, min(batch_size, samples), labelled=True):
+        if has_variance(batch[0]):
+            data.append(batch)
+            count += len(next(iter(batch[0].values())))
+        if count >= samples:
+            break
     if not data:
         raise TaskError(
             f"task '{context.task.name}': {context.where}: no batch of the 'train' split holds two samples with a "

@@ -58,7 +58,7 @@ def allocate(model: LatencyModel, damage: Damage, time: float) -> Solution | Non
 
     result = solved({"time_limit": _SECONDS, "mip_rel_gap": GAP})
     if result.x is None and result.status != _INFEASIBLE:
-        result = solved({"mip_rel_gap": np.inf})  # however long it takes: the first that fits, if any does
+        result = solved({"time_limit": 10 * _SECONDS, "mip_rel_gap": np.inf})  # the first that fits, if any does
     return None if result.x is None else Solution(plan=problem.plan(result.x), gap=float(result.mip_gap))
 
 

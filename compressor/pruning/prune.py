@@ -102,7 +102,7 @@ class Prune(Stage):
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         if self.measures():
-            return 60.0 + 60 * probe.export + 60 * self.samples * probe.forward
+            return 120.0 + 60 * probe.export + min(90.0, 60 * self.samples * probe.forward)
         return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
 
     def time_left(self) -> float:
@@ -174,11 +174,16 @@ class Prune(Stage):
 
     def _blocks(self, module: nn.Module, value: Candidate, context: Context) -> list[str]:
         """Blocks that may leave: those through which their input passes."""
-        found = [name for name, edit in blocks.edits(module, value.example).items() if not edit.zero]
+        edits = blocks.edits(module, value.example)
+        found = [name for name, edit in edits.items() if not edit.zero]
+        added = ", ".join(name for name, edit in edits.items() if edit.zero)
+        why = f"; not {added}: the network adds what goes in to what comes out, see prune-blocks" if added else ""
+        if why and self.blocks:
+            context.notes.append(f"blocks that may leave: {', '.join(found) or 'none'}{why}")
         for pattern in self.blocks:
             if pattern != "*" and not fnmatch.filter(found, pattern):
                 known = ", ".join(found) or "none"
-                raise RecipeError(f"{context.where}.blocks: '{pattern}' matches no block; blocks: {known}")
+                raise RecipeError(f"{context.where}.blocks: '{pattern}' matches no block; blocks: {known}{why}")
         return [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.blocks)]
 
     def _to_ratio(self, value: Candidate, context: Context) -> Candidate:

@@ -22,7 +22,7 @@ from ..edit import BlockEdit, Edit
 from ..stage import Context
 from . import asked, deployed
 from .coupling import CoupledChannels
-from .damage import measure_damage, spread
+from .damage import measure_damage, seconds_of_sample, spread
 from .latency_allocation import GAP, Damage, Solution, allocate, damage_of
 from .latency_model import LatencyModel, Plan, Structure, fit, structure_of
 
@@ -101,6 +101,7 @@ class Planner:
             now, wanted = (goal.text(share, milliseconds) for share in (1.0, goal.share(milliseconds)))
             context.notes.append(f"nothing is pruned: it takes {now} as deployed, and {wanted} is asked")
             return ()
+        facts = self._measured(whole, batch_size)
         damage = measure_damage(
             self._candidate,
             self._groups,
@@ -110,8 +111,8 @@ class Planner:
             context,
             samples,
             batch_size,
+            facts["seconds"],
         )
-        facts = self._measured(whole)
         plans = [Plan(kept=each["kept"], gone=tuple(each["gone"])) for each in facts["plans"]]
         model = fit(structure, plans, facts["times"])
         context.notes.append(
@@ -121,13 +122,16 @@ class Planner:
         rounds = _Rounds(self, context, goal, whole, milliseconds)
         return self._edits(rounds.confirmed(model, damage))
 
-    def _measured(self, form: Artifact) -> dict[str, Any]:
-        """Plans that were measured, their times in parts of the whole network's; kept for the machine."""
+    def _measured(self, form: Artifact, batch_size: int) -> dict[str, Any]:
+        """Plans that were measured, their times in parts of the whole network's, and what a sample takes; kept for the
+        machine, so that the next goal is planned on the same.
+        """
         plans = samples(self.structure, self.widths)
         key = {
             "candidate": self._candidate.digest(),
             "plans": [dataclasses.asdict(plan) for plan in plans],
             "dialect": form.dialect,
+            "batch_size": batch_size,
         }
 
         def make(work: Path) -> dict[str, Any]:
@@ -135,7 +139,8 @@ class Planner:
             with context.progress.bar(f"latency of other widths, {context.where}", len(plans) + 1) as advance:
                 candidates = itertools.chain([self._candidate], map(self.without, plans))  # one in memory at a time
                 times = deployed.times(candidates, form, context, work, lambda done: advance(done, "exported"))
-            return {"plans": [dataclasses.asdict(plan) for plan in plans], "times": times}
+            seconds = seconds_of_sample(self._candidate.module(), context, batch_size)
+            return {"plans": [dataclasses.asdict(plan) for plan in plans], "times": times, "seconds": seconds}
 
         return self._context.deployment.once(key, make)
 

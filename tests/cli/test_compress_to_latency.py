@@ -54,7 +54,7 @@ def test_widths_are_measured_once_for_the_machine_and_what_was_asked_is_held(
     assert missed["verdict"] == "fail"
     assert [(each["name"], each["status"]) for each in missed["limits"]] == [
         ("file_ratio", "pass"),
-        ("latency_ms", "fail"),
+        ("asked_latency", "fail"),
     ]
     assert (
         missed["limits"][1]["note"] == "stage 'prune' was asked for latency_ms = 1e-06, of which 5 % more is let pass"
@@ -62,3 +62,9 @@ def test_widths_are_measured_once_for_the_machine_and_what_was_asked_is_held(
     for report, value in ((met, "1e+06"), (missed, "1e-06")):
         (note,) = (note for note in report["stages"][1]["notes"] if "finished" in note)
         assert note.startswith(f"latency_ms {value} asked, the finished artefact has ")
+    # The other commands read that report, and the limit the recipe did not set.
+    assert main(["gate", "two", "--json"]) == ExitCode.LIMIT_MISSED
+    (check,) = (each for each in json.loads(capsys.readouterr().out)["checks"] if each["name"] == "asked_latency")
+    assert check["status"] == "fail"
+    assert check["promise"] == "latency, beside what a pruning was asked for at most 1.05e-06 ms"
+    assert main(["verify", "two"]) == ExitCode.PASS

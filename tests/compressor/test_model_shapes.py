@@ -361,8 +361,8 @@ LOADED: dict[str, tuple[Callable[[Net], Any], str]] = {
     ),
     "a layer frozen": (
         lambda module: module.second.requires_grad_(False),
-        " has frozen 'second.weight', which would be lost when the model is built again; freeze it in the task's model "
-        "function",
+        " has frozen 'second.weight', which would be lost when the model is built again; unfreeze it at its end, or freeze "
+        "it in the task's model function",
     ),
 }
 
@@ -384,8 +384,8 @@ def test_what_the_model_function_froze_stays_frozen() -> None:
     with pytest.raises(TaskError) as caught:
         check_loaded(frozen().requires_grad_(True), frozen(), "load_weights")
     assert str(caught.value) == (
-        "load_weights has unfrozen 'first.weight', which would be lost when the model is built again; leave it trainable "
-        "in the task's model function"
+        "load_weights has unfrozen 'first.weight', which would be lost when the model is built again; freeze it again at its "
+        "end, or leave it trainable in the task's model function"
     )
 
 

@@ -40,7 +40,7 @@ def test_five_percent_above_is_a_limit_missed(
     assert notes == [note]
     assert [each.limit for each in missed] == ([] if limit is None else [pytest.approx(limit)])
     for each in missed:
-        assert each.name == "latency_ms" and each.status == "fail" and each.measured == milliseconds[0]
+        assert each.name == "asked_latency" and each.status == "fail" and each.measured == milliseconds[0]
         assert each.low is not None and each.high is not None and each.limit < each.low < each.measured < each.high
         wanted = f"{kept['key']} = {kept['value']}"
         assert each.note == f"stage 'prune' was asked for {wanted}, of which 5 % more is let pass"

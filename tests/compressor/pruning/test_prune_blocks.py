@@ -83,6 +83,20 @@ class Loop(nn.Module):
         return x
 
 
+class InPlace(nn.Module):
+    """A residual block as torchvision writes them: the sum, and with `rectified` the ReLU behind it, in place."""
+
+    def __init__(self, rectified: bool) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True) if rectified else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.norm(self.convolution(x))
+        out += x
+        return self.relu(out)  # type: ignore[no-any-return]
+
+
 CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, bool]]] = {
     "torch's encoder": (encoder, (2, 5, 16), {f"1.layers.{index}": False for index in range(3)}),
     "a loop": (lambda: nn.Sequential(Loop(True)), (2, 5, 16), {f"0.g.{index}": False for index in range(3)}),
@@ -93,6 +107,8 @@ CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, bool
     "a block of layers of one class": (
         lambda: nn.Sequential(nets.ModularResidual(), nets.ModularResidual()), (2, 8, 4, 4), {"0": False, "1": False},
     ),
+    "sums in place": (lambda: nn.Sequential(*map(InPlace, [False] * 3)), (2, 8, 4, 4), dict.fromkeys("012", False)),
+    "and a ReLU": (lambda: nn.Sequential(*map(InPlace, [True] * 3)), (2, 8, 4, 4), dict.fromkeys("012", False)),
     "a skip over several": (nets.LongSkip, (2, 16), {f"body.{index}": False for index in range(3)}),
 }  # fmt: skip
 
