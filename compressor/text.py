@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..core.errors import DataError, TaskError
-from .scripts import foreign, known_scripts
+from .text_scripts import foreign, known_scripts
 
 INPUTS = ("input_ids", "attention_mask")
 TOKENIZER = "tokenizer.json"
