@@ -86,11 +86,8 @@ def compress(recipe: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
-@pytest.mark.parametrize(
-    "recipe", ["text_sentiment/recipe.toml", "text_monitor/sentiment.toml", "text_monitor/topic.toml"]
-)
-def test_a_dry_run_accepts_it(recipe: str, copy: Path) -> None:
-    done = compress(copy / recipe, "--dry-run")
+def test_a_dry_run_accepts_it(copy: Path) -> None:
+    done = compress(copy / "text_sentiment" / "recipe.toml", "--dry-run")
     assert done.returncode == ExitCode.PASS, done.stderr
     assert "prune-blocks" in [line.split()[1] for line in done.stdout.splitlines()[1:-1]]
 
