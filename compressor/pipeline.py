@@ -1,7 +1,6 @@
 """The main job: original -> stages -> artefacts -> measurement -> verdict, resumable at any point."""
 
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -328,15 +327,7 @@ class _Run:
 
     def _bounds(self, target: str) -> Bounds:
         """What the limits leave to a quantized graph, which can be written in several forms."""
-        against = self._files.get(self._recipe.against)  # None: a stage that stands after this value
-        if against is None:
-            return Bounds()
-        limits = self._recipe.limits
-        bounds = Bounds(max_bytes=limits.largest_file(against.file_bytes))
-        if target != against.target:
-            return bounds  # times on another target say nothing here
-        slowest = math.inf if limits.latency_ms is None else limits.latency_ms
-        return dataclasses.replace(bounds, original=against, speedup=limits.speedup, latency_ms=slowest)
+        return Bounds.of(self._recipe.limits, self._files.get(self._recipe.against), target)
 
     def _entry(self, id: str, name: str, done: Done, artifact: Artifact, original: Artifact) -> LedgerEntry:
         key = {
@@ -393,8 +384,7 @@ class _Run:
             return {"notes": stage.after_verdict(self._values[stage.id], context)}
 
         done = self._once(f"measurements/after-{stage.id}", {"value": self._keys[stage.id], "left": left}, make)
-        notes: list[str] = done.facts["notes"]
-        return notes
+        return list(done.facts["notes"])
 
     def _pair(self, original: Artifact, final: Artifact) -> Pair:
         job = self._job

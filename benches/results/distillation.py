@@ -25,11 +25,11 @@ from accelerate.utils import set_seed
 import edgesmith
 from edgesmith.benches.metrics import accuracy, metrics
 from edgesmith.benches.metrics.metrics import METRICS
+from edgesmith.benches.results.contexts import alone
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.learning.distill import Distill
 from edgesmith.compressor.learning.finetune import Finetune
-from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Machine
 from edgesmith.core.files import write_atomic
@@ -81,15 +81,7 @@ class Bench:
     def context(self, task: edgesmith.Task, seed: int, name: str) -> Context:
         work = self.out / "work" / name
         work.mkdir(parents=True, exist_ok=True)
-        return Context(
-            task=task,
-            machine=Machine(seed=seed),
-            targets=("onnxruntime-cpu",),
-            work=work,
-            progress=Progress(),
-            named=lambda name: self.original,
-            where=name,
-        )
+        return alone(task, work, name, lambda _: self.original, machine=Machine(seed=seed))
 
     def scores(self, candidate: Candidate, split: str) -> np.ndarray:
         """Right (1) or wrong (0) for every sample."""

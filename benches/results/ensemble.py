@@ -21,12 +21,13 @@ from scipy.special import softmax
 import edgesmith
 from edgesmith.benches.metrics import accuracy
 from edgesmith.benches.report.report import Report
+from edgesmith.benches.results.contexts import alone
 from edgesmith.benches.timing import intervals, latency
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.fusion.merge import Merge
 from edgesmith.compressor.progress import Progress
-from edgesmith.compressor.stage import Context, Machine
+from edgesmith.compressor.stage import Machine
 from edgesmith.core.task import Split
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 from edgesmith.exporters.sessions.torch_session import TorchSession
@@ -90,15 +91,7 @@ def merged(task: edgesmith.Task, rule: str, out: Path) -> Candidate:
     models = {name: candidate(task, name) for name in ("original", *task.models)}
     work = out / "work" / rule
     work.mkdir(parents=True, exist_ok=True)
-    context = Context(
-        task=task,
-        machine=Machine(),
-        targets=("onnxruntime-cpu",),
-        work=work,
-        progress=Progress(),
-        named=models.__getitem__,
-        where=rule,
-    )
+    context = alone(task, work, rule, models.__getitem__)
     return Merge(id="merge", members=tuple(task.models), rule=rule).run(None, context)
 
 

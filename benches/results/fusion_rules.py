@@ -19,11 +19,11 @@ from sklearn.naive_bayes import GaussianNB
 
 import edgesmith
 from edgesmith.benches.metrics import accuracy
+from edgesmith.benches.results.contexts import alone
 from edgesmith.compressor.fusion.fuse import Fuse
 from edgesmith.compressor.fusion.fusing import FUSIONS
 from edgesmith.compressor.model_graph import graph_of
-from edgesmith.compressor.progress import Progress
-from edgesmith.compressor.stage import Context, Graph, Machine
+from edgesmith.compressor.stage import Graph
 from edgesmith.core.task import Split
 from edgesmith.exporters.graph import onnx_file
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
@@ -73,20 +73,12 @@ def trial(task: edgesmith.Task, folder: Path, right: dict[str, list[float]]) -> 
     for name, model in task.models.items():
         files[name] = Graph(path=folder / f"{name}.onnx", digest="")
         onnx_file.save(graph_of(model, task, name), files[name].path)
-    alone = {name: score(graph.path, task.test) for name, graph in files.items()}
-    for name, value in alone.items():
+    accuracies = {name: score(graph.path, task.test) for name, graph in files.items()}
+    for name, value in accuracies.items():
         right[name].append(value)
     chosen = max(files, key=lambda name: score(files[name].path, task.split("validation", "the table")))
-    right["the best member"].append(alone[chosen])
-    context = Context(
-        task=task,
-        machine=Machine(),
-        targets=("onnxruntime-cpu",),
-        work=folder,
-        progress=Progress(),
-        named=files.__getitem__,
-        where="fuse",
-    )
+    right["the best member"].append(accuracies[chosen])
+    context = alone(task, folder, "fuse", files.__getitem__)
     for way, keys in WAYS.items():
         work = folder / way
         work.mkdir()

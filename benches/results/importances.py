@@ -26,10 +26,10 @@ from accelerate.utils import set_seed
 import edgesmith
 from edgesmith.benches.metrics import accuracy, metrics
 from edgesmith.benches.metrics.metrics import METRICS
+from edgesmith.benches.results.contexts import alone
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.learning.finetune import Finetune
-from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.pruning.importance import IMPORTANCES
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Machine
@@ -118,15 +118,7 @@ class Bench:
     def context(self, seed: int, name: str) -> Context:
         work = self.out / "work" / name  # of one cell: a training that was killed goes on there
         work.mkdir(parents=True, exist_ok=True)
-        return Context(
-            task=self.task,
-            machine=Machine(seed=seed),
-            targets=("onnxruntime-cpu",),
-            work=work,
-            progress=Progress(),
-            named=lambda _: self.original,
-            where=self.name,
-        )
+        return alone(self.task, work, self.name, lambda _: self.original, machine=Machine(seed=seed))
 
     def score(self, candidate: Candidate) -> float:
         """Percent right of the test images."""

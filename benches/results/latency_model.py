@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgesmith.benches.results.contexts import alone
 from edgesmith.compressor import task_file
 from edgesmith.compressor.measure_options import Measure
-from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.pruning import blocks, deployed
 from edgesmith.compressor.pruning.dry_run import prunable
 from edgesmith.compressor.pruning.latency_model import fit
 from edgesmith.compressor.pruning.prune_to_latency import Planner, drawn, samples
 from edgesmith.compressor.pruning.sensitivity import trained
-from edgesmith.compressor.stage import Context, Deployment, Machine
+from edgesmith.compressor.stage import Deployment
 
 HELD_OUT = 24
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
@@ -38,16 +38,8 @@ def main() -> None:
     groups, refused = prunable(module, candidate.example)
     scores = {group.root: torch.arange(group.channels) for group in groups if group.root not in refused}
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(
-            task=task,
-            machine=Machine(),
-            targets=("onnxruntime-cpu",),
-            work=Path(folder),
-            progress=Progress(),
-            named={"original": candidate}.__getitem__,
-            where="latency model",
-            deployment=Deployment(int8=True, measure=Measure(batch_sizes=(options.batch,))),
-        )
+        deployment = Deployment(int8=True, measure=Measure(batch_sizes=(options.batch,)))
+        context = alone(task, Path(folder), "latency model", {"original": candidate}.__getitem__, deployment=deployment)
         planner = Planner(candidate, groups, scores, blocks.find(module, candidate.example), 8, context)
         structure = planner.structure
         rng = np.random.default_rng(1)

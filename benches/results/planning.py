@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgesmith.benches.results.contexts import alone
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.job import plan, prepare
-from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.pruning import deployed
 from edgesmith.compressor.pruning.damage import seconds_of_sample
 from edgesmith.compressor.pruning.dry_run import prunable, with_open_attention
 from edgesmith.compressor.pruning.latency_model import LatencyModel
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.pruning.prune_to_latency import Planner, samples
-from edgesmith.compressor.stage import Context, Machine
+from edgesmith.compressor.stage import Context
 from edgesmith.compressor.structure import measure
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.core.values import Artifact
@@ -112,15 +112,7 @@ def _latency(name: str) -> dict[str, float]:
     example = {key: torch.tensor(array) for key, array in any_inputs(task, 2).items()}
     value = Candidate(factory=task.model, example=example, edits=(), weights=state_of(task.model()))
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(
-            task=task,
-            machine=Machine(),
-            targets=("onnxruntime-cpu",),
-            work=Path(folder),
-            progress=Progress(),
-            named={"original": value}.__getitem__,
-            where="planning",
-        )
+        context = alone(task, Path(folder), "planning", {"original": value}.__getitem__)
         stage = Prune(id="prune", latency_ratio=0.5)
         for stub in (clock.best_form, clock.compare):
             setattr(deployed, stub.__name__, stub)

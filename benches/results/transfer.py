@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 
+from edgesmith.benches.results.contexts import alone
 from edgesmith.benches.timing.environment import describe
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.evaluation import evaluate, task_metrics
 from edgesmith.compressor.learning.finetune import Finetune
-from edgesmith.compressor.progress import Progress
-from edgesmith.compressor.stage import Context, Machine
+from edgesmith.compressor.stage import Machine
 from edgesmith.compressor.task_file import load_task
 from edgesmith.core.files import write_atomic
 from edgesmith.core.task import ArraySplit, Task
@@ -63,15 +63,7 @@ def trained(task: Task, method: str, seed: int, epochs: int, out: Path) -> dict[
         return found
     work = out / f"{method}-{seed}"
     work.mkdir(parents=True, exist_ok=True)
-    context = Context(
-        task=task,
-        machine=Machine(seed=seed),
-        targets=("onnxruntime-cpu",),
-        work=work,
-        progress=Progress(),
-        named=lambda name: start(task, seed),
-        where=f"{method}, seed {seed}",
-    )
+    context = alone(task, work, f"{method}, seed {seed}", lambda name: start(task, seed), machine=Machine(seed=seed))
     began = time.monotonic()
     result = Finetune(id="finetune", epochs=epochs, **COMMON, **METHODS[method]).run(start(task, seed), context)
     seconds = time.monotonic() - began

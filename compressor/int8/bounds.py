@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from ...core.limits import Limits
 from ...core.values import Artifact
 
 
@@ -15,6 +16,21 @@ class Bounds:
     original: Artifact | None = None  # what has to be beaten; None: the baseline
     speedup: float | None = None  # against that, at every batch size; None: no slower, but for noise
     latency_ms: float = math.inf  # the longest median of one batch of the first batch size
+
+    @classmethod
+    def of(cls, limits: Limits, against: Artifact | None, target: str) -> "Bounds":
+        """What the limits leave to a file of `target`, which is judged against another.
+
+        Args:
+            against: None: a stage that stands after the network.
+        """
+        if against is None:
+            return cls()
+        most = limits.largest_file(against.file_bytes)
+        if target != against.target:
+            return cls(max_bytes=most)  # times on another target say nothing here
+        slowest = math.inf if limits.latency_ms is None else limits.latency_ms
+        return cls(max_bytes=most, original=against, speedup=limits.speedup, latency_ms=slowest)
 
     def key(self) -> dict[str, Any]:
         """What a choice between forms hangs on."""

@@ -21,7 +21,7 @@ from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 from tests.contracts.test_fusions import in_onnx
 
 from ..conftest import make_context
-from .test_fuse import graphs
+from .digits_members import graphs
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LOOPS = ("zero", "six", "eight", "nine")
