@@ -2,9 +2,9 @@
 
 Every way prunes the same trained network to several levels; what is left is trained for the same epochs, exported and
 quantized to INT8 by the same stages; all files are judged on the same test images and timed in the same processes.
-Torch-Pruning prunes to MACs, at the rounding whose file is fastest; HALP to its own table of layers; edgesmith to the
-measured time of the deployed file, taught by the original, and for comparison on labels alone. A finished run is never
-made twice, so that a killed one goes on with the same command.
+Torch-Pruning prunes to MACs, at the rounding whose file is fastest; HALP to its own table of INT8 layers;
+edgesmith to the measured time of the deployed file, taught by the original, and for comparison on labels alone. A
+finished run is never made twice, so that a killed one goes on with the same command.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if rows and not options.no_timing:
             first = [row for row in rows if row.seed == net.seeds[0]]
             times = {batch: table.timed(folder, net, first, batch) for batch in table.BATCHES}
-            parts += ["", table.write(net, epochs, rows, times)]
+            parts += ["", table.write(folder, net, epochs, rows, times)]
             write_atomic(folder / "table.md", "\n".join(parts))
     print("\n".join(parts))
 

@@ -35,35 +35,35 @@ class Way:
 
     name: str
     levels: tuple[float, ...]  # shares of the time, the MACs, or the time in its own table
-    prune: Callable[[float, int], dict[str, Any]]  # (level, rounding) -> its stage
+    prune: Callable[[float, int], Stages]  # (level, rounding) -> its stages
     roundings: tuple[int, ...] = (0,)  # that are tried before anything is trained; the fastest file decides
-    teaching: str = "finetune"
+    teaching: str | None = "finetune"
 
     def stages(self, net: Net, level: float, rounding: int, epochs: int) -> Stages:
         """Of a whole run; with no epochs nothing is trained: the file's time can be had, its accuracy not."""
-        train = [{"use": self.teaching, "epochs": epochs, **net.training}] if epochs else []
-        return [self.prune(level, rounding), *train, {"use": "export"}, {"use": "quantize"}]
+        train = [{"use": self.teaching, "epochs": epochs, **net.training}] if epochs and self.teaching else []
+        return [*self.prune(level, rounding), *train, {"use": "export"}, {"use": "quantize"}]
 
 
-def _torch_pruning(importance: str) -> Callable[[float, int], dict[str, Any]]:
+def _torch_pruning(importance: str) -> Callable[[float, int], Stages]:
     use = f"{_HERE}.torch_pruning_stage:TorchPruning"
-    return lambda level, rounding: {
-        "use": use, "id": "prune", "importance": importance, "macs_ratio": level, "round_to": rounding,
-    }  # fmt: skip
+    return lambda level, rounding: [
+        {"use": use, "id": "prune", "importance": importance, "macs_ratio": level, "round_to": rounding}
+    ]
+
+
+def _to_latency(level: float, _: int) -> Stages:
+    return [{"use": "prune", "latency_ratio": level, "importance": "taylor"}]
+
+
+def _halp(level: float, _: int) -> Stages:
+    return [{"use": f"{_HERE}.halp_stage:Halp", "id": "prune", "latency_ratio": level}]
 
 
 WAYS = (
-    Way(
-        name="edgesmith",
-        levels=(0.6, 0.4, 0.28, 0.2),
-        prune=lambda level, _: {"use": "prune", "latency_ratio": level, "importance": "taylor"},
-        teaching="distill",
-    ),
-    Way(
-        name="edgesmith, labels alone",
-        levels=(0.4, 0.28),
-        prune=lambda level, _: {"use": "prune", "latency_ratio": level, "importance": "taylor"},
-    ),
+    Way(name="not pruned", levels=(1.0,), prune=lambda level, rounding: [], teaching=None),
+    Way(name="edgesmith", levels=(0.6, 0.4, 0.28), prune=_to_latency, teaching="distill"),
+    Way(name="edgesmith, labels alone", levels=(0.28,), prune=_to_latency),
     Way(
         name="Torch-Pruning, group norm",
         levels=(0.5, 0.25),
@@ -76,9 +76,5 @@ WAYS = (
         prune=_torch_pruning("taylor"),
         roundings=(1, 8, 16),
     ),
-    Way(
-        name="HALP",
-        levels=(0.75, 0.6, 0.5),
-        prune=lambda level, _: {"use": f"{_HERE}.halp_stage:Halp", "id": "prune", "latency_ratio": level},
-    ),
+    Way(name="HALP", levels=(0.6, 0.4), prune=_halp),
 )
