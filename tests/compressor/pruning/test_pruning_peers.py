@@ -4,10 +4,13 @@ import itertools
 import math
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
-from edgesmith.benches.peers.pruning_parts.halp_stage import knapsack
+from edgesmith.benches.peers.pruning_parts import halp_table
+from edgesmith.benches.peers.pruning_parts.halp_stage import WRITTEN, Halp, knapsack
+from edgesmith.benches.peers.pruning_parts.halp_table import Table
 from edgesmith.benches.peers.pruning_parts.torch_pruning_stage import TorchPruning
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.stage import Context
@@ -55,3 +58,40 @@ def test_torch_prunings_network_replayed_is_its_network(importance: str, origina
 def test_what_cannot_be_reached_is_refused(original: Candidate, context: Context) -> None:
     with pytest.raises(UnreachableError, match=r"Torch-Pruning leaves more than 0.0001 of the MACs$"):
         TorchPruning(id="prune", importance="group-norm", macs_ratio=1e-4).run(original, context)
+
+
+def test_halps_importance_is_not_scaled_by_group(original: Candidate, context: Context) -> None:
+    """A layer that the loss hardly hangs on has small scores: with `taylor` every group's have the mean 1."""
+    module = original.module()
+    stage = Halp(id="prune", latency_ratio=0.5)
+    groups, _ = stage._groups(module, original, context, report=False)
+    scores = stage._scores(module, groups, context)
+    gradients = stage._statistics(module, groups, WRITTEN, context).taylor
+    for group in groups:
+        written = [gradients[member.layer, "out"][member.rows] for member in group.members if member.kind == "out"]
+        assert scores[group.root].numpy() == pytest.approx(sum(written).numpy(), rel=1e-5)
+    assert len({round(float(values.mean()), 6) for values in scores.values()}) == len(groups) > 1
+
+
+def test_halps_table_times_int8_layers_at_their_widths(original: Candidate, context: Context) -> None:
+    table = Table(original.module(), original, batch=32, threads=1)
+    assert set(table.names()) == {
+        name
+        for name, layer in original.module().named_modules()
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))
+    }
+    assert table.whole() == pytest.approx(sum(table.time(name, table.width(name)) for name in table.names()))
+    made = halp_table._convolution((2, 3, 9, 8), 6, (3, 3), (2, 2), (1, 1), 1)
+    (result,) = made.graph.output
+    onnx.checker.check_model(made)
+    assert [size.dim_value for size in result.type.tensor_type.shape.dim] == [2, 5, 4, 6]
+
+
+def test_halp_meets_its_own_budget(original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a table in which a layer takes as long as it has inputs times outputs."""
+    monkeypatch.setattr(halp_table, "_timed", lambda how, shape, threads: 1e-3 * how[1] * shape[1])
+    before = Table(original.module(), original, 1, 1).whole()
+    pruned = Halp(id="prune", latency_ratio=0.5, round_to=1).run(original, context)
+    assert 0.4 * before < Table(pruned.module(), pruned, 1, 1).whole() <= 0.5 * before
+    with pytest.raises(UnreachableError, match="the knapsack's smallest network takes more than "):
+        Halp(id="prune", latency_ratio=0.5, round_to=64).run(original, context)
