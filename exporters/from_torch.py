@@ -15,6 +15,7 @@ from ..core.errors import ArtifactError, DataError, ExportError, MeasurementErro
 from ..core.files import atomic_path
 from ..core.values import Arrays, TensorSpec
 from .graph import onnx_file
+from .graph.added_zeros import drop_added_zeros
 from .graph.canonical import strip_notes
 from .sessions.ort_session import OnnxRuntimeSession
 from .sessions.torch_session import TorchSession, forward, to_tensors
@@ -41,7 +42,7 @@ def export(
     with atomic_path(path) as partial:
         write(module, example, inputs, outputs, partial)
         try:
-            _strip(partial)
+            _tidy(partial)
             check(module, samples, inputs, outputs, partial)
         except (ArtifactError, DataError, MeasurementError) as error:  # of a file that never gets its name
             cause = str(error).removeprefix(f"{partial}: ")
@@ -104,9 +105,10 @@ def quiet(*loggers: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _strip(path: Path) -> None:
+def _tidy(path: Path) -> None:
     model = onnx_file.load(path)
     strip_notes(model)
+    drop_added_zeros(model)
     onnx_file.save(model, path)
 
 

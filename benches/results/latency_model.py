@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         deployment = Deployment(int8=True, measure=Measure(batch_sizes=(options.batch,)))
         context = alone(task, Path(folder), "latency model", {"original": candidate}.__getitem__, deployment=deployment)
-        planner = Planner(candidate, groups, scores, blocks.find(module, candidate.example), 8, context)
+        planner = Planner(candidate, groups, scores, blocks.edits(module, candidate.example), 8, context)
         structure = planner.structure
         rng = np.random.default_rng(1)
         seen = samples(structure, planner.widths)

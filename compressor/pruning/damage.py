@@ -33,7 +33,7 @@ def measure_damage(
     candidate: Candidate,
     groups: Sequence[CoupledChannels],
     widths: Mapping[str, Sequence[int]],
-    blocks: Sequence[str],
+    blocks: Sequence[BlockEdit],
     scores: Mapping[str, torch.Tensor],
     context: Context,
     samples: int,
@@ -77,9 +77,9 @@ def measure_damage(
             found[group.root] = _interpolated(measured, widths[group.root])
         for block in blocks:
             trial = copy.deepcopy(module)
-            replay.apply(trial, candidate.example, [BlockEdit(block=block)])
-            without[block] = max(0.0, _loss(trial, data, context) - whole)
-            advance(next(done), block)
+            replay.apply(trial, candidate.example, [block])
+            without[block.block] = max(0.0, _loss(trial, data, context) - whole)
+            advance(next(done), block.block)
     return Damage(groups=found, blocks=without)
 
 

@@ -9,6 +9,7 @@ the bound.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,13 +108,14 @@ class _Problem:
         self._always = 0.0
         for weight, term in zip(self._model.weights, self._model.structure.terms, strict=True):
             for product, part in term.products.items():
-                shares = [np.array(self._shares[name]) for name in product]
+                powers = Counter(product)
+                shares = [np.array(self._shares[name]) ** power for name, power in powers.items()]
                 if not product:
                     self._always += weight * part
-                elif len(set(product)) == 1:
-                    linear[product[0]] += weight * part * np.prod(shares, axis=0)
+                elif len(powers) == 1:
+                    linear[product[0]] += weight * part * shares[0]
                 else:
-                    first, second = product
+                    first, second = powers
                     meet = weight * part * np.outer(*shares)
                     pairs[first, second] = pairs[first, second] + meet if (first, second) in pairs else meet
         return linear, {key: meet for key, meet in pairs.items() if meet.any()}

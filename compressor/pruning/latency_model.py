@@ -95,7 +95,7 @@ def structure_of(
         module: on the CPU; not changed.
         groups: all of them (see `coupling.find`).
         prunable: roots of those that may be pruned.
-        blocks: that may leave (see `blocks.find`); one with a layer that no group of its own is part of stays.
+        blocks: that may leave (see `blocks.find`); one stays where a layer in it has two widths that outlive it.
     """
     inner = {block: _inner(block, groups, prunable) for block in blocks}
     positions = _positions(module, example)
@@ -103,20 +103,25 @@ def structure_of(
     rows = {
         name: (_rows(layer, name, "in", groups), _rows(layer, name, "out", groups)) for name, layer in layers.items()
     }
-    free = {
-        block: roots
+    products = {name: _products(*rows[name], set(prunable)) for name in layers}
+    along = {
+        name: block
         for block, roots in inner.items()
-        if all(_belongs(rows[name], roots) for name in layers if name.startswith(f"{block}."))
+        for name in layers
+        if name.startswith(f"{block}.") and not _belongs(rows[name], roots)
     }
+    stays = {block for name, block in along.items() if any(len({*each, block}) > 2 for each in products[name])}
+    free = {block: roots for block, roots in inner.items() if block not in stays}
+    for name, block in along.items():
+        if block in free:
+            products[name] = {tuple(sorted((*each, block))): part for each, part in products[name].items()}
     work = {name: layer.weight.numel() * positions[name] for name, layer in layers.items()}
     terms = [Term(name="always", products={(): 1.0}, expected=0.15)]
     channels = {group.root: group.channels for group in groups if group.root in prunable}
-    known = set(channels)
     terms += [Term(name=f"block {block}", products={(block,): 1.0}, expected=0.05 / len(free)) for block in free]
-    terms += [Term(name=f"width {root}", products={(root,): 1.0}, expected=0.2 / len(known)) for root in channels]
+    terms += [Term(name=f"width {root}", products={(root,): 1.0}, expected=0.2 / len(channels)) for root in channels]
     terms += [
-        Term(name=name, products=_products(*rows[name], known), expected=0.6 * work[name] / sum(work.values()))
-        for name in layers
+        Term(name=name, products=products[name], expected=0.6 * work[name] / sum(work.values())) for name in layers
     ]
     rows_of = {group.root: group.layout.size for group in groups}
     return Structure(channels=channels, inner=free, terms=tuple(terms), rows=rows_of)

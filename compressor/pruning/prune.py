@@ -21,6 +21,7 @@ from ...exporters.targets.targets import TARGETS
 from .. import replay
 from ..candidate import Candidate
 from ..data import batches, calibration_split, reestimate_batch_norm
+from ..edit import BlockEdit
 from ..learning.losses import task_loss
 from ..stage import Context, Probe, Stage
 from ..structure import measure
@@ -172,19 +173,18 @@ class Prune(Stage):
         replay.apply(module, value.example, edits)
         return Candidate.of(module, value, (*value.edits, *edits))
 
-    def _blocks(self, module: nn.Module, value: Candidate, context: Context) -> list[str]:
-        """Blocks that may leave: those through which their input passes."""
-        edits = blocks.edits(module, value.example)
-        found = [name for name, edit in edits.items() if not edit.zero]
-        added = ", ".join(name for name, edit in edits.items() if edit.zero)
-        why = f"; not {added}: the network adds what goes in to what comes out, see prune-blocks" if added else ""
-        if why and self.blocks:
-            context.notes.append(f"blocks that may leave: {', '.join(found) or 'none'}{why}")
+    def _blocks(self, module: nn.Module, value: Candidate, context: Context) -> dict[str, BlockEdit]:
+        """Blocks that may leave, and what takes each out."""
+        found = blocks.edits(module, value.example)
         for pattern in self.blocks:
             if pattern != "*" and not fnmatch.filter(found, pattern):
                 known = ", ".join(found) or "none"
-                raise RecipeError(f"{context.where}.blocks: '{pattern}' matches no block; blocks: {known}{why}")
-        return [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.blocks)]
+                raise RecipeError(f"{context.where}.blocks: '{pattern}' matches no block; blocks: {known}")
+        return {
+            name: edit
+            for name, edit in found.items()
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.blocks)
+        }
 
     def _to_ratio(self, value: Candidate, context: Context) -> Candidate:
         name, ratio = self._ratio()

@@ -69,7 +69,7 @@ class Planner:
         candidate: the network before pruning.
         groups: all of them.
         scores: of those that may be pruned: root -> (channels,).
-        blocks: that may leave.
+        blocks: that may leave, and what takes each out.
         multiple: widths are multiples of it.
     """
 
@@ -78,13 +78,13 @@ class Planner:
         candidate: Candidate,
         groups: Sequence[CoupledChannels],
         scores: Mapping[str, torch.Tensor],
-        blocks: Sequence[str],
+        blocks: Mapping[str, BlockEdit],
         multiple: int,
         context: Context,
     ) -> None:
-        self._candidate, self._scores, self._context = candidate, scores, context
+        self._candidate, self._scores, self._blocks, self._context = candidate, scores, blocks, context
         self._groups = [group for group in groups if group.root in scores]
-        self.structure = structure_of(candidate.module(), candidate.example, groups, set(scores), blocks)
+        self.structure = structure_of(candidate.module(), candidate.example, groups, set(scores), list(blocks))
         self.widths = {group.root: widths(group.channels, group.multiple(multiple)) for group in self._groups}
 
     def edits(self, goal: Goal, samples: int, batch_size: int) -> tuple[Edit, ...]:
@@ -106,7 +106,7 @@ class Planner:
             self._candidate,
             self._groups,
             self.widths,
-            tuple(structure.inner),
+            [self._blocks[block] for block in structure.inner],
             self._scores,
             context,
             samples,
@@ -163,7 +163,7 @@ class Planner:
             away = group.channels - plan.kept.get(group.root, group.channels)
             if away:
                 edits.append(group.edit(group.least(self._scores[group.root], away)))
-        return (*edits, *(BlockEdit(block=block) for block in plan.gone))
+        return (*edits, *(self._blocks[block] for block in plan.gone))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ def measure_sensitivity(candidate: Candidate, context: Context, samples: int, wo
     module = candidate.module()
     groups, refused = prunable(module, candidate.example, factory=candidate.factory)
     scores = _magnitudes(module, [group for group in groups if group.root not in refused], context)
-    names = [name for name, edit in blocks.edits(module, candidate.example).items() if not edit.zero]
+    names = blocks.edits(module, candidate.example)
     planner = Planner(candidate, groups, scores, names, target.channel_multiple, context)
     parts = {
         root: [Plan(kept={root: width}) for width in spread(widths[1:], _POINTS)]

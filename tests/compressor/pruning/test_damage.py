@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.edit import BlockEdit
 from edgesmith.compressor.pruning import coupling, damage, dry_run
 from edgesmith.compressor.pruning.damage import measure_damage, seconds_of_sample
 from edgesmith.compressor.stage import Context
@@ -91,7 +92,7 @@ def test_damage_grows_as_a_group_narrows(original: Candidate, context: Context) 
     groups = coupling.find(module, original.example)[:-1]
     widths = {group.root: [group.channels, *range(group.channels - 2, 0, -2)] for group in groups}
     scores = {group.root: torch.arange(group.channels, dtype=torch.float) for group in groups}
-    found = measure_damage(original, groups, widths, ("stage1.0",), scores, context, 64, 64, 0.0)
+    found = measure_damage(original, groups, widths, (BlockEdit(block="stage1.0"),), scores, context, 64, 64, 0.0)
     assert found.blocks["stage1.0"] > 0
     for root, each in found.groups.items():
         values = [each[width] for width in widths[root]]

@@ -23,6 +23,7 @@ STRUCTURE = Structure(
         Term(name="a to c", products={("a", "c"): 1.0}, expected=0.1),
         Term(name="c and b", products={("a", "b"): 0.5, ("b",): 0.5}, expected=0.1),
         Term(name="d", products={("b", "d"): 1.0}, expected=0.1),
+        Term(name="b in the block", products={("b", "b", "block"): 1.0}, expected=0.1),
     ),
 )
 

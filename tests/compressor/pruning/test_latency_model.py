@@ -73,6 +73,58 @@ def test_terms_follow_from_the_architecture(structure: Structure) -> None:
     assert structure.channels == {inner: 64, stream: 48}
 
 
+class Branches(nn.Module):
+    """Adds outside of its blocks, each of which begins with a filter of the stream's own width, as in ConvNeXt."""
+
+    def __init__(self, mixers: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.blocks = nn.ModuleList(Mixer() if mixers else Branch() for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return x.mean((2, 3))
+
+
+class Branch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.up, self.down = nn.Conv2d(16, 32, 1), nn.Conv2d(32, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.down(torch.relu(self.up(self.filter(x))))
+        return result
+
+
+class Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(16, 16, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.mix(x)
+        return result
+
+
+@pytest.mark.parametrize("mixers", [False, True])
+def test_a_layer_whose_widths_are_all_others_leaves_with_its_block(mixers: bool) -> None:
+    module = Branches(mixers).eval()
+    found = blocks.edits(module, {"x": torch.randn(2, 3, 8, 8)})
+    assert all(edit.zero for edit in found.values())
+    groups, _ = dry_run.prunable(module, {"x": torch.randn(2, 3, 8, 8)})
+    (stream,) = (group.root for group in groups if "stem" in group.layers)
+    structure = structure_of(module, {"x": torch.randn(2, 3, 8, 8)}, groups, {g.root for g in groups}, list(found))
+    assert set(structure.inner) == {"blocks.0", "blocks.1"}
+    name, widths = ("blocks.0.mix", (stream, stream)) if mixers else ("blocks.0.filter", (stream,))
+    assert product(structure, name) == {tuple(sorted(("blocks.0", *widths))): 1.0}
+    assert structure.shares(Plan(gone=("blocks.0",)))["blocks.0"] == 0.0
+    if not mixers:
+        assert product(structure, "blocks.0.up") == {tuple(sorted((stream, "blocks.0.up"))): 1.0}
+
+
 def test_shares_count_in_steps_and_vanish_with_their_block(structure: Structure) -> None:
     shares = structure.shares(Plan(kept={"filter": 17}), step=8)
     assert shares["filter"] == 0.5  # 17 channels take three steps of 8, and 48 take six

@@ -12,7 +12,8 @@ import torch
 
 from edgesmith.compressor import artifacts
 from edgesmith.compressor.artifacts import Written
-from edgesmith.compressor.candidate import Candidate
+from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.edit import BlockEdit
 from edgesmith.compressor.int8.bounds import Bounds
 from edgesmith.compressor.pruning import deployed, prune_to_latency
 from edgesmith.compressor.pruning.latency_allocation import Damage
@@ -109,6 +110,45 @@ def test_what_was_asked_is_left_for_the_verdict(
     context = dataclasses.replace(context, deployment=Deployment(bounds=Bounds(original=file)))
     Prune(id="prune", round_to=2, **goal).run(original, context)
     assert context.for_verdict == {"asked": kept}
+
+
+class Branches(torch.nn.Module):
+    """Adds outside of its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = torch.nn.Conv2d(1, 8, 3), torch.nn.Linear(8, 10)
+        self.branches = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.BatchNorm2d(8), Branch()) for _ in range(4))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.stem(image)
+        for branch in self.branches:
+            x = x + branch(x)
+        result: torch.Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+class Branch(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Conv2d(8, 16, 3, padding=1), torch.nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.down(torch.relu(self.up(x)))
+        return result
+
+
+def test_a_branch_may_leave_whose_result_is_added_outside(
+    clock: list[float], original: Candidate, context: Context
+) -> None:
+    torch.manual_seed(0)
+    module = Branches().eval()
+    module.branches[2][1].down.weight.data.zero_()  # type: ignore[index, union-attr, operator]
+    module.branches[2][1].down.bias.data.zero_()  # type: ignore[index, union-attr, operator]
+    branches = dataclasses.replace(original, factory=Branches, weights=state_of(module))
+    result = Prune(id="prune", round_to=2, latency_ratio=0.8).run(branches, context)
+    assert BlockEdit(block="branches.2.1", zero=True) in result.edits
+    assert torch.isfinite(result.module()(original.example["image"])).all()
 
 
 def test_blocks_leave_only_where_they_may(clock: list[float], original: Candidate, context: Context) -> None:
