@@ -157,6 +157,9 @@ class Prune(Stage):
         context.notes.append(
             f"MACs {before.macs:,} -> {result.macs:,}, parameters {before.params:,} -> {result.params:,}"
         )
+        gone = [edit.block for edit in current.edits[len(value.edits) :] if isinstance(edit, BlockEdit)]
+        if gone:
+            context.notes.append(f"taken out: {', '.join(gone)}")
         context.notes.append("widths " + _widths(value.module(), module))
         return Candidate.of(module, current)
 

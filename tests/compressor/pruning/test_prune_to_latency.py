@@ -149,6 +149,7 @@ def test_a_branch_may_leave_whose_result_is_added_outside(
     result = Prune(id="prune", round_to=2, latency_ratio=0.8).run(branches, context)
     assert BlockEdit(block="branches.2.1", zero=True) in result.edits
     assert torch.isfinite(result.module()(original.example["image"])).all()
+    assert "taken out: branches.2.1" in context.notes
 
 
 def test_blocks_leave_only_where_they_may(clock: list[float], original: Candidate, context: Context) -> None:
@@ -227,6 +228,27 @@ def test_what_is_not_proven_is_said(
     Prune(id="prune", round_to=2, latency_ratio=0.6).run(original, context)
     (note,) = (note for note in context.notes if "as deployed" in note)
     assert note.endswith(" at most, and up to 4.2% of it may be needless: the solver's time ran out")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_latencies_are_kept_for_a_network_in_whichever_form_it_was_fastest(
+    same: bool, clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[Any] = []
+
+    def once(key: Any, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        keys.append(json.loads(json.dumps(key)))
+        return make(context.work)
+
+    context = dataclasses.replace(context, deployment=Deployment(once=once))
+    best_form = deployed.best_form
+    for dialect in ("u8", "u8-asymmetric"):
+        monkeypatch.setattr(
+            deployed, "best_form", lambda *given, name=dialect: dataclasses.replace(best_form(*given), dialect=name)
+        )
+        batch_size = 32 if same or dialect == "u8" else 16
+        Prune(id="prune", round_to=2, latency_ratio=0.8, batch_size=batch_size).run(original, context)
+    assert (keys[0] == keys[1]) is same
 
 
 def test_a_killed_run_never_times_the_file_of_another_network(
