@@ -14,7 +14,7 @@ from edgesmith.benches.timing import environment, latency
 from edgesmith.compressor.progress import Progress
 from edgesmith.compressor.task_file import load_task
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"
 TARGET, BATCHES, RATIOS, SECONDS = "onnxruntime-cpu", (1, 32), (0.7, 0.5, 0.35), 20.0
 
 

@@ -36,7 +36,7 @@ from edgesmith.core.files import write_atomic
 from edgesmith.core.task import Split
 from edgesmith.exporters.sessions.torch_session import TorchSession
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"
 SEEDS = (0, 1, 2)
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "plain": None,
@@ -50,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "kd + attention": {"loss": "kd", "features": "attention"},
     "kd, no labels": {"loss": "kd"},
     "dist, no labels": {"loss": "dist"},
+    "kd, mixtures, no labels": {"loss": "kd", "mixup": True},
 }
 KEYS: dict[str, Any] = {"id": "t", "batch_size": 64, "learning_rate": 2e-3, "augment": False}
 
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4_000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--macs-ratio", type=float, default=0.3)
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--against", choices=sorted(VARIANTS), default="plain", help="what every line is compared with")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -169,7 +171,7 @@ def main() -> None:
     gain = f"gain over {options.against}, points"
     print(f"| | test accuracy of each seed, % | {gain} | seeds above / below zero | validation, % | s |")
     print("|---|---|---|---|---|---|")
-    for variant in VARIANTS:
+    for variant in options.variants:
         print(row(bench, pruned, variant, options.against), flush=True)
 
 

@@ -10,6 +10,7 @@ from ..compare import compare
 from ..stage import Context, Graph, Probe, Stage
 from .features import FeatureKeys, Transfer, pairs_with
 from .finetune import Finetune
+from .mixup import check_mixable, on_mixtures
 from .teaching import Taught, lesson_of
 from .training import Training, require_training_data, train
 from .training_data import TrainingData
@@ -20,7 +21,8 @@ class Distill(Taught, FeatureKeys, Training, Stage):
     """`L = loss(y, s) + weight * soft(t, s)`; soft is `T^2 * KL(t || s)` or another distillation loss.
 
     For regression it is the task's own loss with the teacher's output in place of the label. With `features`, layers
-    inside follow the teacher's too.
+    inside follow the teacher's too. With `mixup`, the student learns what the teacher makes of mixtures of two samples,
+    without labels (function matching, Beyer et al., CVPR 2022).
     """
 
     name: ClassVar[str] = "distill"
@@ -28,6 +30,7 @@ class Distill(Taught, FeatureKeys, Training, Stage):
     returns: ClassVar[Literal["candidate", "graph"]] = "candidate"
 
     student: str | None = None  # a name in the task's models; None: what the stage before gives
+    mixup: bool = False  # learn on mixtures of two samples, without labels; pays where epochs are many and images few
     compare: bool = False  # also train without a teacher, from the same start and as long; the better one is kept
 
     def check(self, task: Task, where: str) -> None:
@@ -35,6 +38,8 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         self.check_training(task, where)
         self.check_teaching(task, where)
         self.check_features(self.teacher_names(), where)
+        if self.mixup:
+            check_mixable(task, where)
         if self.compare:
             require_training_data(task, f"{where}.compare", labels=True)
         if self.student is not None and self.student not in task.models:
@@ -90,8 +95,9 @@ class Distill(Taught, FeatureKeys, Training, Stage):
             modules = {name: teacher.module for name, teacher in lesson.teachers.items() if teacher.module is not None}
             transfer = Transfer(self, module, value, modules, lesson.shares, context)
             learner, objective = transfer.learner, transfer.added_to(objective)
-        result = train(learner, data, objective, self, context)
-        context.notes.append(f"{lesson.note()}, {result.note()}")
+        result = train(learner, data, on_mixtures(objective) if self.mixup else objective, self, context)
+        mixed = ", on mixtures" if self.mixup else ""
+        context.notes.append(f"{lesson.note()}{mixed}, {result.note()}")
         if self.features is not None:
             context.notes.append(transfer.note())
             transfer.close()
@@ -99,7 +105,7 @@ class Distill(Taught, FeatureKeys, Training, Stage):
 
     def _repeats(self, task: Task) -> bool:
         """Whether every epoch shows the teachers what they have seen, and only what they answer is wanted."""
-        unchanged = not self.augment or task.augment is None
+        unchanged = not self.mixup and (not self.augment or task.augment is None)
         fixed = all(isinstance(size, int) for spec in task.input_specs() for size in spec.shape[1:])
         return unchanged and fixed and self.features is None and (self.epochs > 1 or self.minutes is not None)
 
