@@ -65,7 +65,7 @@ def place(model: onnx.ModelProto, keep_float: Collection[str] = (), transposed: 
     weights: dict[str, int] = {}
     wanted: dict[str, None] = {}
     for node in model.graph.node:
-        if node.name in keep_float or not graph.can_be_int8(node, wanted, weights):
+        if node.name in keep_float or not graph.can_be_int8(node, wanted):
             continue
         nodes.append(node.name)
         if node.op_type in graph.weighted:
@@ -123,20 +123,30 @@ class _Graph:
             ]
             if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         }
+        # Tied weights have one axis of scales, their first reader's, and whoever needs the other one stays in float:
+        # whatever else does, or parameters that are found once would not do for every choice of layers.
+        self._axes: dict[str, int] = {}
+        for node in self._nodes:
+            if self._multiplies(node):
+                self._axes.setdefault(node.input[1], _channel_axis(node))
 
-    def can_be_int8(self, node: onnx.NodeProto, wanted: Mapping[str, None], weights: Mapping[str, int]) -> bool:
+    def can_be_int8(self, node: onnx.NodeProto, wanted: Mapping[str, None]) -> bool:
         if node.output[0] not in self._floats:
             return False
         if node.op_type in self.weighted:
-            plain = node.op_type != "Gemm" or all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
-            # Tied weights have one axis of scales; who needs the other one stays in float.
-            same_axis = weights.get(node.input[1], _channel_axis(node)) == _channel_axis(node)
-            plain = plain and (node.op_type != TRANSPOSED or _attribute(node, "group", 1) == 1)
-            return plain and same_axis and not _attribute(node, "transA", 0) and self._is_constant(node)
+            return self._multiplies(node) and self._axes[node.input[1]] == _channel_axis(node)
         if node.op_type in _JOINING:
             activations = all(name in self._floats and name not in self.constants for name in node.input)
             return activations and not self._closes_gelu(node) and any(name in wanted for name in node.input)
         return node.op_type in (*_PASSING, *_POOLING) and node.input[0] in wanted  # not worth a pair of its own
+
+    def _multiplies(self, node: onnx.NodeProto) -> bool:
+        """Whether it does by constant weights, in a form that has INT8 kernels."""
+        if node.op_type not in self.weighted or node.output[0] not in self._floats:
+            return False
+        plain = node.op_type != "Gemm" or all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        plain = plain and (node.op_type != TRANSPOSED or _attribute(node, "group", 1) == 1)
+        return plain and not _attribute(node, "transA", 0) and self._is_constant(node)
 
     def _closes_gelu(self, node: onnx.NodeProto) -> bool:
         """`x * (1 + erf(...))`: runtimes fuse the whole pattern to one kernel, as long as no pair stands inside it."""

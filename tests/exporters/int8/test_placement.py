@@ -180,6 +180,16 @@ def test_tied_weights_used_twice_and_along_another_axis() -> None:
     assert turned.nodes == ("n_h",) and turned.weights == {"w": 0}
 
 
+def test_the_axis_of_tied_weights_does_not_hang_on_what_stays_in_float() -> None:
+    nodes = [node("MatMul", "x w", "h"), node("Relu", "h", "r"), node("Gemm", "r w", "t", transB=1)]
+    model = graph([*nodes, node("MatMul", "t w", "y")], {"w": random(6, 6)}, {"x": ["n", 6]}, {"y": None})
+    whole, less = place(model), place(model, ("n_h",))
+    assert whole.nodes == ("n_h", "n_y") and whole.activations == ("x", "t")
+    # Without the first reader the second one is none the more in INT8: of 'r' no range was ever found.
+    assert less.nodes == ("n_y",) and less.activations == ("t",)
+    assert whole.weights == less.weights == {"w": 1}
+
+
 def test_a_sum_with_a_constant_stays_float() -> None:
     found = rows([node("MatMul", "x w", "h"), node("Add", "h c", "y")], w=random(6, 6), c=random(6))
     assert found.nodes == ("n_h",) and found.activations == ("x",)
