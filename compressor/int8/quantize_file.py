@@ -69,8 +69,7 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
     resolve(options.target, TARGETS, "--target")
     resolve(options.calibrator, CALIBRATORS, "--calibrator")
     recover.chosen(options.recover, "--recover")
-    if out.resolve() == model.resolve():
-        raise UsageError(f"--out {out}: is the original itself; give another name")
+    _check_out(out, model)
     loaded = onnx_file.load(model)
     written_as = dialect_of(loaded)
     if written_as != "float":
@@ -91,6 +90,17 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
                 _write(result.best.artifact.path, out, found, options)
                 outcome = dataclasses.replace(outcome, out=str(out), final_bytes=out.stat().st_size)
         return outcome
+
+
+def _check_out(out: Path, model: Path) -> None:
+    """Refuse before any work what could not be written after it, or would be written over what the work is made of."""
+    if out.resolve() == model.resolve():
+        raise UsageError(f"--out {out}: is the original itself; give another name")
+    if out.suffix != ".onnx" or out.is_dir():
+        raise UsageError(f"--out {out}: is no name for an ONNX file; give one that ends in .onnx")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UsageError(f"--out {out}: {above} is no folder; give another name")
 
 
 def _write(chosen: Path, out: Path, data: RunData, options: Options) -> None:

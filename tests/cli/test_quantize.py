@@ -190,6 +190,25 @@ def test_the_original_is_not_written_over(project: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().err == "UsageError: --out m.onnx: is the original itself; give another name\n"
 
 
+@pytest.mark.parametrize(
+    ("out", "text"),
+    [
+        ("data.npz", "is no name for an ONNX file; give one that ends in .onnx"),  # it would be written over
+        ("folder.onnx", "is no name for an ONNX file; give one that ends in .onnx"),
+        ("data.npz/q.onnx", "{folder}/data.npz is no folder; give another name"),
+    ],
+)
+def test_a_name_that_cannot_be_written_to_is_refused_before_any_work(
+    out: str, text: str, project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(4, 4, 3)
+    os.mkdir("folder.onnx")
+    before, done = Path("data.npz").read_bytes(), passes(monkeypatch)
+    assert main(["quantize", "m.onnx", "--data", "data.npz", "--out", out]) == 2
+    assert capsys.readouterr().err == f"UsageError: --out {out}: {text.format(folder=project)}\n"
+    assert (done, Path("data.npz").read_bytes()) == ([], before)
+
+
 def test_answers_are_asked_for_and_there_are_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(8, 8, 1)
     code, found = quantize(capsys, "--max-drop", "0.01")
