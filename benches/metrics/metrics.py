@@ -80,6 +80,23 @@ def interval(metric: Metric, scores: np.ndarray, confidence: float) -> Interval:
     return Interval(value=found.value, low=max(lowest, found.low), high=min(highest, found.high))
 
 
+def of_fitting_output(metric: Metric, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Metric:
+    """The same metric of the output that fits the labels; of several the narrowest, as features are wider than scores.
+
+    Where none does it stays as it is: `scores_of` says what does not fit.
+    """
+    fitting = [name for name, output in outputs.items() if _fits(metric, output, labels)]
+    return with_output(metric, min(fitting, key=lambda name: outputs[name].size)) if fitting else metric
+
+
+def _fits(metric: Metric, output: np.ndarray, labels: np.ndarray) -> bool:
+    try:
+        check_outputs(metric, output, labels)
+    except DataError:
+        return False
+    return True
+
+
 def scores_of(metric: Metric, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
     """Per-sample scores `(N,)` or `(N, K)` of the output that the metric reads.
 

@@ -108,8 +108,20 @@ def run(path: Path, feeds: Sequence[Arrays], load: Load = OnnxRuntimeSession) ->
 
 
 def joined(outputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Every output as one array, the runs one after the other."""
-    return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
+    """Every output that has rows of one shape in all runs, as one array, the runs one after the other.
+
+    Raises:
+        DataError: there is none.
+    """
+    parts = {name: [each[name] for each in outputs] for name in outputs[0]}
+    alike = {name: arrays for name, arrays in parts.items() if _have_rows(arrays)}
+    if not alike:
+        raise DataError("labels are for rows, and no output of the model has rows of one shape in all runs")
+    return {name: np.concatenate(arrays) for name, arrays in alike.items()}
+
+
+def _have_rows(arrays: Sequence[np.ndarray]) -> bool:
+    return all(array.ndim > 0 and array.shape[1:] == arrays[0].shape[1:] for array in arrays)
 
 
 def _changed_answers(found: Sequence[Closeness], confidence: float) -> Interval:

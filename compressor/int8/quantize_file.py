@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import onnx
 
+from ...benches.metrics.metrics import of_fitting_output
 from ...benches.report.inspection import dialect_of
 from ...benches.report.int8_report import Quantized, describe
 from ...benches.timing import latency
@@ -25,7 +26,7 @@ from ..progress import Progress
 from . import recover, runs
 from .calibrate import Rules, calibrate_and_recover
 from .calibration_cache import Cache, Calibrated
-from .closeness_judge import Judge, Promise
+from .closeness_judge import Judge, Promise, joined, run
 from .int8_forms import Form, Problem
 from .int8_search import Found, search
 from .runs import RunData
@@ -75,12 +76,15 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
     if written_as != "float":
         raise ArtifactError(f"{model}: is quantized already ({written_as}); give the float model it was made from")
     inputs, _ = onnx_file.specs(loaded)
-    found = runs.from_file(data, inputs) if data.is_dir() or data.suffix == ".npz" else from_task(data, inputs)
-    promise = Promise(metric=found.metric, max_drop=options.max_drop)
+    no_task = data.is_dir() or data.suffix == ".npz"
+    found = runs.from_file(data, inputs) if no_task else from_task(data, inputs)
     base = _nothing(model, found, options)
     with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
         try:
-            attempt, result = _searched(model, canonicalise(loaded), found, promise, options, Path(folder), progress)
+            graph = canonicalise(loaded)
+            found = _of_fitting_output(found, model) if no_task else found
+            promise = Promise(metric=found.metric, max_drop=options.max_drop)
+            attempt, result = _searched(model, graph, found, promise, options, Path(folder), progress)
         except QuantizationError as error:
             return dataclasses.replace(base, reason=str(error))
         base = dataclasses.replace(base, notes=attempt.notes, ranges=attempt.calibrated.ranges)
@@ -90,6 +94,14 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
                 _write(result.best.artifact.path, out, found, options)
                 outcome = dataclasses.replace(outcome, out=str(out), final_bytes=out.stat().st_size)
         return outcome
+
+
+def _of_fitting_output(data: RunData, model: Path) -> RunData:
+    """Labels of a file say no output's name: they are held to the one that they fit."""
+    if data.metric is None or data.validation.labels is None:
+        return data
+    outputs = joined(list(run(model, data.validation.feeds)))
+    return dataclasses.replace(data, metric=of_fitting_output(data.metric, outputs, data.validation.labels))
 
 
 def _check_out(out: Path, model: Path) -> None:

@@ -132,6 +132,17 @@ def test_with_labels_the_metric_decides(project: Path, capsys: pytest.CaptureFix
     assert found["quality"]["drop"]["high"] <= 0.06
 
 
+def test_labels_are_held_to_the_output_that_they_fit(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Features stand before the scores, as encoders give them; the class is not their largest."""
+    make(64, 64, 10, labels=True, count=200)
+    model = onnx.load("m.onnx")
+    model.graph.output.insert(0, helper.make_tensor_value_info("r0", TensorProto.FLOAT, ["n", 64]))
+    onnx.save(model, "m.onnx")
+    _, found = quantize(capsys, "--target", "tensorrt", "--max-drop", "0.5")
+    assert (found["metric"], found["quality"]["original"]) == ("accuracy", 1.0)
+    assert found["quality"]["changed"] > 0.8 and found["quality"]["unread_db"] >= 20
+
+
 def test_what_is_no_faster_is_refused_and_nothing_is_written(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(4, 4, 3)
     code, found = quantize(capsys)

@@ -157,6 +157,16 @@ def test_a_metric_reads_the_output_it_names() -> None:
     assert metrics.value(metric, metrics.scores_of(metric, outputs, np.zeros(3))) == 3.0
 
 
+def test_labels_without_a_name_are_of_the_output_that_they_fit() -> None:
+    """Features `(N, 64)` before the scores, numbers of the wrong shape, NaN; of none that fits nothing is said."""
+    outputs = {"features": np.zeros((200, 64)), "scores": LOGITS, "map": np.zeros((200, 10, 2)), "one": np.zeros(200)}
+    assert metrics.of_fitting_output(METRICS["accuracy"], outputs, LABELS).output == "scores"
+    assert metrics.of_fitting_output(METRICS["mae"], outputs, RNG.standard_normal(200)).output == "one"
+    broken = {"features": outputs["features"], "scores": np.full_like(LOGITS, np.nan)}
+    assert metrics.of_fitting_output(METRICS["accuracy"], broken, LABELS).output == "features"
+    assert metrics.of_fitting_output(METRICS["accuracy"], {"one": outputs["one"]}, LABELS) == METRICS["accuracy"]
+
+
 def test_one_sample_has_no_interval() -> None:
     with pytest.raises(DataError, match=r"^metric 'mae': 1 sample\(s\); an interval needs at least 2$"):
         metrics.interval(METRICS["mae"], np.ones(1), 0.95)
