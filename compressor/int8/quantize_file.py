@@ -148,7 +148,7 @@ def _searched(
     """The search; where all layers lose too much it tries recovered weights, and only then gives layers back."""
     target = TARGETS[options.target]
     judge = Judge(original, data.validation, promise, target.stand_in, options.confidence)
-    feeds = runs.batched(data.validation.feeds, options.batch, _ROTATE)
+    feeds = runs.batched(data.validation.feeds, onnx_file.specs(graph)[0], options.batch, _ROTATE)
 
     said: list[str] = []
     cache = None if options.cache is None else Cache(options.cache, _data_digest(data), said.append)

@@ -45,6 +45,8 @@ class RunData:
 def from_file(path: Path, inputs: Sequence[TensorSpec]) -> RunData:
     """An .npz with one array per input, samples on axis 0, or a folder of .npz files that hold one run each.
 
+    Either may hold `labels` too, of the rows of each run.
+
     Args:
         path: a sample has the input's own axes (`(N, 3, 32, 32)` for an input `(batch, 3, 32, 32)`: a run is one row),
             or one axis less than its array (`(N, 2, 1, 64)` for a state `(2, 1, 64)`: a run is one element).
@@ -53,18 +55,11 @@ def from_file(path: Path, inputs: Sequence[TensorSpec]) -> RunData:
     Raises:
         DataError: unreadable files, arrays that do not fit the inputs, NaN, too few runs.
     """
-    if path.is_dir():
-        feeds, labels = _folder(path, inputs), None
-    else:
-        arrays = starter_data.read_arrays(path)
-        labels = arrays.pop(LABELS, None)
-        feeds = _feeds(path, arrays, inputs)
+    feeds, labels = _folder(path, inputs) if path.is_dir() else _one_file(path, inputs)
     if len(feeds) < _FEWEST:
         raise DataError(
             f"{path}: {len(feeds)} run(s) are too few to calibrate, choose and judge; give at least {_FEWEST}"
         )
-    if labels is not None and len(labels) % len(feeds):
-        raise DataError(f"{path}: {len(labels)} labels for {len(feeds)} runs; every run needs as many")
     _check_varied(path, feeds)
     return _parted(path, feeds, labels)
 
@@ -77,14 +72,17 @@ def from_split(split: Split, indices: np.ndarray, batch_size: int, labelled: boo
     return Runs(feeds=[feed for feed, _ in batches], labels=np.concatenate(labels) if labelled and labels else None)
 
 
-def batched(feeds: Sequence[Arrays], size: int | None, count: int) -> dict[int, Sequence[Arrays]]:
+def batched(
+    feeds: Sequence[Arrays], inputs: Sequence[TensorSpec], size: int | None, count: int
+) -> dict[int, Sequence[Arrays]]:
     """Up to `count` feeds of `size` rows on axis 0 of every input, under that size; None: as the feeds are.
 
     Raises:
-        DataError: fewer rows than `size` in all.
+        DataError: fewer rows than `size` in all; an input that does not take so many.
     """
     if size is None:
         return {_rows(feeds[0]): [feed for feed in feeds if _rows(feed) == _rows(feeds[0])][:count]}
+    _check_batch(size, inputs)
     names = list(feeds[0])
     needed = feeds[: -(-size * count // max(1, _rows(feeds[0])))]
     rows = {name: np.concatenate([feed[name] for feed in needed]) for name in names}
@@ -98,12 +96,19 @@ def batched(feeds: Sequence[Arrays], size: int | None, count: int) -> dict[int, 
     return {size: found[:count]}
 
 
+def _check_batch(size: int, inputs: Sequence[TensorSpec]) -> None:
+    for spec in inputs:
+        if not spec.shape or (isinstance(spec.shape[0], int) and spec.shape[0] != size):
+            shape = ", ".join(map(str, spec.shape))
+            raise DataError(f"--batch {size}: input '{spec.name}' is ({shape}) in every run; leave --batch out")
+
+
 def _rows(feed: Arrays) -> int:
     first = next(iter(feed.values()))
     return len(first) if first.ndim else 1
 
 
-def _parted(path: Path, feeds: Sequence[Arrays], labels: np.ndarray | None) -> RunData:
+def _parted(path: Path, feeds: Sequence[Arrays], labels: Sequence[np.ndarray] | None) -> RunData:
     """Cut in a seeded order, so that sorted data does not calibrate on one class and judge on another.
 
     A run that occurred before is left out: its copy would judge what it was calibrated with.
@@ -114,17 +119,16 @@ def _parted(path: Path, feeds: Sequence[Arrays], labels: np.ndarray | None) -> R
         raise DataError(f"{path}: {len(order)} different run(s) are too few; give at least {_FEWEST}")
     first = max(2, round(_SHARES[0] * len(order)))
     second = first + max(1, round(_SHARES[1] * len(order)))
-    per_run = None if labels is None else labels.reshape(len(feeds), -1, *labels.shape[1:])
 
     def part(chosen: np.ndarray) -> Runs:
-        own = None if per_run is None else np.concatenate(list(per_run[chosen]))
+        own = None if labels is None else np.concatenate([labels[i] for i in chosen])
         return Runs(feeds=[feeds[i] for i in chosen], labels=own)
 
     return RunData(
         calibration=part(order[: min(first, _MOST_TO_CALIBRATE)]),
         validation=part(order[first:second]),
         test=part(order[second:]),
-        metric=None if labels is None else _metric(labels),
+        metric=None if labels is None else _metric(labels[0]),
     )
 
 
@@ -144,7 +148,25 @@ def _metric(labels: np.ndarray) -> Metric:
     return METRICS["accuracy" if labels.ndim == 1 else "miou"]
 
 
-def _folder(path: Path, inputs: Sequence[TensorSpec]) -> list[Arrays]:
+def _one_file(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[Arrays], Sequence[np.ndarray] | None]:
+    arrays = starter_data.read_arrays(path)
+    given = arrays.pop(LABELS, None)
+    feeds = _feeds(path, arrays, inputs)
+    if given is None or not feeds:
+        return feeds, None
+    labels = _labels(given)
+    if not len(labels) or len(labels) % len(feeds):
+        raise DataError(f"{path}: {len(labels)} labels for {len(feeds)} runs; every run needs as many")
+    return feeds, np.split(labels, len(feeds))
+
+
+def _labels(array: np.ndarray) -> np.ndarray:
+    """One for each row; a column of classes, as tables have it, is a vector of them."""
+    column = array.dtype.kind in "iub" and array.ndim == 2 and array.shape[1] == 1
+    return array[:, 0] if column else np.atleast_1d(array)
+
+
+def _folder(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[Arrays], Sequence[np.ndarray] | None]:
     files = sorted(path.glob("*.npz"))
     if not files:
         found = ", ".join(sorted({file.suffix or file.name for file in path.iterdir()})[:5]) or "nothing"
@@ -153,13 +175,19 @@ def _folder(path: Path, inputs: Sequence[TensorSpec]) -> list[Arrays]:
             "pictures and sounds, a task.py that reads and prepares them"
         )
     feeds: list[Arrays] = []
+    labels: dict[Path, np.ndarray] = {}
     for file in files:
         arrays = starter_data.read_arrays(file)
         _check_names(file, arrays, inputs)
         for spec in inputs:
             _check_run(file, spec, arrays[spec.name])
         feeds.append({spec.name: arrays[spec.name] for spec in inputs})
-    return feeds
+        if LABELS in arrays:
+            labels[file] = _labels(arrays[LABELS])
+    if labels and len(labels) < len(files):
+        without = next(file.name for file in files if file not in labels)
+        raise DataError(f"{path}: {without} has no labels, and other runs have; give every run its own, or none")
+    return feeds, list(labels.values()) or None
 
 
 def _feeds(path: Path, arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> list[Arrays]:
@@ -174,8 +202,9 @@ def _feeds(path: Path, arrays: Mapping[str, np.ndarray], inputs: Sequence[Tensor
 def _runs_of(path: Path, spec: TensorSpec, array: np.ndarray) -> Iterator[np.ndarray]:
     if array.ndim == len(spec.shape) + 1:
         for row in array:
-            _check_run(path, spec, row)
-            yield row
+            run = np.asarray(row)  # of a vector it is a number, which no runtime takes
+            _check_run(path, spec, run)
+            yield run
         return
     first = spec.shape[0] if spec.shape else 1
     size = first if isinstance(first, int) and first > 0 else 1

@@ -99,9 +99,10 @@ def sizes(data: Data) -> Sizes:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: holds one array without a name; {HOW_TO_WRITE}")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):  # an array closes nothing
+            raise DataError(f"{path}: holds one array without a name; {HOW_TO_WRITE}")
+        with file:
             return {name: file[name] for name in file.files}
     except OSError as error:
         raise DataError(f"{path}: cannot read the data: {error.strerror or error}; {HOW_TO_WRITE}") from error

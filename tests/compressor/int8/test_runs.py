@@ -10,6 +10,7 @@ from edgesmith.core.errors import DataError
 from edgesmith.core.values import TensorSpec
 
 IMAGE = TensorSpec(name="x", dtype="float32", shape=("batch", 3, 8, 8))
+ROWS = (TensorSpec(name="x", dtype="float32", shape=("batch", 3)),)
 STATE = TensorSpec(name="h", dtype="float32", shape=(2, 1, 4))
 
 
@@ -68,13 +69,59 @@ def test_what_labels_are_judged_by(tmp_path: Path) -> None:
 
 def test_feeds_of_another_size_for_timing() -> None:
     feeds = [{"x": row} for row in np.split(numbered(10, 3), 10)]
-    assert list(batched(feeds, None, 4)) == [1] and len(batched(feeds, None, 4)[1]) == 4
-    (several,) = batched(feeds, 4, 4).values()
+    assert list(batched(feeds, ROWS, None, 4)) == [1] and len(batched(feeds, ROWS, None, 4)[1]) == 4
+    (several,) = batched(feeds, ROWS, 4, 4).values()
     assert [feed["x"][:, 0].tolist() for feed in several] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(
         DataError, match=r"^--batch 32: the data has 10 rows to time with; give more, or a smaller batch$"
     ):
-        batched(feeds, 32, 4)
+        batched(feeds, ROWS, 32, 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4), ()], ids=["state", "number"])
+def test_an_input_that_takes_no_other_number_of_rows(shape: tuple[int, ...]) -> None:
+    feeds = [{"x": numbered(1, 3), "h": np.zeros(shape, np.float32)}] * 8
+    spec = TensorSpec(name="h", dtype="float32", shape=shape)
+    with pytest.raises(DataError) as caught:
+        batched(feeds, (*ROWS, spec), 4, 4)
+    said = ", ".join(map(str, shape))
+    assert str(caught.value) == f"--batch 4: input 'h' is ({said}) in every run; leave --batch out"
+
+
+def test_a_number_is_fed_as_an_array(tmp_path: Path) -> None:
+    number = TensorSpec(name="t", dtype="float32", shape=())
+    data = read(tmp_path, (*ROWS, number), x=numbered(8, 3), t=np.arange(8, dtype=np.float32))
+    for feed in data.calibration.feeds:
+        assert isinstance(feed["t"], np.ndarray) and feed["t"].shape == () and feed["t"] == feed["x"][0, 0]
+
+
+def test_labels_of_a_folder_go_with_their_runs(tmp_path: Path) -> None:
+    for index in range(8):  # runs of one, two and three rows
+        rows = 1 + index % 3
+        np.savez(tmp_path / f"{index}.npz", x=np.full((rows, 3), index, np.float32), labels=np.full(rows, index))
+    data = from_file(tmp_path, ROWS)
+    assert data.metric is not None and data.metric.name == "accuracy"
+    for part in (data.calibration, data.validation, data.test):
+        assert part.labels is not None
+        assert part.labels.tolist() == np.concatenate([feed["x"][:, 0] for feed in part.feeds]).tolist()
+    np.savez(tmp_path / "5.npz", x=np.full((3, 3), 5, np.float32))
+    with pytest.raises(
+        DataError, match=r": 5\.npz has no labels, and other runs have; give every run its own, or none$"
+    ):
+        from_file(tmp_path, ROWS)
+
+
+def test_a_column_of_classes_is_a_vector(tmp_path: Path) -> None:
+    data = read(tmp_path, ROWS, x=numbered(20, 3), labels=np.arange(20)[:, None])
+    assert data.metric is not None and data.metric.name == "accuracy"
+    assert data.test.labels is not None and data.test.labels.tolist() == seen(data, "test")
+
+
+def test_one_array_under_the_name_of_several(tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", numbered(8, 3))
+    (tmp_path / "data.npy").rename(tmp_path / "data.npz")
+    with pytest.raises(DataError, match=r"data\.npz: holds one array without a name; write one with three lines"):
+        from_file(tmp_path / "data.npz", ROWS)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +145,10 @@ def test_feeds_of_another_size_for_timing() -> None:
         ),
         ({"x": np.full((9, 3, 8, 8), np.nan, np.float32)}, "input 'x' holds NaN or infinity; clean the data"),
         ({"x": numbered(9, 3, 8, 8), "labels": np.ones(8)}, "8 labels for 9 runs; every run needs as many"),
+        ({"x": numbered(9, 3, 8, 8), "labels": np.ones(())}, "1 labels for 9 runs; every run needs as many"),
+        ({"x": numbered(9, 3, 8, 8), "labels": np.ones(0)}, "0 labels for 9 runs; every run needs as many"),
     ],
-    ids=["few", "missing", "extra", "layout", "type", "nan", "labels"],
+    ids=["few", "missing", "extra", "layout", "type", "nan", "labels", "one label", "no labels"],
 )
 def test_arrays_that_do_not_fit(arrays: dict[str, np.ndarray], text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
