@@ -1,6 +1,7 @@
 """What options of the command line are read as; what does not fit is an error of argparse, with the value."""
 
 import argparse
+import math
 
 
 def positive(text: str) -> int:
@@ -14,8 +15,24 @@ def positive(text: str) -> int:
 def factor(text: str) -> float:
     """A finite number from 1 on."""
     value = float(text)
-    if not 1 <= value < float("inf"):
+    if not 1 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of 1 or more, got {text}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
+
+
+def loss(text: str) -> float:
+    """A finite number from 0 on."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text}")
     return value
 
 

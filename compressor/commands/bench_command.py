@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ExitCode, UsageError
-from .argument_types import positive, shape, sizes
+from .argument_types import positive, seconds, shape, sizes
 
 
 def add(commands: Any) -> None:
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         "--threads", type=positive, metavar="N", help="threads of every session (default: 1; with --on as in the run)"
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="time per batch size (default: 10; with --on as in the run)"
+        "--seconds", type=seconds, metavar="S", help="time per batch size (default: 10; with --on as in the run)"
     )
     parser.add_argument(
         "--concurrency",

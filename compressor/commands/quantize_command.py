@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ExitCode
-from .argument_types import positive
+from .argument_types import loss, positive, seconds
 
 _KEYS = ("target", "calibrator", "recover", "max_drop", "threads", "batch", "seconds", "device")
 
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--target", default="onnxruntime-cpu", metavar="T", help="default: onnxruntime-cpu")
     parser.add_argument(
         "--max-drop",
-        type=float,
+        type=loss,
         metavar="D",
         help="most that may be lost of the metric, 0.01 is 1 point (default with labels); without labels: share of "
         "answers that may change (default: every output at 20 dB or more)",
@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
         help="equalize, smooth, round, bias-correction (default: the quick ones, where INT8 loses too much)",
     )
     parser.add_argument("--batch", type=positive, metavar="N", help="rows of a timed run (default: as the data is)")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="timed for the verdict (default: 5)")
+    parser.add_argument("--seconds", type=seconds, default=5.0, metavar="S", help="timed for the verdict (default: 5)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of the runtime (default: 1)")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where calibration runs (default: cpu)"

@@ -220,6 +220,24 @@ def test_a_name_that_cannot_be_written_to_is_refused_before_any_work(
     assert (done, Path("data.npz").read_bytes()) == ([], before)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--max-drop", "nan", "must be a number of 0 or more, got nan"),
+        ("--max-drop", "-0.1", "must be a number of 0 or more, got -0.1"),
+        ("--seconds", "0", "must be a number above 0, got 0"),
+        ("--seconds", "inf", "must be a number above 0, got inf"),
+    ],
+)
+def test_numbers_that_no_search_keeps(
+    option: str, value: str, text: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["quantize", "m.onnx", "--data", "data.npz", "--out", "q.onnx", option, value])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {text}\n")
+
+
 def test_answers_are_asked_for_and_there_are_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(8, 8, 1)
     code, found = quantize(capsys, "--max-drop", "0.01")
