@@ -10,7 +10,7 @@ import onnx
 from ...benches.metrics.metrics import of_fitting_output
 from ...benches.report.inspection import dialect_of
 from ...benches.report.int8_report import Quantized, describe
-from ...benches.timing import latency
+from ...benches.timing import intervals, latency
 from ...calibration.calibrators import CALIBRATORS
 from ...calibration.ranges import warnings
 from ...core import digest
@@ -33,7 +33,7 @@ from .runs import RunData
 from .task_runs import from_task
 
 _RECOVERY = ("equalize", "smooth", "bias-correction")  # seconds; learned rounding is asked for by name
-_TRIES = 3  # of the final measurement, each twice as long as the one before
+_RESTARTS = 5  # of the verdict's measurement
 _ROTATE = 4  # feeds that take turns while a file is timed
 
 
@@ -246,21 +246,20 @@ def _judged(
 
 
 def _timed(base: Quantized, best: Form, problem: Problem, proven: bool, options: Options) -> Quantized:
-    """The verdict on speed: a measurement of its own, repeated for longer while it cannot tell which is faster."""
-    seconds = options.seconds
-    for _ in range(_TRIES):
+    """The verdict on speed: a measurement of its own, and a longer one where that cannot tell which is faster."""
+    for look, (restarts, confidence) in enumerate(intervals.looks(_RESTARTS, options.confidence)):
         (paired,) = latency.compare(
             [problem.baseline, best.artifact],
             problem.feeds,
             options.threads,
-            seconds=seconds,
-            seed=1,
-            confidence=options.confidence,
+            restarts=restarts,
+            seconds=options.seconds * restarts / _RESTARTS,
+            seed=1 + look,
+            confidence=confidence,
         )
         speedup = paired.speedup[0]
         if speedup.low > 1 or speedup.high < 1:
             break
-        seconds *= 2
     base = dataclasses.replace(base, speedup=speedup, original_ms=paired.latency[0].p50, final_ms=paired.latency[1].p50)
     measured = f"{speedup.value:.2f}x ({speedup.low:.2f} to {speedup.high:.2f})"
     if speedup.high < 1:

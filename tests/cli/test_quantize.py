@@ -13,9 +13,12 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgesmith.benches.timing import latency
+from edgesmith.benches.timing.latency import Latency, PairedLatency
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
 from edgesmith.compressor.int8 import int8_search
+from edgesmith.core.values import Interval
 from edgesmith.exporters.sessions import taps
 from tests.exporters import transformer
 
@@ -236,6 +239,28 @@ def test_numbers_that_no_search_keeps(
         main(["quantize", "m.onnx", "--data", "data.npz", "--out", "q.onnx", option, value])
     assert caught.value.code == 2
     assert capsys.readouterr().err.endswith(f"error: argument {option}: {text}\n")
+
+
+def test_two_looks_at_the_time_share_one_error(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def undecided(files: list[Any], feeds: Any, threads: int, **settings: Any) -> list[PairedLatency]:
+        if settings["confidence"] != latency.GUIDE["confidence"]:
+            looked.append((settings["restarts"], settings["seconds"], settings["seed"], settings["confidence"]))
+        time = Latency(p50=1.0, p90=1.0, p99=1.0, low=1.0, high=1.0)
+        even = Interval(value=1.01, low=0.99, high=1.03)
+        others = len(files) - 1
+        times, speedup = (time,) * len(files), (even,) * others
+        return [PairedLatency(batch=1, threads=1, restarts=5, latency=times, speedup=speedup, noise_floor=0.01)]
+
+    monkeypatch.setattr(latency, "compare", undecided)
+    make(16, 16, 4)
+    code, found = quantize(capsys)
+    assert code == 3 and found["reason"].startswith("not proven to be faster than the original: 1.01x (0.99 to 1.03)")
+    assert [look[:3] for look in looked] == [(5, 0.5, 1), (15, 1.5, 2)]
+    assert sum(1 - look[3] for look in looked) == pytest.approx(0.05)
 
 
 def test_answers_are_asked_for_and_there_are_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
