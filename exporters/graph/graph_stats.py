@@ -78,9 +78,9 @@ def shapes_of(model: onnx.ModelProto, batch: int) -> Shapes:
     graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in [*graph.input, *graph.value_info, *graph.output]:
-        found = value.type.tensor_type.shape.dim
-        if all(dimension.HasField("dim_value") for dimension in found):
-            shapes[value.name] = tuple(dimension.dim_value for dimension in found)
+        tensor = value.type.tensor_type  # without a shape its rank is not known, and it is no scalar
+        if tensor.HasField("shape") and all(dimension.HasField("dim_value") for dimension in tensor.shape.dim):
+            shapes[value.name] = tuple(dimension.dim_value for dimension in tensor.shape.dim)
     return shapes
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,7 +20,7 @@ from edgesmith.exporters.int8 import qdq
 from edgesmith.exporters.int8.dialect import Dialect
 
 from ..conftest import Network
-from ..graphs import DIALECTS, calibrate, graph, node, random
+from ..graphs import DIALECTS, FLOAT, calibrate, graph, node, random
 
 
 def single(kind: str, data: Sequence[int | str], weight: Sequence[int], **attributes: object) -> onnx.ModelProto:
@@ -53,6 +53,23 @@ def test_macs_grow_with_the_batch_and_parameters_do_not(digits: Network) -> None
     one, parameters = macs_and_parameters(digits.model)
     assert one is not None
     assert macs_and_parameters(digits.model, batch=7) == (7 * one, parameters)
+
+
+def test_what_comes_out_of_a_loop_has_no_rank_and_is_no_scalar() -> None:
+    """ONNX infers no shape of a state that a Loop hands on."""
+    state = [helper.make_tensor_value_info(name, FLOAT, ["n", 5]) for name in ("s", "t")]
+    flags = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("c", "d")]
+    count = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    body = helper.make_graph(
+        [node("Tanh", "s", "t"), node("Identity", "c", "d")],
+        "body",
+        [count, flags[0], state[0]],
+        [flags[1], state[1]],
+    )
+    nodes = [helper.make_node("Loop", ["many", "", "x"], ["h"], body=body)]
+    nodes += [node("MatMul", "h w", "m"), node("MatMul", "m v", "y")]
+    weights = {"many": np.array(3), "w": np.ones((5, 7), np.float32), "v": np.ones((7, 2), np.float32)}
+    assert macs_and_parameters(graph(nodes, weights, {"x": ["n", 5]}, {"y": ["n", 2]})) == (None, 49)
 
 
 def test_two_activations_multiplied() -> None:
