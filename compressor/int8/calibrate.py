@@ -174,8 +174,9 @@ def _without(
 
 
 def _behind(model: onnx.ModelProto, node: onnx.NodeProto) -> list[str]:
-    """What the activation fused to a node writes."""
-    return [reader.output[0] for reader in model.graph.node if reader.input and reader.input[0] in node.output]
+    """What the activation fused to a node writes; any other operator may make what it likes of the node's output."""
+    readers = (reader for reader in model.graph.node if reader.op_type in placement.FUSED)
+    return [reader.output[0] for reader in readers if reader.input[0] in node.output]
 
 
 def _nothing(model: onnx.ModelProto, keep_float: Mapping[str, str]) -> str:

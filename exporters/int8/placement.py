@@ -25,7 +25,7 @@ _PASSING = (
     "Unsqueeze",
     "Identity",
 )  # values go through unchanged
-_FUSED = ("Relu", "Clip")  # become part of the node before them
+FUSED = ("Relu", "Clip")  # become part of the node before them
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "Softmax", "Abs", "HardSigmoid")
 
 
@@ -174,7 +174,7 @@ class _Graph:
         """The tensor that carries a node's result: its output, or that of the activation fused to it."""
         output: str = node.output[0]
         readers = self._readers.get(output, [])
-        fusable = len(readers) == 1 and readers[0].op_type in _FUSED and output not in self._elsewhere
+        fusable = len(readers) == 1 and readers[0].op_type in FUSED and output not in self._elsewhere
         if fusable and (node.op_type in self.weighted or node.op_type == "Add") and self._clips_at_zero(readers[0]):
             output = readers[0].output[0]
         return output

@@ -58,6 +58,17 @@ def test_what_reads_infinity_stays_in_float() -> None:
     assert set(found.params) == {"x", "v"}
 
 
+def test_a_layer_stays_in_int8_whatever_others_make_of_its_output() -> None:
+    """The second layer's output has a range; its logarithm has none, and the reader of that alone is in float."""
+    nodes = [
+        node("Gemm", "x w", "h"), node("Relu", "h", "r"), node("Gemm", "r u", "z"),
+        node("Log", "z", "l"), node("Gemm", "l v", "y"),
+    ]  # fmt: skip
+    found = calibrate(rows(nodes, w=EYE, u=EYE, v=EYE), FEEDS, "min-max")
+    assert found.keep_float == {"n_y": "tensor 'l': holds NaN or infinity; no range can be found"}
+    assert set(found.params) == {"x", "r", "w", "u"}
+
+
 def test_nothing_that_could_be_quantized() -> None:
     with pytest.raises(QuantizationError) as caught:
         calibrate(rows([node("Sigmoid", "x", "y")]), FEEDS, "mse")
