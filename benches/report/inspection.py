@@ -22,6 +22,7 @@ _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # What has an INT8 kernel of its own; the others only move values.
 _COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "GlobalAveragePool", "AveragePool")
 _FUSED = ("Relu", "Clip")  # run inside the node before them
+_INTEGER = (*ort_kernels.INT8, "MatMulNBits")  # how operators begin that compute with integers themselves
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 
 
@@ -114,20 +115,22 @@ def inspect_onnx(path: Path) -> Inspection:
 def dialect_of(model: onnx.ModelProto) -> str:
     """How INT8 is written: by the zero points of what is quantized at run time, and by INT32 biases.
 
+    Graphs inside nodes and local functions are looked into too.
+
     Returns:
         "float", "s8-symmetric", "s8-asymmetric", "u8" (zero points 0 and 128), "u8-asymmetric", "mixed" (signed and
-        unsigned) or "unknown" (other types, or zero points that are no constants); ", INT32 bias" behind it with one.
+        unsigned) or "unknown" (other types and operators, or zero points that are no constants of the main graph);
+        ", INT32 bias" behind it with one.
         Where ranges are found at run time: "dynamic", or ", dynamic" behind it.
     """
-    constants = _constants(model)
-    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    reads = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
-    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
+    constants, nodes = _constants(model), list(onnx_file.every_node(model))
+    quantizers = [node for node in nodes if node.op_type == "QuantizeLinear"]
+    reads = [node for node in nodes if node.op_type == "DequantizeLinear"]
+    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in nodes)
     if dynamic and not quantizers:
         return "dynamic"
     if not quantizers and not reads:
-        integer = any("Integer" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
-        return "unknown" if integer else "float"
+        return "unknown" if any(node.op_type.startswith(_INTEGER) for node in nodes) else "float"
     bias = any(node.input[0] in constants and constants[node.input[0]].dtype == np.int32 for node in reads)
     notes = (", INT32 bias" if bias else "") + (", dynamic" if dynamic else "")
     return _activation_dialect(quantizers, constants) + notes

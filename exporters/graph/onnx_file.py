@@ -86,6 +86,15 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of the main graph, of graphs inside nodes and of local functions."""
+    waiting: list[onnx.NodeProto] = [*(node for f in model.functions for node in f.node), *reversed(model.graph.node)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [inner for graph in subgraphs(node) for inner in graph.node]
+
+
 def _texts(model: onnx.ModelProto) -> Iterator[str | bytes]:
     """Every name and operator; protobuf gives those that are not text as bytes."""
     graphs = [model.graph]
@@ -197,11 +206,4 @@ def _check_tensors(model: onnx.ModelProto, path: Path) -> None:
 
 def _multiplied(model: onnx.ModelProto) -> set[str]:
     """What a multiplying operator reads, in any graph of the file."""
-    found: set[str] = set()
-    waiting: list[onnx.NodeProto] = [*model.graph.node, *(node for f in model.functions for node in f.node)]
-    while waiting:
-        node = waiting.pop()
-        if node.op_type in _MULTIPLYING:
-            found.update(node.input)
-        waiting += [inner for graph in subgraphs(node) for inner in graph.node]
-    return found
+    return {name for node in every_node(model) if node.op_type in _MULTIPLYING for name in node.input}

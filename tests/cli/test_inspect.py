@@ -174,6 +174,21 @@ def test_ranges_found_at_run_time_are_a_dialect() -> None:
     assert dialect_of(pair) == "u8, INT32 bias, dynamic"
 
 
+def test_integers_anywhere_in_a_file_are_no_float() -> None:
+    """In a branch, in a local function, and as weights of 4 bits, which one operator unpacks."""
+    nodes = list(quantized(np.array(0, np.int8)).graph.node)
+    reads = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    branch = helper.make_graph(nodes, "branch", [], reads, quantized(np.array(0, np.int8)).graph.initializer)
+    either = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    assert dialect_of(model_of([either], "x", "y", c=np.array(True))) != "float"
+    function = helper.make_function("own", "Pair", ["x", "scale", "z"], ["r"], nodes, [helper.make_opsetid("", 17)])
+    caller = model_of([helper.make_node("Pair", ["x", "x", "x"], ["y"], domain="own")], "x", "y")
+    caller.functions.append(function)
+    assert dialect_of(caller) == "unknown"
+    packed = helper.make_node("MatMulNBits", ["x", "w", "scale"], ["y"], domain="com.microsoft", K=32, N=1, bits=4)
+    assert dialect_of(model_of([packed], "x", "y", w=np.zeros((1, 1, 16), np.uint8))) == "unknown"
+
+
 def test_a_node_is_int8_if_all_it_reads_is() -> None:
     model = quantized(np.array(0, np.int8))
     model.graph.node.append(helper.make_node("Abs", ["r0"], ["float_abs"]))
