@@ -22,6 +22,7 @@ from ..int8.integer_region import (
     starts_at_zero,
 )
 from .lint import Finding
+from .tensorrt_operators import WITH_BIAS
 
 _OPSET = 17  # per-channel scales need 13; what `canonicalise` raises to as well
 _MOST_PASSES = 4  # a fix may bring out what another one fixes; no chain of them is longer
@@ -185,6 +186,14 @@ def _with_zero_points(editor: GraphEditor) -> int:
     return count
 
 
+def _without_empty_inputs(editor: GraphEditor) -> int:
+    """A bias without a name left out."""
+    found = [n for n in editor.view.nodes if n.op_type in WITH_BIAS and len(n.input) > 2 and not n.input[2]]
+    for node in found:
+        del node.input[2:]
+    return len(found)
+
+
 def _from_zero(editor: GraphEditor) -> int:
     """UINT8 from 0 in place of UINT8 around 128, with the same scale, for what is never negative."""
     found = [region for region in regions(editor.view) if starts_at_zero(editor.view, region)]
@@ -203,6 +212,7 @@ FIXES: Mapping[str, Fix] = {
     ),
     "zero-point": Fix(rewrite=_recentred, said="{count} constant(s) written as INT8 around 0: the same numbers"),
     "int32-bias": Fix(rewrite=_folded, said="{count} INT32 bias(es) written in float: the same numbers"),
+    "empty-input": Fix(rewrite=_without_empty_inputs, said="{count} bias(es) without a name left out"),
     "missing-zero-point": _ZERO_POINTS,
     "zero-point-count": _ZERO_POINTS,
     "signed-activations": Fix(

@@ -23,6 +23,7 @@ from .tensorrt_operators import (
     QUANTIZED_FOREIGN,
     UNDILATED,
     UNSUPPORTED,
+    WITH_BIAS,
 )
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
@@ -136,6 +137,15 @@ def _operator_use(view: GraphView) -> Iterator[Finding]:
             yield at(node, "operator-use", "TensorRT pools without dilation only", "express it with other operators")
 
 
+def _empty_input(view: GraphView) -> Iterator[Finding]:
+    """Its parser looks for a bias wherever there is a third input; to ONNX one without a name is none."""
+    for node in view.nodes:
+        if node.op_type in WITH_BIAS and len(node.input) > 2 and not node.input[2]:
+            problem = "an input without a name, for the bias that it does not have"
+            remedy = "leave it out" + (", as --fix does" if view.main else "")
+            yield at(node, "empty-input", problem, remedy, fixable=view.main)
+
+
 RULES: dict[str, Rule] = {
     "zero-point": Rule(check=pairs.zero_point, document=_LAYER),
     "zero-point-count": Rule(check=lint_onnx.zero_point_count, document=lint_onnx.DOCUMENT),
@@ -156,6 +166,7 @@ RULES: dict[str, Rule] = {
     "grouped-convolution": Rule(check=_grouped_convolution, document="NVIDIA/TensorRT#4529"),
     "opset": Rule(check=_opset, document="TensorRT documentation, ONNX Opset Guide"),
     "integer-operator": Rule(check=_integer_operator, document="onnx-tensorrt, docs/operators.md"),
+    "empty-input": Rule(check=_empty_input, document="measured: TensorRT for RTX 1.7.1"),
     "operator-use": Rule(check=_operator_use, document="onnx-tensorrt, docs/operators.md: restrictions"),
     "unsupported-operator": Rule(check=_unsupported_operator, document="onnx-tensorrt, docs/operators.md"),
 }

@@ -229,6 +229,16 @@ def _all_initializers(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     return [*graph.initializer, *(tensor for sub in inner for tensor in _all_initializers(sub))]
 
 
+def test_an_input_without_a_name_at_the_end_is_left_out() -> None:
+    """TensorRT's parser refuses a convolution with an empty name for its bias; one in the middle counts the others."""
+    nodes = [node("Conv", "x w", "h"), node("Clip", "h", "y")]
+    nodes[0].input.append("")
+    nodes[1].input.extend(["", "six"])
+    weights = {"w": random(4, 3, 3, 3), "six": np.full((), 6, np.float32)}
+    conv, clip = canonicalise(graph(nodes, weights, {"x": ["n", 3, 6, 6]}, {"y": None})).graph.node
+    assert [list(each.input) for each in (conv, clip)] == [["x", "w"], ["h", "", "six"]]
+
+
 def test_every_node_has_a_name_of_its_own() -> None:
     nodes = [node("Relu", "x", "a"), node("Relu", "a", "b"), node("Neg", "b", "c"), node("Relu", "c", "y")]
     model = graph(nodes, {}, {"x": [4]}, {"y": [4]})

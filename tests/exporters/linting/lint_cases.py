@@ -19,6 +19,7 @@ from .lint_changes import (
     output_dtype,
     per_channel_activation,
     setting,
+    unnamed_bias,
 )
 from .lint_graphs import (
     FLOAT,
@@ -140,6 +141,9 @@ _OTHERS: dict[str, Case] = {
     "uint8-input": Case(graph=lambda: model([node("DequantizeLinear", "x s z", "y")], PAIR | {"z": U8(0)}, (2, 8), (2, 8), types=(TensorProto.UINT8, FLOAT)), rules=("unsigned",)),
     "uint8-output": Case(graph=lambda: model([node("QuantizeLinear", "x s z", "y")], PAIR | {"z": U8(0)}, (2, 8), (2, 8), types=(FLOAT, TensorProto.UINT8)), rules=("unsigned",)),
     "no-zero-point-output-uint8": Case(graph=partial(layer, zero=None, opset=21, change=output_dtype(TensorProto.UINT8)), rules=("missing-zero-point",)),
+    "conv-unnamed-bias": Case(graph=partial(layer, bias="none", change=unnamed_bias), rules=("empty-input",)),
+    "gemm-unnamed-bias": Case(graph=partial(layer, "Gemm", bias="none", change=unnamed_bias), rules=("empty-input",)),
+    "transposed-unnamed-bias": Case(graph=partial(layer, "ConvTranspose", bias="none", change=unnamed_bias)),
     "conv-int32-bias": Case(graph=partial(layer, bias="int32"), rules=("int32-bias",)),
     "gemm-int32-bias": Case(graph=partial(layer, "Gemm", bias="int32"), rules=("int32-bias",)),
     "transposed-int32-bias": Case(graph=partial(layer, "ConvTranspose", bias="int32"), rules=("int32-bias",)),

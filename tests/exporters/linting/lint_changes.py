@@ -14,6 +14,12 @@ def in_constant_nodes(nodes: Nodes, constants: Constants) -> None:
         )
 
 
+def unnamed_bias(nodes: Nodes, constants: Constants) -> None:
+    """Some exporters write an empty name where there is no bias."""
+    (made,) = [each for each in nodes if each.output[0] == "m"]
+    made.input[:] = [*made.input[:2], ""]
+
+
 def computed(name: str, kind: str = "Identity", **attributes: object) -> Change:
     """A parameter of the first pair is what an operator gives for a constant."""
 

@@ -21,7 +21,7 @@ from edgesmith.exporters.linting.lint_tensorrt import RULES
 
 from ..conftest import Network
 from ..graphs import ASYMMETRIC, S8, U8, decibels, initializer, kinds, node, optimised, random, run
-from .lint_changes import axis, output_dtype, setting
+from .lint_changes import axis, output_dtype, setting, unnamed_bias
 from .lint_graphs import PAIR, in_function, layer, model, one, pair, residual
 
 
@@ -65,6 +65,10 @@ WRITTEN = "zero point(s) of 0 written that were missing"
         ),
         (partial(layer, "Gemm", weight_zero=-7), ("1 constant(s) written as INT8 around 0: the same numbers",)),
         (partial(layer, bias="int32"), ("1 INT32 bias(es) written in float: the same numbers",)),
+        (
+            partial(layer, bias="none", change=unnamed_bias),
+            ("1 bias(es) without a name left out",),
+        ),
         (partial(layer, "Gemm", bias="int32"), ("1 INT32 bias(es) written in float: the same numbers",)),
         (partial(layer, weight_zero=None), (f"1 {WRITTEN}",)),
         (partial(layer, zero=None, opset=21, change=output_dtype(TensorProto.INT8)), (f"4 {WRITTEN}",)),

@@ -76,7 +76,7 @@ def test_what_is_fixed_builds_and_computes_the_same(tmp_path: Path) -> None:
             difference, not_compared = compare(model, result.model, seed=0)
             assert (difference is None) == bool(not_compared) and (difference is None or difference.largest == 0), name
             fixed[name] = result.model
-    assert len(fixed) == 19
+    assert len(fixed) == 21
     assert set(labels(fixed, tmp_path).values()) == {"engine"}
 
 
