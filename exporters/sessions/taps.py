@@ -49,6 +49,8 @@ def channel_ranges(
 ) -> dict[str, np.ndarray]:
     """Smallest and largest value in each channel of inner tensors, `(2, channels)`; one pass over the data.
 
+    A tensor that holds NaN or infinity, or no values at all, has no ranges and is left out.
+
     Args:
         axes: tensor -> axis of its channels, negative ones counted from the end.
 
@@ -59,11 +61,13 @@ def channel_ranges(
     for values in running(model, batches, tuple(axes), device):
         for name, axis in axes.items():
             value = values[name]
+            if not value.size:
+                continue
             others = tuple(index for index in range(value.ndim) if index != axis % value.ndim)
             ends = np.stack([value.min(others), value.max(others)])
             old = found.get(name, ends)
             found[name] = np.stack([np.minimum(old[0], ends[0]), np.maximum(old[1], ends[1])])
-    return found
+    return {name: ends for name, ends in found.items() if bool(np.isfinite(ends).all())}
 
 
 def running(

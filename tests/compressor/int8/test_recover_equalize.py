@@ -26,6 +26,15 @@ def same_function(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> onn
     return changed
 
 
+def test_a_layer_that_overflows_is_left_alone() -> None:
+    weights = {"w": np.array([[1.0, 3e38]], np.float32), "v": np.array([[1.0], [0.0]], np.float32)}
+    nodes = [node("Gemm", "x w", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")]
+    model = graph(nodes, weights, {"x": ["n", 1]}, {"y": None})
+    changed, told = equalized(model, {"x": np.array([[2.0]], np.float32)})
+    assert told == "equalized 0 pairs of layers"
+    assert initializer(changed, "w").tolist() == weights["w"].tolist()
+
+
 def test_two_products_by_hand() -> None:
     """Largest weights (4, 1) before and (1, 16) behind: s = (2, 1/4); channel 1 may grow by 4 as its peak is small."""
     weights = {"w": np.array([[4.0, 1.0]], np.float32), "b": np.array([2.0, 0.5], np.float32)}

@@ -14,7 +14,7 @@ from edgesmith.core.errors import DataError
 from edgesmith.exporters.int8.placement import place, tensors_to_observe
 from edgesmith.exporters.sessions import taps
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
-from edgesmith.exporters.sessions.taps import observe
+from edgesmith.exporters.sessions.taps import channel_ranges, observe
 
 from ..conftest import Network
 from ..graphs import graph, node, random
@@ -71,6 +71,26 @@ def test_an_overflow_is_named() -> None:
     with pytest.raises(DataError) as raised:
         observe(model, [{"x": np.full((2, 4), 1e3, np.float32)}], ("x", "h"))
     assert str(raised.value) == "tensor 'h': holds NaN or infinity; no range can be found"
+
+
+def test_channels_that_overflow_or_are_never_reached_have_no_ranges() -> None:
+    """What is scaled by such a range would be NaN."""
+    model = graph(
+        [node("MatMul", "x w", "h"), node("Mul", "h large", "o"), node("Slice", "h none none one", "e")],
+        {
+            "w": random(4, 3),
+            "large": np.float32(3e38) * np.ones(3, np.float32),
+            "none": np.zeros(1, np.int64),
+            "one": np.ones(1, np.int64),
+        },
+        {"x": ["n", 4]},
+        {"o": None, "e": None},
+    )
+    x = random(40, 4, seed=1)
+    found = channel_ranges(model, [{"x": x[:7]}, {"x": 9 * x}], {"h": -1, "o": 1, "e": 0})
+    assert list(found) == ["h"]
+    expected = 9 * (x @ random(4, 3))
+    np.testing.assert_allclose(found["h"], [expected.min(0), expected.max(0)], rtol=1e-4)
 
 
 def test_input_model_is_not_changed(digits: Network) -> None:
