@@ -20,6 +20,8 @@ from ..progress import Progress
 from . import recover
 from .calibration_cache import Cache, Calibrated
 
+_OTHER_FLOATS = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -183,5 +185,14 @@ def _nothing(model: onnx.ModelProto, keep_float: Mapping[str, str]) -> str:
     if keep_float:
         name, reason = next(iter(keep_float.items()))
         return f"nothing is left to quantize: all of {len(keep_float)} nodes stay in float; '{name}': {reason}"
-    found = ", ".join(sorted({node.op_type for node in model.graph.node})[:12])
-    return f"nothing to quantize: no Conv, Gemm or MatMul with constant float weights; the graph holds: {found}"
+    found = ", ".join(sorted({node.op_type for node in model.graph.node})[:12]) or "nothing"
+    types = _other_types(model)
+    remedy = f"; it has weights in {', '.join(types)}: convert the model to float32 first" if types else ""
+    return f"nothing to quantize: no Conv, Gemm or MatMul with constant float weights; the graph holds: {found}{remedy}"
+
+
+def _other_types(model: onnx.ModelProto) -> list[str]:
+    """In which other float types constants are that Convs, Gemms and MatMuls read."""
+    read = {name for node in model.graph.node if node.op_type in placement.WEIGHTED for name in node.input}
+    kinds = {tensor.data_type for tensor in model.graph.initializer if tensor.name in read}
+    return sorted(onnx.TensorProto.DataType.Name(kind).lower() for kind in kinds if kind in _OTHER_FLOATS)

@@ -11,7 +11,7 @@ from ...core.errors import QuantizationError
 from ..graph.names import names_read
 from ..graph.onnx_file import subgraphs
 
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 TRANSPOSED = "ConvTranspose"
 FLOAT_RESULT = ("Gemm", "MatMul")  # run in INT8 with a float result too: a pair stands behind them only for a reader
 _JOINING = ("Add", "Mul", "Concat")  # every input of theirs has to be INT8
@@ -103,7 +103,7 @@ def tensors_to_observe(placement: Placement) -> tuple[str, ...]:
 
 class _Graph:
     def __init__(self, model: onnx.ModelProto, transposed: bool = False) -> None:
-        self.weighted = (*_WEIGHTED, TRANSPOSED) if transposed else _WEIGHTED
+        self.weighted = (*WEIGHTED, TRANSPOSED) if transposed else WEIGHTED
         self._nodes = list(model.graph.node)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._elsewhere = {value.name for value in model.graph.output}  # read by more than the graph's own nodes

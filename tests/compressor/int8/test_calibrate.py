@@ -77,6 +77,19 @@ def test_nothing_that_could_be_quantized() -> None:
     )
 
 
+def test_weights_of_another_type_are_named() -> None:
+    model = rows(
+        [node("Cast", "x", "d", to=TensorProto.DOUBLE), node("Gemm", "d w", "g"), node("Cast", "g", "y", to=1)],
+        w=EYE * np.float64(1),
+    )
+    with pytest.raises(QuantizationError) as caught:
+        calibrate(model, FEEDS, "mse")
+    assert str(caught.value) == (
+        "nothing to quantize: no Conv, Gemm or MatMul with constant float weights; the graph holds: Cast, Gemm; it has weights in "
+        "double: convert the model to float32 first"
+    )
+
+
 def test_nothing_left_that_could_be_quantized() -> None:
     model = rows([node("Log", "x", "l"), node("Gemm", "l w", "y")], w=EYE)
     with pytest.raises(QuantizationError) as caught:
