@@ -6,10 +6,11 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-from onnx import helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
 
 from ...core.errors import QuantizationError
 from .onnx_file import every_node, save, subgraphs
+from .opset import at_opset
 
 _OLDEST = 13  # per-channel scales need it
 _OPSET = 17
@@ -48,7 +49,7 @@ def _upgraded(model: onnx.ModelProto) -> onnx.ModelProto:
     if version >= _OLDEST:
         return model
     try:
-        return version_converter.convert_version(model, _OPSET)
+        return at_opset(model, _OPSET)
     except Exception as error:  # the converter raises RuntimeError and others from C++
         raise QuantizationError(
             f"the graph has opset {version} and cannot be converted to {_OPSET}: {error}"

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import compose, helper, numpy_helper, version_converter
+from onnx import compose, helper, numpy_helper
 
 from ...core.errors import ArtifactError
 from ...core.values import TensorSpec
 from . import onnx_file
+from .opset import at_opset
 
 _STANDARD = ("", "ai.onnx")
 
@@ -118,7 +119,7 @@ def _of_one_opset(members: Mapping[str, onnx.ModelProto]) -> dict[str, onnx.Mode
     found = {}
     for name, model in members.items():
         try:
-            found[name] = model if versions[name] == newest else version_converter.convert_version(model, newest)
+            found[name] = model if versions[name] == newest else at_opset(model, newest)
         except Exception as error:  # the converter raises RuntimeError and others from C++
             raise ArtifactError(
                 f"member '{name}' has opset {versions[name]} and cannot be converted to {newest}, which others have: "

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, version_converter
+from onnx import numpy_helper
 
 from ...core.errors import QuantizationError
+from .opset import at_opset
 
 LARGEST = float(np.finfo(np.float16).max)
 QDQ_OPSET = 19  # the first in which QuantizeLinear and DequantizeLinear take FP16
@@ -59,7 +60,7 @@ def _with_half_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
     if not is_quantized(model) or opset >= QDQ_OPSET:
         return model
     try:
-        return version_converter.convert_version(model, QDQ_OPSET)
+        return at_opset(model, QDQ_OPSET)
     except Exception as error:  # the C++ converter raises several kinds, none of them documented
         raise QuantizationError(
             f"FP16 with Q/DQ needs opset {QDQ_OPSET}, and the graph's {opset} cannot be raised: {error}; "

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, version_converter
+from onnx import TensorProto
 
 from ..graph.graph_editor import GraphEditor
 from ..graph.graph_view import attribute, opset_of
 from ..graph.half import QDQ_OPSET
+from ..graph.opset import at_opset
 from ..int8.integer_region import (
     Region,
     along,
@@ -73,7 +74,7 @@ def _raised(model: onnx.ModelProto, opset: int, changes: list[str], failures: di
     if before >= opset:
         return model
     try:
-        raised = version_converter.convert_version(model, opset)
+        raised = at_opset(model, opset)
     except Exception as error:  # the C++ converter raises several kinds, none of them documented
         failures[f"opset {before} cannot be raised to {opset}: {str(error).strip().splitlines()[0]}"] = None
         return model
