@@ -27,7 +27,8 @@ from .int8.bounds import FREE, Bounds
 from .int8.closeness_judge import Judge, Promise
 from .int8.int8_forms import EVEN, Form, Problem
 from .int8.int8_search import Found, again, search
-from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs, from_split
+from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs
+from .int8.split_runs import from_split
 from .measure_options import Measure
 from .progress import Progress
 from .stage import Graph

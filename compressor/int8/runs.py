@@ -1,6 +1,7 @@
-"""Real inputs for an ONNX file, one feed a run: from an .npz, from a folder of runs, or from a task's splits."""
+"""Real inputs for an ONNX file, one feed a run: from an .npz or a folder of runs; `split_runs` has those of a split."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from ...benches.metrics.metrics import METRICS
 from ...core import digest
 from ...core.errors import DataError
-from ...core.task import Metric, Split
+from ...core.task import Metric
 from ...core.values import Arrays, TensorSpec
 from ..starter import starter_data
 
@@ -64,14 +65,6 @@ def from_file(path: Path, inputs: Sequence[TensorSpec]) -> RunData:
     return _parted(path, feeds, labels)
 
 
-def from_split(split: Split, indices: np.ndarray, batch_size: int, labelled: bool) -> Runs:
-    """Samples of a task's split in batches."""
-    parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    batches = [split.batch(part) for part in parts]
-    labels = [labels for _, labels in batches if labels is not None]
-    return Runs(feeds=[feed for feed, _ in batches], labels=np.concatenate(labels) if labelled and labels else None)
-
-
 def batched(
     feeds: Sequence[Arrays], inputs: Sequence[TensorSpec], size: int | None, count: int
 ) -> dict[int, Sequence[Arrays]]:
@@ -81,7 +74,8 @@ def batched(
         DataError: fewer rows than `size` in all; an input that does not take so many.
     """
     if size is None:
-        return {_rows(feeds[0]): [feed for feed in feeds if _rows(feed) == _rows(feeds[0])][:count]}
+        first = _rows(feeds[0])
+        return {first: list(itertools.islice((feed for feed in feeds if _rows(feed) == first), count))}
     _check_batch(size, inputs)
     names = list(feeds[0])
     needed = feeds[: -(-size * count // max(1, _rows(feeds[0])))]

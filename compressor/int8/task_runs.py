@@ -13,7 +13,8 @@ from ...core.values import TensorSpec
 from .. import task_file
 from ..data import calibration_split, sample_indices
 from ..evaluation import task_metrics
-from .runs import BATCH, VALIDATION_SAMPLES, RunData, from_split
+from .runs import BATCH, VALIDATION_SAMPLES, RunData
+from .split_runs import from_split
 
 _CALIBRATION = 512  # samples
 
