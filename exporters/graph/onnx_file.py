@@ -41,6 +41,8 @@ def load(path: Path, valid: bool = True) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: damaged: a name in it is no UTF-8 text; export it again")
     _read_external(model, path)
     _check_tensors(model, path)
+    if valid:
+        _add_shapes(model, path)
     problem = invalid(model) if valid else ""
     if problem:
         raise ArtifactError(f"{path}: {problem}")
@@ -154,6 +156,28 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, onnx.T
 def _sparse_tensors(name: str, sparse: onnx.SparseTensorProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     yield name, sparse.values
     yield name, sparse.indices
+
+
+def _add_shapes(model: onnx.ModelProto, path: Path) -> None:
+    """Shapes that exporters leave out, which the standard wants and runtimes do without: those of outputs follow."""
+    if not _without_shape(model.graph):
+        return
+    try:
+        inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    except Exception:  # several kinds from C++, of graphs that ONNX's checker refuses in words
+        return
+    for value in _without_shape(model.graph):
+        value.CopyFrom(inferred.get(value.name, value))
+    missing = _without_shape(model.graph)
+    if missing:
+        name = missing[0].name
+        raise ArtifactError(f"{path}: '{name}' has no shape, and none follows from the graph; export it again")
+
+
+def _without_shape(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs and outputs that are tensors of unknown rank."""
+    values = [value for value in (*graph.input, *graph.output) if value.type.HasField("tensor_type")]
+    return [value for value in values if not value.type.tensor_type.HasField("shape")]
 
 
 def _read_external(model: onnx.ModelProto, path: Path) -> None:

@@ -323,6 +323,21 @@ def test_an_invalid_graph_is_refused(tmp_path: Path) -> None:
     assert refusal_of(model, tmp_path).startswith("not a valid ONNX model: ")
 
 
+def test_shapes_of_outputs_follow_from_the_graph(tmp_path: Path) -> None:
+    """Exporters leave them out behind control flow, and runtimes do without."""
+    model = linear()
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    _, (output,) = onnx_file.specs(onnx_file.load(tmp_path / "m.onnx"))
+    assert (output.name, output.dtype, output.shape) == ("y", "float32", ("batch", 4))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ArtifactError) as caught:
+        onnx_file.load(tmp_path / "m.onnx")
+    path = tmp_path / "m.onnx"
+    assert str(caught.value) == f"{path}: 'x' has no shape, and none follows from the graph; export it again"
+
+
 @pytest.mark.parametrize("field", [b"Relu", b"Gemm", b"transB"])
 def test_a_name_that_is_no_text(field: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
