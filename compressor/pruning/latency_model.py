@@ -95,7 +95,8 @@ def structure_of(
         module: on the CPU; not changed.
         groups: all of them (see `coupling.find`).
         prunable: roots of those that may be pruned.
-        blocks: that may leave (see `blocks.find`); one stays where a layer in it has two widths that outlive it.
+        blocks: that may leave (see `blocks.find`). One stays whose input and output may come to differ in width, or
+            with a layer whose time would be a product of three.
     """
     inner = {block: _inner(block, groups, prunable) for block in blocks}
     positions = _positions(module, example)
@@ -111,6 +112,10 @@ def structure_of(
         if name.startswith(f"{block}.") and not _belongs(rows[name], roots)
     }
     stays = {block for name, block in along.items() if any(len({*each, block}) > 2 for each in products[name])}
+    for block in blocks:
+        outside = _outside(block, layers, groups, rows)
+        if len(outside) > 1 and outside & set(prunable):  # what comes in is of another group than what goes out
+            stays.add(block)
     free = {block: roots for block, roots in inner.items() if block not in stays}
     for name, block in along.items():
         if block in free:
@@ -170,13 +175,29 @@ def _whole(channels: int, step: int) -> int:
     return math.ceil(channels / step) * step
 
 
-def _inner(block: str, groups: Sequence[CoupledChannels], prunable: Collection[str]) -> tuple[str, ...]:
-    """Groups that may be pruned and all of whose layers are in a block."""
+def _inner(block: str, groups: Sequence[CoupledChannels], among: Collection[str]) -> tuple[str, ...]:
+    """Groups all of whose layers are in a block."""
     return tuple(
         group.root
         for group in groups
-        if group.root in prunable and all(member.layer.startswith(f"{block}.") for member in group.members)
+        if group.root in among and all(member.layer.startswith(f"{block}.") for member in group.members)
     )
+
+
+def _outside(
+    block: str,
+    layers: Mapping[str, nn.Module],
+    groups: Sequence[CoupledChannels],
+    rows: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]],
+) -> set[str]:
+    """Groups of a block's layers that outlive it, and those that nothing in it reads; "" for channels of none."""
+    found: set[str] = set()
+    for name in (name for name in layers if name.startswith(f"{block}.")):
+        inputs, outputs = rows[name]
+        grouped = getattr(layers[name], "groups", 1) > 1  # what it reads is coupled to what it writes
+        found |= set(outputs) | (set() if grouped else set(inputs))
+    read = {group.root for group in groups if any(member.kind == "in" for member in group.members)}
+    return found - set(_inner(block, groups, read))
 
 
 def _positions(module: nn.Module, example: Example) -> dict[str, int]:

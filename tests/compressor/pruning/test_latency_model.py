@@ -1,12 +1,14 @@
 """The latency model finds again what a network's time is made of, and says what a structure's terms are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from edgesmith.compressor import replay
+from edgesmith.compressor.edit import ChannelEdit
 from edgesmith.compressor.pruning import blocks, dry_run
 from edgesmith.compressor.pruning.latency_model import LatencyModel, Plan, Structure, fit, structure_of
 from edgesmith.compressor.pruning.prune_to_latency import drawn, samples, widths
@@ -123,6 +125,58 @@ def test_a_layer_whose_widths_are_all_others_leaves_with_its_block(mixers: bool)
     assert structure.shares(Plan(gone=("blocks.0",)))["blocks.0"] == 0.0
     if not mixers:
         assert product(structure, "blocks.0.up") == {tuple(sorted((stream, "blocks.0.up"))): 1.0}
+
+
+class Chain(nn.Module):
+    """A part that returns as many channels as it gets, but others: nothing is added to what went in."""
+
+    def __init__(self, inner: int | None, head: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3)
+        layers = [nn.Conv2d(16, 16, 1)] if inner is None else [nn.Conv2d(16, inner, 1), nn.Conv2d(inner, 16, 1)]
+        self.body = Wrapped(nn.Sequential(*layers, nn.ReLU()))
+        self.head = nn.Conv2d(16, 8, 1) if head else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.head(self.body(self.stem(x)))
+        return result
+
+
+class Wrapped(nn.Module):
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.layers(x)
+        return result
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "a chain": (lambda: Chain(None, head=True), set()),
+    "a chain that ends": (lambda: Chain(None, head=False), set()),
+    "a wide chain": (lambda: Chain(32, head=True), set()),
+    "a wide chain that ends": (lambda: Chain(32, head=False), set()),
+    "branches": (Branches, {"blocks.0", "blocks.1"}),
+    "mixers": (lambda: Branches(mixers=True), {"blocks.0", "blocks.1"}),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_every_plan_leaves_a_network_that_runs(case: str) -> None:
+    make, free = NETWORKS[case]
+    example = {"x": torch.randn(2, 3, 8, 8)}
+    module = make().eval()
+    found = blocks.edits(module, example)
+    groups, refused = dry_run.prunable(module, example)
+    roots = {group.root: group for group in groups if group.root not in refused}
+    structure = structure_of(module, example, groups, set(roots), list(found))
+    assert set(structure.inner) == free
+    for plan in samples(structure, {root: widths(channels, 4) for root, channels in structure.channels.items()}):
+        trial, narrower = make().eval(), [(roots[root], width) for root, width in plan.kept.items()]
+        edits: list[ChannelEdit] = [group.edit(list(range(group.channels - width))) for group, width in narrower]
+        replay.apply(trial, example, [*(edit for edit in edits if edit.remove), *(found[name] for name in plan.gone)])
+        assert torch.isfinite(trial(example["x"])).all()
 
 
 def test_shares_count_in_steps_and_vanish_with_their_block(structure: Structure) -> None:
