@@ -94,12 +94,11 @@ def _times(
     return found
 
 
-def _changes(paired: list[PairedLatency], names: dict[str, float]) -> Iterator[tuple[str, Change]]:
-    """`speedup` is of the batch size that lost most, `latency_ms` of the first."""
+def _changes(paired: list[PairedLatency], allowed: dict[str, float]) -> Iterator[tuple[str, Change]]:
+    """`speedup` is of the batch size that decides, `latency_ms` of the first."""
     changes = {each.batch: _slower(each.speedup[0]) for each in paired}
-    worst, first = max(changes, key=lambda batch: changes[batch].value), paired[0].batch
-    for name in names:
-        batch = first if name == "latency_ms" else worst
+    for name, margin in allowed.items():
+        batch = paired[0].batch if name == "latency_ms" else last_release.worst_batch(changes, margin)
         noise = next(each.noise_floor for each in paired if each.batch == batch)
         which = "" if name == "latency_ms" else f", the worst of {', '.join(map(str, changes))}"
         yield name, (changes[batch], f"batch {batch}{which}; both files timed side by side, noise floor {noise:.1%}")

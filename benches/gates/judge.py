@@ -14,7 +14,7 @@ from ..metrics.groups import GroupLoss
 GROUP_LIMITS = ("class_drop", "slice_drop", "corruption_drop", "disparity")  # on what the mean hides
 _PLURALS = {"class": "classes", "slice": "slices"}
 _NAMED = 3  # groups beside the worst that a note names
-_RANK: dict[Status, int] = {"fail": 0, "unproven": 1, "pass": 2}
+RANK: dict[Status, int] = {"fail": 0, "unproven": 1, "pass": 2}  # what decides comes first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def judge_groups(name: str, limit: float, groups: Sequence[GroupLoss]) -> LimitR
     """
     kind = name.removesuffix("_drop")
     judged = [(each, _group(name, limit, each)) for each in groups]
-    group, worst = min(judged, key=lambda pair: (_RANK[pair[1].status], -(pair[1].measured or 0.0)))
+    group, worst = min(judged, key=lambda pair: (RANK[pair[1].status], -(pair[1].measured or 0.0)))
     same = [f"'{each.name}'" for each, result in judged if result.status == worst.status and each is not group]
     note = f"{kind} '{group.name}', the worst of {len(groups)}; {group.samples:,} test samples"
     if worst.status != "pass" and same:
@@ -149,7 +149,7 @@ def _disparity(limit: float | None, evidence: Evidence) -> LimitResult | None:
         return _at_most("disparity", limit, None, evidence)
     judged = [(each, _at_most("disparity", limit, each.growth, evidence)) for each in evidence.disparities]
     results = [(each, result) for each, result in judged if result is not None]
-    gap, worst = min(results, key=lambda pair: (_RANK[pair[1].status], -pair[0].growth.value))
+    gap, worst = min(results, key=lambda pair: (RANK[pair[1].status], -pair[0].growth.value))
     note = f"of {gap.groups} {_PLURALS[gap.kind]}: best '{gap.best}', worst '{gap.worst}'"
     return dataclasses.replace(worst, note=f"{note}; the smallest has {gap.samples:,} test samples")
 
@@ -174,7 +174,7 @@ def _speedup(limits: Limits, evidence: Evidence) -> LimitResult | None:
     for batch, measured in evidence.speedups.items():
         result = _at_least("speedup", limits.speedup, measured, evidence)
         assert result is not None  # the limit is set
-        results.append((_RANK[result.status], measured.value, batch, result))
+        results.append((RANK[result.status], measured.value, batch, result))
     _, _, batch, worst = min(results, key=lambda entry: entry[:3])
     note = f"batch {batch}, the worst of {', '.join(map(str, evidence.speedups))}"
     if len(results) == 1:

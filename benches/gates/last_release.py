@@ -15,7 +15,7 @@ from ..report.report import Report
 from ..timing.environment import Description
 from .finished import Finished
 from .gate_check import Check
-from .judge import judge_groups
+from .judge import RANK, judge_groups
 
 # Largest loss against the last release where --margin says nothing: relative, but for losses of the metric, whose
 # default is the run's own limit. Times and memory are noisy, and a file holds names; counts of operations are exact.
@@ -110,7 +110,7 @@ def compare(
     if name in ("class_drop", "slice_drop"):
         return _groups(name, run, baseline, metric, margin)
     assert margin is not None  # only `drop` has no default
-    change, note = measured[name] if name in measured else _from_reports(name, run.report, baseline.report)
+    change, note = measured[name] if name in measured else _from_reports(name, run.report, baseline.report, margin)
     unchanged = name in TIMED and name not in measured and _same_in_same_place(run.report, baseline.report)
     promise = f"{_SUBJECTS[name]} at most {words.percent(margin)} worse than the last release's"
     if change is None:
@@ -123,7 +123,7 @@ def compare(
             note=note,
             limit=margin,
         )
-    status = _status(change, margin)
+    status = status_of(change, margin)
     if unchanged and status == "unproven":  # two measurements of one file, and nothing shows that they differ
         status, note = "pass", "; ".join(filter(None, (note, "the same file as the last release's")))
     return Check(
@@ -140,10 +140,10 @@ def compare(
     )
 
 
-def _from_reports(name: str, ours: Report, theirs: Report) -> Change:
+def _from_reports(name: str, ours: Report, theirs: Report, margin: float) -> Change:
     if name in TIMED and (other := other_machine(theirs, ours.environment)):
         return None, f"not compared: measured on another machine ({other}); run the last release on this one"
-    return _COMPARISONS[name](ours, theirs, name)
+    return _COMPARISONS[name](ours, theirs, name, margin)
 
 
 def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float | None) -> Check:
@@ -164,7 +164,7 @@ def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float |
         drop = _unpaired(report, baseline.report)
         needed = accuracy.samples_to_settle(drop, margin, len(final))
         note = f"not paired: no {baseline.report.predictions} beside the baseline; its stored interval was used"
-    status = _status(drop, margin)
+    status = status_of(drop, margin)
     result = LimitResult(name="drop", limit=margin, measured=drop.value, low=drop.low, high=drop.high, status=status)
     if status == "unproven":
         note += (
@@ -236,7 +236,7 @@ def _unpaired(ours: Report, theirs: Report) -> Interval:
     return _interval(new.value - old.value, new.low - old.high, new.high - old.low)
 
 
-def _faster(ours: Report, theirs: Report, name: str) -> Change:
+def _faster(ours: Report, theirs: Report, name: str, margin: float) -> Change:
     """Each run's speed-up is paired with its own original, so both must have started from the same file."""
     if (ours.against, _size(ours.original)) != (theirs.against, _size(theirs.original)):
         return None, "not compared: the runs' speed-ups are over different originals; set latency_ms in both"
@@ -252,11 +252,14 @@ def _faster(ours: Report, theirs: Report, name: str) -> Change:
     }
     if not changes:
         return None, "not compared: no batch size that both runs have timed"
-    worst = max(changes, key=lambda batch: changes[batch].value)
-    return changes[worst], f"batch {worst}, the worst of {', '.join(map(str, changes))}; each against its own original"
+    worst = worst_batch(changes, margin)
+    note = f"batch {worst}, the worst of {', '.join(map(str, changes))}; each against its own original"
+    if alone := sorted(found.keys() ^ before.keys()):
+        note += f"; not in both runs: batch {', '.join(map(str, alone))}"
+    return changes[worst], note
 
 
-def _stored(ours: Report, theirs: Report, name: str) -> Change:
+def _stored(ours: Report, theirs: Report, name: str, margin: float) -> Change:
     """A limit that both runs have an interval of."""
     for limit in [each.name for each in ours.limits if FIGURES.get(each.name) == name]:
         pair = [next((e for e in report.limits if e.name == limit), None) for report in (ours, theirs)]
@@ -270,8 +273,8 @@ def _stored(ours: Report, theirs: Report, name: str) -> Change:
     return None, "not compared: both runs need this limit, for only a limit has its interval in report.json"
 
 
-def _exact(field: str) -> Callable[[Report, Report, str], Change]:
-    def change(ours: Report, theirs: Report, name: str) -> Change:
+def _exact(field: str) -> Callable[[Report, Report, str, float], Change]:
+    def change(ours: Report, theirs: Report, name: str, margin: float) -> Change:
         new, old = getattr(ours.final, field), getattr(theirs.final, field)
         if new is None or not old:
             return None, "not compared: one of the reports has no figure"
@@ -282,7 +285,7 @@ def _exact(field: str) -> Callable[[Report, Report, str], Change]:
     return change
 
 
-_COMPARISONS: dict[str, Callable[[Report, Report, str], Change]] = {
+_COMPARISONS: dict[str, Callable[[Report, Report, str, float], Change]] = {
     "speedup": _faster,
     "latency_ms": _stored,
     "peak_memory": _stored,
@@ -311,7 +314,13 @@ def _shown(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else str(value)
 
 
-def _status(change: Interval, margin: float) -> Status:
+def worst_batch(changes: Mapping[int, Interval], margin: float) -> int:
+    """The batch size that decides: the one whose status is worst, of those the one that lost most."""
+    return min(changes, key=lambda batch: (RANK[status_of(changes[batch], margin)], -changes[batch].value))
+
+
+def status_of(change: Interval, margin: float) -> Status:
+    """Kept when the whole interval keeps the margin, missed when none of it does."""
     return "pass" if change.high <= margin else "fail" if change.low > margin else "unproven"
 
 
