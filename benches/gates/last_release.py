@@ -238,7 +238,7 @@ def _unpaired(ours: Report, theirs: Report) -> Interval:
 
 def _faster(ours: Report, theirs: Report, name: str, margin: float) -> Change:
     """Each run's speed-up is paired with its own original, so both must have started from the same file."""
-    if (ours.against, _size(ours.original)) != (theirs.against, _size(theirs.original)):
+    if _given(ours) != _given(theirs):
         return None, "not compared: the runs' speed-ups are over different originals; set latency_ms in both"
     found = {each.batch: each.speedup for each in ours.latency}
     before = {each.batch: each.speedup for each in theirs.latency}
@@ -260,17 +260,27 @@ def _faster(ours: Report, theirs: Report, name: str, margin: float) -> Change:
 
 
 def _stored(ours: Report, theirs: Report, name: str, margin: float) -> Change:
-    """A limit that both runs have an interval of."""
+    """A limit that both runs have an interval of; a ratio to the original says something of one original alone."""
+    reason = "both runs need this limit, for only a limit has its interval in report.json"
     for limit in [each.name for each in ours.limits if FIGURES.get(each.name) == name]:
-        pair = [next((e for e in report.limits if e.name == limit), None) for report in (ours, theirs)]
-        found = [
-            _interval(each.measured, each.low, each.high)
-            for each in pair
-            if each is not None and each.measured is not None and each.low is not None and each.high is not None
-        ]
-        if len(found) == 2:
-            return _ratio(found[0], found[1]), ""
-    return None, "not compared: both runs need this limit, for only a limit has its interval in report.json"
+        new, old = (_limit_interval(report, limit) for report in (ours, theirs))
+        if new is None or old is None:
+            continue
+        if limit.endswith("_ratio") and _given(ours) != _given(theirs):
+            reason = f"the runs' {name} is a ratio to different originals; set {name}_bytes in both"
+        elif old.low <= 0:
+            reason = "the last release's is too small to be told from none"
+        else:
+            return _ratio(new, old), ""
+    return None, f"not compared: {reason}"
+
+
+def _limit_interval(report: Report, name: str) -> Interval | None:
+    """What a report measured for a limit of it; None: no such limit, or not measured."""
+    found = next((each for each in report.limits if each.name == name), None)
+    if found is None or found.measured is None or found.low is None or found.high is None:
+        return None
+    return _interval(found.measured, found.low, found.high)
 
 
 def _exact(field: str) -> Callable[[Report, Report, str, float], Change]:
@@ -297,8 +307,7 @@ _COMPARISONS: dict[str, Callable[[Report, Report, str, float], Change]] = {
 
 def _ratio(top: Interval, bottom: Interval) -> Interval:
     """`top` / `bottom` - 1 by the far ends."""
-    low = max(bottom.low, 1e-12)
-    return _interval(top.value / bottom.value - 1, top.low / bottom.high - 1, top.high / low - 1)
+    return _interval(top.value / bottom.value - 1, top.low / bottom.high - 1, top.high / bottom.low - 1)
 
 
 def other_machine(report: Report, here_now: Description) -> str:
@@ -355,8 +364,9 @@ def _judged_digest(report: Report) -> str:
     return next(each.digest for each in report.artifacts if each.target == report.target)
 
 
-def _size(side: object) -> tuple[int | None, ...]:
-    return tuple(getattr(side, key) for key in ("file_bytes", "macs", "parameters"))
+def _given(report: Report) -> tuple[str | int | None, ...]:
+    """What a run's ratios are to: two originals of the same sizes cost the same, whatever their weights."""
+    return (report.against, *(getattr(report.original, key) for key in ("file_bytes", "macs", "parameters")))
 
 
 def _interval(value: float, low: float, high: float) -> Interval:

@@ -63,3 +63,42 @@ def test_a_batch_size_that_only_one_of_the_runs_has_is_named(theirs: Report) -> 
     ours = with_speedups(theirs, (1, 2.0, 2.0, 2.0), (8, 0.1, 0.1, 0.1))
     found = compared("speedup", ours, theirs)
     assert found.note == "batch 1, the worst of 1; each against its own original; not in both runs: batch 8, 32"
+
+
+def with_memory(report: Report, **limits: tuple[float, float, float]) -> Report:
+    """Limits on memory, each with (low, measured, high)."""
+    one = report.limits[0]
+    return dataclasses.replace(
+        report,
+        limits=tuple(
+            dataclasses.replace(one, name=name, limit=1e9, low=low, measured=measured, high=high, status="pass")
+            for name, (low, measured, high) in limits.items()
+        ),
+    )
+
+
+def test_a_ratio_to_another_original_says_nothing_of_the_file(theirs: Report) -> None:
+    """The new original takes twice the memory: a smaller ratio to it is no less memory."""
+    before = with_memory(theirs, peak_memory_ratio=(0.5, 0.5, 0.5), peak_memory_bytes=(50e6, 50e6, 50e6))
+    ours = other_file(with_memory(theirs, peak_memory_ratio=(0.45, 0.45, 0.45)))
+    assert compared("peak_memory", ours, before).found == "-10.0 %"
+    ours = dataclasses.replace(ours, original=dataclasses.replace(ours.original, parameters=10**6))
+    found = compared("peak_memory", ours, before)
+    assert (found.status, found.found) == ("unproven", "not compared")
+    assert found.note == (
+        "not compared: the runs' peak_memory is a ratio to different originals; set peak_memory_bytes in both"
+    )
+    both = {"peak_memory_ratio": (0.45, 0.45, 0.45), "peak_memory_bytes": (90e6, 90e6, 90e6)}
+    ours = dataclasses.replace(ours, limits=with_memory(theirs, **both).limits)
+    assert (compared("peak_memory", ours, before).status, compared("peak_memory", ours, before).found) == (
+        "fail",
+        "+80.0 %",
+    )
+
+
+def test_a_last_release_that_adds_no_memory(theirs: Report) -> None:
+    """A small file may add nothing to the runtime's own memory; it divided by zero."""
+    ours = other_file(with_memory(theirs, peak_memory_bytes=(0.0, 1e5, 2e5)))
+    found = compared("peak_memory", ours, with_memory(theirs, peak_memory_bytes=(0.0, 0.0, 1e5)))
+    assert (found.status, found.found) == ("unproven", "not compared")
+    assert found.note == "not compared: the last release's is too small to be told from none"
