@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..benches.report.report import ArtifactResult, Report, worst_speedup
+from ..benches.metrics import metrics
+from ..benches.report.report import ArtifactResult, MetricSource, Report, worst_speedup
 from ..benches.timing.environment import Description
 from ..core.ledger import Ledger
 from ..core.limits import Verdict
@@ -33,6 +34,7 @@ def report_of(
         verdict=verdict.status,
         confidence=recipe.limits.confidence,
         main_metric=main.name,
+        metric_source=MetricSource(table=metrics.table_name(main), output=main.output),
         old_metric=None if old is None else old.name,
         test_samples=found.test_samples,
         limits=verdict.results,

@@ -69,6 +69,12 @@ def refuse_other(run: Finished, baseline: Finished) -> None:
             raise ArtifactError(
                 f"{where}: a baseline of another {what}: '{other}', the run's is '{mine}'; give the last release's"
             )
+    sources = [each.metric_source for each in (theirs, ours)]
+    if None not in sources and sources[0] != sources[1]:
+        raise ArtifactError(
+            f"{where}: a baseline whose main metric '{theirs.main_metric}' is another one, or of another output, than "
+            "the run's of that name; give the last release's"
+        )
     other_data = ours.test_samples != theirs.test_samples
     if ours.test_digest and theirs.test_digest:
         other_data = ours.test_digest != theirs.test_digest

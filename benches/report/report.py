@@ -37,6 +37,14 @@ class MetricValue:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricSource:
+    """What computes the main metric, whatever it is called."""
+
+    table: str | None  # its name in `METRICS`; None: the task's own code
+    output: str | None  # of the model, that it reads; None: the first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Percentiles:
     """Milliseconds of one batch."""
 
@@ -163,6 +171,7 @@ class Report:
     same_file: bool = (
         False  # what was judged is the original's own file, byte for byte: nothing that was tried is faster
     )
+    metric_source: MetricSource | None = None  # of the main metric; None: by a version that did not say
     old_metric: str | None = None  # of the task that the model could do before, among the metrics; None: there is none
     groups: tuple[GroupLoss, ...] = ()  # classes and slices of the test split
     flips: Flips | None = None  # None: answers are not right or wrong

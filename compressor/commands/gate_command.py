@@ -135,12 +135,15 @@ def _for_ci(gate: "Gate", options: argparse.Namespace) -> None:
 
 def _metric(finished: "Finished") -> "Metric":
     """The main metric: one of the table, or the task's own, for which the task is loaded."""
-    from ...benches.metrics.metrics import METRICS
+    from ...benches.metrics.metrics import METRICS, resolve_metric
     from .. import recipe as recipes, task_file
     from ..evaluation import task_metrics
 
-    name = finished.report.main_metric
-    if name in METRICS:
+    name, source = finished.report.main_metric, finished.report.metric_source
+    if source is not None and source.table is not None:
+        known = resolve_metric(source.table, f"{finished.path}: metric_source.table")
+        return dataclasses.replace(known, name=name, output=source.output)
+    if source is None and name in METRICS:
         return METRICS[name]
     recipe = recipes.load(finished.path.with_name("recipe.toml"))
     return task_metrics(task_file.load_task(recipe.task, recipe.folder))[0]

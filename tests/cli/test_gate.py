@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgesmith.benches.report.report import MetricSource
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from tests.cli.gated import BASELINE, RUN, gate, nudge, on_one_screen, red, refusal
@@ -201,6 +202,28 @@ def test_a_baseline_of_something_else(last: Path, capsys: pytest.CaptureFixture[
         "ArtifactError: last/report.json: a baseline of other test data: 497 samples there, 497 here, and they are not "
         "the same (values, order, labels or preprocessing); run the last release's recipe on this data and give that "
         "report"
+    )
+
+
+def test_the_metric_is_of_the_output_that_the_task_named(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever output comes first: a metric of another one goes by the same name."""
+    assert report_of(RUN).metric_source == MetricSource(table="accuracy", output=None)
+    with np.load(RUN / "predictions.npz", allow_pickle=False) as stored:
+        arrays = dict(stored)
+    first = {f"{side}/first": -arrays[f"{side}/logits"] for side in ("original", "final")}
+    for folder in (RUN, BASELINE.parent):
+        np.savez_compressed(folder / "predictions.npz", **{**first, **arrays})  # type: ignore[arg-type]  # mypy knows no types of names
+        write_report(folder, metric_source=MetricSource(table="accuracy", output="logits"))
+    gate(capsys, ExitCode.PASS)
+    write_report(RUN, metric_source=MetricSource(table=None, output=None))  # the task's own: its task is asked
+    assert "file: predictions" in red(gate(capsys, ExitCode.LIMIT_MISSED, baseline=False))
+    assert refusal(capsys, "--baseline", str(BASELINE)) == (
+        "ArtifactError: last/report.json: a baseline whose main metric 'accuracy' is another one, or of another output, "
+        "than the run's of that name; give the last release's"
+    )
+    write_report(RUN, metric_source=MetricSource(table="acuracy", output=None))
+    assert refusal(capsys).startswith(
+        "RecipeError: runs/small/report.json: metric_source.table: unknown 'acuracy'; did you mean 'accuracy'?"
     )
 
 
