@@ -26,7 +26,7 @@ def measured(run: Path, baseline: Finished, margins: dict[str, float], progress:
 
     Args:
         run: directory of the new run.
-        baseline: the last release's, its files beside its report.
+        baseline: the last release's, its files beside its report; see `finished.of_run`.
 
     Raises:
         ArtifactError: the last release's file is missing or not the one that its report speaks of; another task.
@@ -54,9 +54,7 @@ def measured(run: Path, baseline: Finished, margins: dict[str, float], progress:
 def _judged_file(baseline: Finished) -> Artifact:
     """The file that the last release was judged on."""
     report, folder = baseline.report, baseline.path.parent
-    said = next((each for each in report.artifacts if each.target == report.target), None)
-    if said is None:
-        raise ArtifactError(f"{baseline.path}: artifacts: no file of its target '{report.target}'")
+    said = next(each for each in report.artifacts if each.target == report.target)
     path = folder / said.path
     if problem := artifact_check.problem(path, said, report.calibration_digest):
         raise ArtifactError(f"{path}: {problem}; give --baseline the report.json to compare what it holds")

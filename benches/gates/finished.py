@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,67 @@ def of_run(folder: Path) -> Finished:
 
     Raises:
         RunDirectoryError: no run ended there.
-        ArtifactError: see `read`.
+        ArtifactError: see `read` and `consistent`.
     """
     path = folder / "report.json"
     if not path.is_file():
         raise RunDirectoryError(
             f"{folder}: not a finished run (no report.json); give the directory that `edgesmith compress` wrote"
         )
-    return read(path)
+    return consistent(read(path))
+
+
+def consistent(found: Finished) -> Finished:
+    """The same, once nothing in it contradicts the rest: every name stands for something, every interval rises.
+
+    Raises:
+        ArtifactError: something does; the report or the predictions were changed after they were written.
+    """
+    problem = next(itertools.chain(_unknown_names(found.report), _wrong_numbers(found.report), _other_data(found)), "")
+    if problem:
+        raise ArtifactError(f"{found.path}: {problem}")
+    return found
+
+
+def _unknown_names(report: Report) -> Iterator[str]:
+    files = sum(each.target == report.target for each in report.artifacts)
+    if files != 1:
+        yield f"artifacts: {'several files' if files else 'no file'} of its target '{report.target}'"
+    if any(report.main_metric not in side.metrics for side in (report.original, report.final)):
+        yield f"main_metric: no figure of '{report.main_metric}' for both sides"
+    if report.against not in [stage.id for stage in report.stages]:
+        yield f"against: there is no stage '{report.against}'"
+
+
+def _wrong_numbers(report: Report) -> Iterator[str]:
+    if not 0.5 < report.confidence < 1:
+        yield f"confidence: must lie between 0.5 and 1, got {report.confidence}"
+    for each in report.latency:
+        up = each.speedup
+        if not 0 < up.low <= up.median <= up.high:
+            yield f"latency: batch {each.batch}: no speed-up has the interval {up.median} ({up.low} to {up.high})"
+    for limit in report.limits:
+        ends = (limit.low, limit.measured, limit.high)
+        known = [each for each in ends if each is not None]
+        if len(known) not in (0, 3) or sorted(known) != known:
+            yield f"limits: {limit.name}: no figure has the interval {limit.measured} ({limit.low} to {limit.high})"
+
+
+def _other_data(found: Finished) -> Iterator[str]:
+    """What the predictions and the report say differently of the test split."""
+    if found.arrays is None:
+        return
+    labels, groups, where = found.arrays["labels"], found.report.groups, found.report.predictions
+    classes = sum(each.kind == "class" for each in groups)
+    if len(labels) != found.report.test_samples:
+        yield f"test_samples: {found.report.test_samples:,}, and {where} has {len(labels):,}"
+    if classes not in (0, len(class_masks(labels))):
+        yield f"groups: {classes} classes, and the labels in {where} have {len(class_masks(labels))}"
+    slices = under("slices/", found.arrays)
+    if any(mask.dtype != np.bool_ or mask.ndim != 1 for mask in slices.values()):
+        yield f"{where}: slices that do not say True or False of each sample"
+    if unknown := [each.name for each in groups if each.kind == "slice" and each.name not in slices]:
+        yield f"groups: slice '{unknown[0]}', and {where} has none of that name"
 
 
 def read(path: Path) -> Finished:
@@ -95,7 +148,7 @@ def read(path: Path) -> Finished:
         labels = arrays["labels"]
     except Exception as error:  # zipfile, zlib and numpy have errors of their own for every kind of damage
         raise _damaged(file, error) from error
-    if any(len(array) != len(labels) for array in arrays.values()):
+    if any(array.ndim == 0 or len(array) != len(labels) for array in (labels, *arrays.values())):
         raise ArtifactError(f"{file}: arrays of different lengths; these are not the predictions of one test split")
     return Finished(path=path, report=report, arrays=arrays)
 

@@ -21,7 +21,7 @@ from ..metrics import accuracy, metrics
 from ..report import report_words, words
 from ..report.report import Report, to_json
 from . import artifact_check, last_release
-from .finished import Finished, read
+from .finished import Finished, consistent, read
 from .gate_check import Check, Gate
 from .judge import Evidence, SideEvidence, judge
 from .last_release import MARGINS, Change
@@ -40,14 +40,15 @@ def check(
     """Every file, every limit of the run's own, and every figure that a limit is set on against the last release.
 
     Args:
-        run: with its predictions.
+        run: with its predictions, see `finished.of_run`.
         baseline: of the last release; None: only the run itself is judged.
         metric: the main one of both.
         margins: by a name in `MARGINS`, in place of what stands there.
         measured: what both releases' files gave beside each other, see `last_release.compare`.
 
     Raises:
-        ArtifactError: no predictions, or a baseline of another task, target, metric or test split.
+        ArtifactError: no predictions, or a baseline of another task, target, metric or test split, or one that
+            contradicts itself.
         UsageError: a margin that is unknown or missing.
     """
     check_margins(margins)
@@ -56,6 +57,7 @@ def check(
     checks = [*_files(run), _predictions(run, metric), *_own(run, metric)]
     if baseline is not None:
         last_release.refuse_other(run, baseline)
+        consistent(baseline)
         checks += [
             last_release.compare(name, run, baseline, metric, margins, measured or {})
             for name in last_release.figures(run.report)
@@ -153,9 +155,7 @@ def _own(run: Finished, metric: Metric) -> list[Check]:
     limits = Limits(**given, confidence=confidence)
     original, final = (run.scores(metric, side) for side in ("original", "final"))
     value, reason = metrics.interval(metric, final, confidence), report.unmeasured_reason
-    judged = next((each for each in report.artifacts if each.target == report.target), None)
-    if judged is None:
-        raise ArtifactError(f"{run.path}: artifacts: no file of its target '{report.target}'")
+    judged = next(each for each in report.artifacts if each.target == report.target)
     path = run.path.parent / judged.path
     size = path.stat().st_size if path.is_file() else judged.file_bytes
     evidence = Evidence(

@@ -241,7 +241,8 @@ def to_json(report: Report) -> str:
         ContractError: a number is NaN or infinite, which JSON has no word for.
     """
     tree = dataclasses.asdict(report)
-    _check_finite(tree, "report")
+    if bad := _not_finite(tree, "report"):
+        raise ContractError(f"{bad} cannot stand in a report; leave out (None) what was not measured")
     return json.dumps({"schema": tree.pop("schema"), **tree}, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -253,16 +254,18 @@ def from_json(text: str, source: str = "report.json") -> Report:
         source: stands in front of an error.
 
     Raises:
-        ArtifactError: not JSON, another schema, or a field that is missing or of the wrong type. A field it
+        ArtifactError: not JSON, another schema, NaN, or a field that is missing or of the wrong type. A field it
             does not know is passed over: later versions of the same schema may add some.
     """
     try:
         tree = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{source}: not JSON: {error}") from error
     schema = tree.get("schema") if isinstance(tree, dict) else None
     if schema != SCHEMA:
         raise ArtifactError(f"{source}: schema is {schema!r}, this version reads '{SCHEMA}'")
+    if bad := _not_finite(tree, "report"):
+        raise ArtifactError(f"{source}: {bad} is no number; the report was changed after it was written")
     try:
         return _READER.validate_json(text, strict=True)
     except pydantic.ValidationError as error:
@@ -271,12 +274,12 @@ def from_json(text: str, source: str = "report.json") -> Report:
         raise ArtifactError(f"{source}: {where}: {first['msg']}") from error
 
 
-def _check_finite(value: Any, where: str) -> None:
+def _not_finite(value: Any, where: str) -> str:
+    """The first number that is NaN or infinite and its place, `report.stages.2.accuracy: nan`; empty: there is none."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ContractError(f"{where}: {value} cannot stand in a report; leave out (None) what was not measured")
+        return f"{where}: {value}"
     pairs = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
-    for key, child in pairs:
-        _check_finite(child, f"{where}.{key}")
+    return next(filter(None, (_not_finite(child, f"{where}.{key}") for key, child in pairs)), "")
 
 
 _READER = pydantic.TypeAdapter(Report)

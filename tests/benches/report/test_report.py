@@ -84,6 +84,10 @@ def test_a_number_that_json_has_no_word_for_is_refused_by_its_place(bad: float) 
         (lambda tree: tree.pop("schema"), "r.json: schema is None, this version reads 'edgesmith.report/1'"),
         (lambda tree: tree["final"].pop("file_bytes"), "r.json: final.file_bytes: "),
         (lambda tree: tree.update(verdict="perhaps"), "r.json: verdict: Input should be 'pass', 'fail' or 'unproven'"),
+        (
+            lambda tree: tree["speedup"].update(low=math.nan),
+            "r.json: report.speedup.low: nan is no number; the report was changed after it was written",
+        ),
         (lambda tree: tree["speedup"].update(median="fast"), "r.json: speedup.median: Input should be a valid number"),
     ],
 )
