@@ -1,7 +1,6 @@
 """A finished run measured anew in its own runtime: what differs from its report beyond the intervals of both."""
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..benches.gates.last_release import MARGINS, other_machine
 from ..benches.metrics import accuracy, metrics
 from ..benches.report import report_words, words
 from ..benches.report.report import BatchLatency, Report, batch_latency
+from ..core.limits import LimitResult
 from ..core.task import Metric
 from ..core.values import Interval
 from ..exporters.targets.targets import TARGETS
@@ -24,7 +24,13 @@ from .measuring import Costs
 from .opened_run import Opened, open_run
 from .progress import Progress
 
-_STORED = ("latency_ms", "peak_memory_ratio", "peak_memory_bytes")  # limits on what is measured, whose interval is kept
+# Limits on what is measured, whose interval is kept -> how far beyond both intervals a figure may be and only be noted.
+# None: however far, for absolute times are no paired measurement; memory may be as far off as a gate lets it be.
+_STORED = {
+    "latency_ms": None,
+    "peak_memory_ratio": MARGINS["peak_memory"],
+    "peak_memory_bytes": MARGINS["peak_memory"],
+}
 # Two sessions of the same files may be further apart than the restarts of either show: of one small file 2.7 % beyond
 # both intervals was the most in 703 pairs. What a gate lets pass against the last release stops nothing here either.
 _BETWEEN_SESSIONS = MARGINS["speedup"] or 0.0
@@ -71,12 +77,11 @@ def measure_again(run: Path, progress: Progress, slower: float | None = None) ->
     first = (pair.original, pair.final, pair.task, recipe, pair.threads, progress)
     weighed = any(each.name.startswith("peak_memory") for each in report.limits)
     costs = (measuring.measure_costs if weighed else measuring.time_alone)(*first)
-    times = _compared(report, costs, slower)
-    if any(each.status == "differs" for each in times):
+    figures = _compared(opened, costs, slower)
+    if any(each.status == "differs" for each in figures):
         progress.say("  the times differ: measuring for longer")
-        costs = measuring.look_again(costs, *first)
-        times = _compared(report, costs, slower)
-    return (*found, *times, *_limits(opened, costs))
+        figures = _compared(opened, measuring.look_again(costs, *first), slower)
+    return (*found, *figures)
 
 
 def compare_times(report: Report, now: Sequence[BatchLatency]) -> list[Again]:
@@ -152,13 +157,9 @@ def _answers(opened: Opened) -> Iterator[Again]:
             yield compare_scores(metric, side, run.scores(metric, side), now, run.report.confidence)
 
 
-def _compared(report: Report, costs: Costs, slower: float | None) -> list[Again]:
-    now = _latency(costs)
-    return [*compare_times(report, now), *compare_absolute(report, now, slower)]
-
-
-def _latency(costs: Costs) -> list[BatchLatency]:
-    return [batch_latency(paired) for paired in costs.latency]
+def _compared(opened: Opened, costs: Costs, slower: float | None) -> list[Again]:
+    report, now = opened.run.report, [batch_latency(paired) for paired in costs.latency]
+    return [*compare_times(report, now), *compare_absolute(report, now, slower), *_limits(opened, costs)]
 
 
 def _limits(opened: Opened, costs: Costs) -> Iterator[Again]:
@@ -170,22 +171,35 @@ def _limits(opened: Opened, costs: Costs) -> Iterator[Again]:
     kept = opened.run.path.with_name(report.predictions)
     evidence = measuring.outcome(pair.original, pair.final, costs, pair.task, limits, kept).evidence
     now = {each.name: each for each in judge(limits, evidence, opened.metric.higher_is_better).results}
-    for before in stored:
-        after = now[before.name]
-        said = report_words.measured(report, before), report_words.measured(report, after)
-        ends = [_interval(each.measured, each.low, each.high) for each in (before, after)]
-        what = report_words.promise(report, before)
-        if ends[0] is None or ends[1] is None:
-            yield Again(what=what, status="not compared", report=said[0], now=said[1], note=after.note or before.note)
-            continue
-        apart = ends[1].low > ends[0].high or ends[1].high < ends[0].low
-        yield Again(what=what, status="differs" if apart else "same", report=said[0], now=said[1], note=after.status)
+    yield from (compare_limit(report, each, now[each.name]) for each in stored)
 
 
-def _interval(value: float | None, low: float | None, high: float | None) -> Interval | None:
-    if value is None or low is None or high is None or not math.isfinite(value):
+def compare_limit(report: Report, before: LimitResult, after: LimitResult) -> Again:
+    """A limit on a time or on memory, then and now: it differs where it is missed now and was not, or see `_STORED`."""
+    said = [report_words.measured(report, each) for each in (before, after)]
+    ends = [_interval(each) for each in (before, after)]
+    status: Literal["same", "noted", "differs", "not compared"] = "same"
+    note: str = after.status
+    allowed = _STORED[before.name]
+    if ends[0] is None or ends[1] is None:
+        status, note = "not compared", after.note or before.note
+    elif after.status == "fail" and before.status != "fail":
+        status, note = "differs", "the limit is missed now"
+    elif _apart(ends[0], ends[1], 0.0):
+        beyond = allowed is not None and _apart(ends[0], ends[1], allowed)
+        status, note = "differs" if beyond else "noted", f"beyond both intervals; the limit: {after.status}"
+    return Again(what=report_words.promise(report, before), status=status, report=said[0], now=said[1], note=note)
+
+
+def _apart(first: Interval, second: Interval, margin: float) -> bool:
+    """Whether the intervals share no value, nor would with `margin`, a share, added to the lower one's end."""
+    return second.low > first.high * (1 + margin) or first.low > second.high * (1 + margin)
+
+
+def _interval(limit: LimitResult) -> Interval | None:
+    if limit.measured is None or limit.low is None or limit.high is None:
         return None
-    return Interval(value=value, low=low, high=high)
+    return Interval(value=limit.measured, low=limit.low, high=limit.high)
 
 
 def _not_timed(reason: str) -> Again:

@@ -7,10 +7,18 @@ import pytest
 
 from edgesmith.benches.metrics.metrics import METRICS
 from edgesmith.benches.report.report import BatchLatency, Report
-from edgesmith.compressor.remeasure import compare_absolute, compare_scores, compare_times
+from edgesmith.compressor.remeasure import compare_absolute, compare_limit, compare_scores, compare_times
+from edgesmith.core.limits import LimitResult, Status
 from tests.benches.sample_report import make_report
 
 ACCURACY = METRICS["accuracy"]
+BEYOND = "beyond both intervals; the limit: "
+Interval3 = tuple[float, float, float]  # low, value, high
+
+
+def judged(name: str, limit: float, low: float, value: float, high: float) -> LimitResult:
+    status: Status = "pass" if high <= limit else "fail" if low > limit else "unproven"
+    return LimitResult(name=name, limit=limit, measured=value, low=low, high=high, status=status)
 
 
 def now(report: Report, low: float, median: float, high: float) -> list[BatchLatency]:
@@ -96,3 +104,37 @@ def test_answers_differ_beyond_what_the_samples_could_do_by_chance() -> None:
     assert (worse.status, worse.now) == ("differs", "0.95")
     better = compare_scores(ACCURACY, "final", many, before, 0.95)
     assert better.status == "differs", "a file that answers better than the report says is another file too"
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "then", "now", "status", "note"),
+    [
+        ("latency_ms", 1.0, (0.0304, 0.0306, 0.0307), (0.0306, 0.0309, 0.0311), "same", "pass"),
+        # Measured: one of seven sessions with an untouched run.
+        ("latency_ms", 1.0, (0.0304, 0.0306, 0.0307), (0.0308, 0.0309, 0.0311), "noted", BEYOND + "pass"),
+        ("latency_ms", 1.0, (0.30, 0.31, 0.32), (0.62, 0.63, 0.64), "noted", BEYOND + "pass"),
+        ("latency_ms", 0.5, (0.30, 0.31, 0.32), (0.62, 0.63, 0.64), "differs", "the limit is missed now"),
+        ("latency_ms", 0.5, (0.62, 0.63, 0.64), (0.63, 0.64, 0.65), "same", "fail"),
+        ("latency_ms", 0.32, (0.30, 0.31, 0.32), (0.31, 0.32, 0.33), "same", "unproven"),
+        ("peak_memory_bytes", 9e6, (1.0e6, 1.0e6, 1.1e6), (1.12e6, 1.2e6, 1.3e6), "noted", BEYOND + "pass"),
+        ("peak_memory_bytes", 9e6, (1.0e6, 1.0e6, 1.1e6), (1.2e6, 1.2e6, 1.3e6), "differs", BEYOND + "pass"),
+        ("peak_memory_bytes", 9e6, (1.0e6, 1.0e6, 1.1e6), (0.0, 0.0, 0.0), "differs", BEYOND + "pass"),
+        ("peak_memory_ratio", 0.9, (0.5, 0.5, 0.5), (0.51, 0.51, 0.51), "noted", BEYOND + "pass"),
+    ],
+)
+def test_a_limit_on_what_is_measured_again(
+    name: str, limit: float, then: Interval3, now: Interval3, status: str, note: str
+) -> None:
+    report = make_report()
+    before, after = (judged(name, limit, *each) for each in (then, now))
+    found = compare_limit(report, before, after)
+    assert (found.status, found.note) == (status, note)
+
+
+def test_a_limit_that_was_not_measured_then() -> None:
+    report = make_report()
+    before = dataclasses.replace(
+        judged("latency_ms", 1.0, 0.3, 0.3, 0.3), measured=None, low=None, high=None, note="why"
+    )
+    found = compare_limit(report, before, judged("latency_ms", 1.0, 0.3, 0.3, 0.3))
+    assert (found.status, found.note) == ("not compared", "why")
