@@ -137,7 +137,8 @@ def measure_costs(
     if reason is not None:
         return Costs(energy_reason=reason)
     feed = latency.rotating_feeds(task.test, recipe.measure.batch_sizes[:1], 1)[recipe.measure.batch_sizes[0]][0]
-    fresh = fresh_process.measure([original, final], feed, threads, fresh_process.repeats_for(recipe.measure.restarts))
+    repeats = intervals.enough_restarts(recipe.limits.confidence)  # a limit on memory is judged by what they span
+    fresh = fresh_process.measure([original, final], feed, threads, repeats)
     return Costs(
         latency=_timed([original, final], task, recipe, 0, threads, progress),
         fresh=tuple(map(fresh_process.succeeded, fresh)),

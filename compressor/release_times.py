@@ -115,7 +115,8 @@ def _settled(change: Change, margin: float) -> bool:
 def _memory(theirs: Artifact, ours: Artifact, opened: Opened) -> Change:
     batch = opened.recipe.measure.batch_sizes[0]
     feed = latency.rotating_feeds(opened.pair.task.test, (batch,), 1)[batch][0]
-    found = fresh_process.measure([theirs, ours], feed, opened.pair.threads)
+    repeats = intervals.enough_restarts(opened.recipe.limits.confidence)
+    found = fresh_process.measure([theirs, ours], feed, opened.pair.threads, repeats)
     before, now = (fresh_process.succeeded(each).peak_memory for each in found)
     if before.low <= 0:
         return None, "not compared: the last release's file adds too little memory to be told from none"
