@@ -8,8 +8,9 @@ import pytest
 
 from edgesmith.benches.metrics import accuracy
 from edgesmith.benches.metrics.metrics import METRICS
+from edgesmith.benches.timing import intervals
 from edgesmith.core.errors import DataError
-from edgesmith.core.task import ArraySplit
+from edgesmith.core.task import ArraySplit, Metric
 from edgesmith.core.values import Interval, TensorSpec
 
 ACCURACY = METRICS["accuracy"]
@@ -137,3 +138,38 @@ def test_widths_shrink_with_the_square_root_of_the_samples() -> None:
     assert accuracy.samples_to_settle(Interval(value=0.5, low=0.4, high=0.6), 0.55, 100) == 400
     assert accuracy.samples_to_settle(Interval(value=0.5, low=0.2, high=0.6), 0.4, 100) == 900
     assert accuracy.samples_to_settle(Interval(value=0.5, low=0.4, high=0.6), 0.5, 100) is None
+
+
+def test_a_loss_too_small_to_matter_does_not_prove_that_no_other_is_there() -> None:
+    """Fifty texts whose error is the same but for one: what all of them equal would leave open stays open."""
+    metric = Metric(name="errors", scores=lambda output, labels: output, higher_is_better=False, bounds=(0.0, 1.0))
+    before = np.linspace(0.0, 1.0, 50)
+    after = before.copy()
+    equal = accuracy.paired_drop(metric, before, after, 0.95)
+    assert equal.high == pytest.approx(1 - 0.05 ** (1 / 50))
+    after[7] += 0.001
+    found = accuracy.paired_drop(metric, before, after, 0.95)
+    assert found.high == pytest.approx(2e-5 + 49 / 50 * (1 - 0.05 ** (1 / 49)))
+    assert found.low == pytest.approx(2e-5 - 49 / 50 * (1 - 0.05 ** (1 / 49)))
+
+
+@pytest.mark.parametrize(("count", "rare"), [(50, 0.01), (200, 0.005), (360, 0.005)])
+def test_rare_losses_beside_small_ones_are_covered(count: int, rare: float) -> None:
+    """One sample in a hundred loses nearly all, three in ten a hundredth: the t interval missed that in up to 61 %."""
+    rng, missed = np.random.default_rng(3), 0
+    metric = Metric(name="share", scores=lambda output, labels: output, bounds=(0.0, 1.0))
+    for _ in range(400):
+        before = rng.uniform(0.9, 1.0, count)
+        before[0] = 0.0  # one that it never could do: scores reach over their whole range
+        lost = np.where(rng.random(count) < rare, 0.9, np.where(rng.random(count) < 0.3, 0.01, 0.0))
+        truth = 0.9 * rare + (1 - rare) * 0.3 * 0.01
+        missed += accuracy.paired_drop(metric, before, before - lost, 0.95).high < truth
+    assert missed / 400 < 0.05
+
+
+def test_scores_that_always_differ_have_students_interval() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.standard_normal(100) ** 2
+    after = before + 0.01 * rng.standard_normal(100)
+    metric = Metric(name="mse", scores=lambda output, labels: output, higher_is_better=False)
+    assert accuracy.paired_drop(metric, before, after, 0.95) == intervals.mean(after - before, 0.95)
