@@ -134,17 +134,22 @@ def _files(run: Finished) -> list[Check]:
 
 
 def _predictions(run: Finished, metric: Metric) -> Check:
-    """A report whose numbers do not follow from its predictions proves nothing."""
-    report, value = run.report, metrics.value(metric, run.scores(metric, "final"))
-    reported = report.final.metrics[report.main_metric]
-    same = abs(value - reported.value) <= 1e-9 * max(1.0, abs(reported.value))
+    """A report whose numbers do not follow from its predictions proves nothing; a loss is of both sides."""
+    report = run.report
+    sides = [
+        (side, getattr(report, side).metrics[report.main_metric], metrics.value(metric, run.scores(metric, side)))
+        for side in ("final", "original")
+    ]
+    wrong = [each for each in sides if abs(each[2] - each[1].value) > 1e-9 * max(1.0, abs(each[1].value))]
+    side, reported, value = (wrong or sides)[0]
+    whose = "" if side == "final" else f" of the {report.against}"
     return Check(
         group="file",
         name="predictions",
-        status="pass" if same else "fail",
-        promise=f"{report.predictions} gives the report's {metric.name}, {words.metric_value(reported)}",
+        status="fail" if wrong else "pass",
+        promise=f"{report.predictions} gives the report's {metric.name}{whose}, {words.metric_value(reported)}",
         found=words.metric_value(reported, value),
-        note="" if same else f"they are of another run or another model than {run.path.parent.name}",
+        note=f"they are of another run or another model than {run.path.parent.name}" if wrong else "",
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgesmith.benches.report import words
 from edgesmith.benches.report.report import MetricSource
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
@@ -156,6 +157,15 @@ def test_predictions_of_another_run(last: Path, capsys: pytest.CaptureFixture[st
     (RUN / "report.json").write_text(report)
     found = red(gate(capsys, ExitCode.LIMIT_MISSED))
     assert found["file: predictions"].endswith("they are of another run or another model than small")
+    with np.load(RUN / "predictions.npz") as stored:  # a worse original makes every loss smaller
+        turned = {side: -stored[f"{side}/logits"] for side in ("final", "original")}
+    for side, logits in turned.items():
+        replace_outputs(RUN, side, logits)
+    (RUN / "report.json").write_text(report)
+    (check,) = (each for each in gate(capsys, ExitCode.LIMIT_MISSED)["checks"] if each["status"] == "fail")
+    assert (check["name"], check["found"]) == ("predictions", "0.00 %")
+    said = words.metric_value(report_of(RUN).original.metrics["accuracy"])
+    assert check["promise"] == f"predictions.npz gives the report's accuracy of the original, {said}"
     (RUN / "predictions.npz").write_bytes((RUN / "predictions.npz").read_bytes()[:5000])
     assert "predictions.npz: not a whole file of predictions: " in refusal(capsys)
     (RUN / "predictions.npz").unlink()
