@@ -60,8 +60,13 @@ def markdown(gate: Gate) -> str:
 def annotations(gate: Gate) -> list[str]:
     """Workflow commands of GitHub Actions: an error for each check that is not passed, or one notice."""
     red = [each for each in worst_first(gate.checks) if each.status != "pass"]
-    found = [f"::error title={_property(f'{each.status}: {each.id}')}::{_data(_reason(each))}" for each in red]
+    found = [annotation(f"{each.status}: {each.id}", _reason(each)) for each in red]
     return found or [f"::notice title=edgesmith gate::{_data(f'{gate.task}: {sentence(gate)}')}"]
+
+
+def annotation(title: str, text: str) -> str:
+    """One error as a workflow command."""
+    return f"::error title={_property(title)}::{_data(text)}"
 
 
 def _reason(each: Check) -> str:

@@ -7,9 +7,9 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from ...core.errors import UsageError
+from ...core.errors import EdgesmithError, UsageError
 
 if TYPE_CHECKING:  # heavy, and the help is printed without them
     from ...benches.gates.finished import Finished
@@ -64,11 +64,26 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge, ratchet where asked to, print.
+    """Judge, ratchet where asked to, print; for GitHub an error is an annotation too.
 
     Raises:
         UsageError: what cannot be judged or compared, see `benches.gates.gate`.
     """
+    try:
+        return _judged(options)
+    except EdgesmithError as error:
+        if options.github:
+            from ...benches.gates.gate_ci import annotation
+
+            print(annotation(type(error).__name__, str(error)), file=_annotated(options))
+        raise
+
+
+def _annotated(options: argparse.Namespace) -> TextIO:
+    return sys.stderr if options.json else sys.stdout
+
+
+def _judged(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ...benches.gates import gate as gates
@@ -127,7 +142,7 @@ def _for_ci(gate: "Gate", options: argparse.Namespace) -> None:
     if options.markdown is not None:
         write_atomic(options.markdown, gate_ci.markdown(gate))
     if options.github:
-        print(*gate_ci.annotations(gate), sep="\n", file=sys.stderr if options.json else sys.stdout)
+        print(*gate_ci.annotations(gate), sep="\n", file=_annotated(options))
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             with storage_errors(Path(summary)), open(summary, "a", encoding="utf-8") as stream:
                 stream.write(gate_ci.markdown(gate))

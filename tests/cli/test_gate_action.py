@@ -85,5 +85,6 @@ def test_what_cannot_be_judged_is_red_too(finished: Path, action: dict[str, Any]
     done = step(action, {"run": "$(touch oops)"})
     assert done.returncode == ExitCode.USAGE
     assert done.stderr.startswith("RunDirectoryError: $(touch oops): not a finished run")
+    assert done.stdout.startswith("::error title=RunDirectoryError::$(touch oops): not a finished run")
     assert Path("output.txt").read_text() == "status=error\n"
     assert not Path("oops").exists()
