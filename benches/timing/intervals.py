@@ -57,8 +57,13 @@ def wilson(successes: float, count: int, confidence: float) -> Interval:
 def bonett_price(only_first: float, only_second: float, count: float, confidence: float) -> Interval:
     """Difference of two proportions on the same samples: share right in the first minus share right in the second.
 
-    Adjusted Wald interval: one imagined sample is added to each kind of disagreement, so that no disagreement at all
-    still leaves a width (Bonett & Price, J. Educ. Behav. Stat. 37(4), 2012).
+    Adjusted Wald interval: imagined samples are added to each kind of disagreement, so that none at all still
+    leaves a width (Bonett & Price, J. Educ. Behav. Stat. 37(4), 2012). They add one for 95 % on two sides, where
+    z**2 / 4 is 0.96; more confidence takes more, as in Agresti & Coull (Am. Stat. 52(2), 1998), or a bound at 99.95 %,
+    as of one of a hundred groups, errs nineteen times as often as it says.
+
+    It is approximate: where disagreement is rare and all of one kind, at the worst rate there is a bound at 95 % is
+    missed in 10 % of cases, one at 99 % in 3 %.
 
     Args:
         only_first: samples that the first got right and the second wrong.
@@ -66,9 +71,11 @@ def bonett_price(only_first: float, only_second: float, count: float, confidence
         count: all samples.
         confidence: of each bound alone.
     """
-    value = (only_first - only_second) / count
-    p12, p21 = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
-    half = normal_quantile(confidence) * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / (count + 2))
+    z, value = normal_quantile(confidence), (only_first - only_second) / count
+    added = max(1.0, z * z / 4)
+    whole = count + 2 * added
+    p12, p21 = (only_first + added) / whole, (only_second + added) / whole
+    half = z * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / whole)
     centre = p12 - p21
     return Interval(value=value, low=max(-1.0, min(value, centre - half)), high=min(1.0, max(value, centre + half)))
 

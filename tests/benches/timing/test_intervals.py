@@ -32,6 +32,21 @@ def test_bonett_price_by_hand() -> None:
     assert found.value == pytest.approx(4 / 98)
 
 
+@pytest.mark.parametrize(
+    ("confidence", "count", "times"),
+    [(0.95, 20, 2.3), (0.95, 360, 2.1), (0.99, 360, 2.95), (0.9995, 100, 4.5), (0.9995, 360, 4.5)],
+)
+def test_bonett_price_errs_no_more_often_than_it_is_said_to(confidence: float, count: int, times: float) -> None:
+    """At the rates that are worst for it: all disagreement of one kind, and rare. Summed over all outcomes."""
+    outcomes = np.arange(count + 1)
+    high = np.array([intervals.bonett_price(lost, 0, count, confidence).high for lost in outcomes])
+    errors = [
+        stats.binom.pmf(outcomes, count, rate)[high < rate - 1e-12].sum()
+        for rate in np.geomspace(0.5 / count, 0.5, 400)
+    ]
+    assert max(errors) < times * (1 - confidence)
+
+
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 1), (50, 50), (100, 0), (0, 100)])
 def test_bonett_price_always_has_a_width_around_its_value(lost: int, won: int) -> None:
     found = intervals.bonett_price(lost, won, 100, 0.95)
