@@ -1,5 +1,6 @@
 """What classes, slices and corrupted copies of the test data lost, which the mean hides: a paired interval each."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -34,11 +35,19 @@ def class_masks(labels: np.ndarray, names: Sequence[str] = ()) -> dict[str, np.n
 
     Args:
         labels: `(N, ...)`.
-        names: in the order of the labels; empty: the labels are the names.
+        names: in the order of the labels; empty: the labels are the names. Of two classes with one name, as ImageNet's
+            cranes, each has its label too: 'crane (134)'.
     """
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         return {}
-    return {names[label] if label < len(names) else str(label): labels == label for label in np.unique(labels)}
+    times = collections.Counter(names)
+
+    def name(label: int) -> str:
+        if label >= len(names):
+            return str(label)
+        return names[label] if times[names[label]] == 1 else f"{names[label]} ({label})"
+
+    return {name(label): labels == label for label in np.unique(labels).tolist()}
 
 
 def losses(

@@ -30,6 +30,15 @@ def test_classes_by_name_and_by_number() -> None:
     assert class_masks(np.zeros((4, 2), int)) == class_masks(np.zeros(4)) == {}
 
 
+def test_two_classes_of_one_name_are_two_groups() -> None:
+    """ImageNet has two of "crane" and two of "maillot"; one took the other's place, whatever it had lost."""
+    masks = class_masks(np.array([0, 2, 2, 1]), ("crane", "dog", "crane"))
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "crane (0)": [True, False, False, False], "dog": [False, False, False, True],
+        "crane (2)": [False, True, True, False],
+    }  # fmt: skip
+
+
 def test_the_upper_bound_is_plain_and_the_lower_corrected() -> None:
     rng = np.random.default_rng(0)
     before, after = (rng.integers(0, 2, 400).astype(float) for _ in range(2))
