@@ -13,6 +13,7 @@ from ..metrics.groups import GroupLoss
 
 GROUP_LIMITS = ("class_drop", "slice_drop", "corruption_drop", "disparity")  # on what the mean hides
 _PLURALS = {"class": "classes", "slice": "slices"}
+_LONGER = "a longer measurement or a quieter machine narrows the interval"
 _NAMED = 3  # groups beside the worst that a note names
 RANK: dict[Status, int] = {"fail": 0, "unproven": 1, "pass": 2}  # what decides comes first
 
@@ -86,7 +87,7 @@ def judge(limits: Limits, evidence: Evidence, higher_is_better: bool) -> Verdict
         _groups("corruption_drop", limits.corruption_drop, evidence.corruptions, evidence),
         _disparity(limits.disparity, evidence),
         _speedup(limits, evidence),
-        _at_most("latency_ms", limits.latency_ms, evidence.latency_ms, evidence),
+        _latency(limits, evidence),
         _memory_ratio(limits, evidence),
         _at_most("peak_memory_bytes", limits.peak_memory_bytes, evidence.final.peak_memory, evidence),
         _exact_ratio("file_ratio", limits.file_ratio, evidence, "file_bytes"),
@@ -180,8 +181,15 @@ def _speedup(limits: Limits, evidence: Evidence) -> LimitResult | None:
     if len(results) == 1:
         note = f"batch {batch}"
     if worst.status == "unproven":
-        note += "; a longer measurement or a quieter machine narrows the interval"
+        note += f"; {_LONGER}"
     return dataclasses.replace(worst, note=note)
+
+
+def _latency(limits: Limits, evidence: Evidence) -> LimitResult | None:
+    result = _at_most("latency_ms", limits.latency_ms, evidence.latency_ms, evidence)
+    if result is None or result.measured is None or result.status != "unproven":
+        return result
+    return dataclasses.replace(result, note=_LONGER)
 
 
 def _memory_ratio(limits: Limits, evidence: Evidence) -> LimitResult | None:

@@ -57,6 +57,11 @@ def test_boundaries(name: str, passes: float, unproven: tuple[float, ...], fails
         assert result(**{name: limit}).status == "unproven"
 
 
+def test_an_unproven_latency_says_what_would_settle_it() -> None:
+    assert result(latency_ms=0.30).note == "a longer measurement or a quieter machine narrows the interval"
+    assert result(latency_ms=0.34).note == result(latency_ms=0.2).note == ""
+
+
 @pytest.mark.parametrize(("limit", "status"), [(1.0, "pass"), (0.9, "pass"), (1.01, "fail")])
 def test_the_very_file_of_the_original_is_exactly_as_fast(limit: float, status: str) -> None:
     """Where nothing that was tried is faster, the noise of two measurements of one file is no doubt."""
