@@ -14,7 +14,7 @@ from ..benches.gates.finished import under
 from ..benches.gates.judge import Evidence, SideEvidence
 from ..benches.metrics import accuracy, groups, metrics
 from ..benches.metrics.accuracy import labels_of, predict
-from ..benches.metrics.flips import CalibrationError, Flips, calibration_error, flips, has_confidence
+from ..benches.metrics.flips import CalibrationError, Flips, are_probabilities, calibration_error, flips, has_confidence
 from ..benches.metrics.groups import GroupLoss
 from ..benches.report.report import BatchLatency, MetricValue, Side, Throughput, batch_latency, batch_throughput
 from ..benches.timing import energy, fresh_process, intervals, latency, throughput
@@ -348,7 +348,9 @@ def _calibration_error(
     original, final = (side[main.output or next(iter(side))] for side in (outputs["original"], outputs["final"]))
     if not has_confidence(original, labels):
         return None
-    return CalibrationError(original=calibration_error(original, labels), final=calibration_error(final, labels))
+    same = are_probabilities(original)
+    errors = [calibration_error(each, labels, probabilities=same) for each in (original, final)]
+    return CalibrationError(original=errors[0], final=errors[1])
 
 
 def _side(

@@ -41,21 +41,32 @@ def has_confidence(output: np.ndarray, labels: np.ndarray) -> bool:
     return one_each and output.shape[1] >= 2 and bool(((labels >= 0) & (labels < output.shape[1])).all())
 
 
-def calibration_error(output: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
+def are_probabilities(output: np.ndarray) -> bool:
+    """Whether the rows `(N, C)` of a float model are probabilities: not negative, and each sums to 1."""
+    rows = output.astype(np.float64)
+    return bool((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3))
+
+
+def calibration_error(
+    output: np.ndarray, labels: np.ndarray, bins: int = BINS, probabilities: bool | None = None
+) -> float:
     """Expected calibration error (Guo et al., ICML 2017, eq. 3).
 
     Samples are put into `bins` bins of equal width by the confidence in their first answer; the error is the mean of
     |accuracy - confidence| over the bins, weighted by their samples.
 
     Args:
-        output: logits or probabilities `(N, C)`; rows that are not negative and sum to 1 are taken as probabilities.
+        output: logits or probabilities `(N, C)`.
         labels: `(N,)`.
+        bins: how many.
+        probabilities: which of them; None: as `are_probabilities` says. Of a quantized model it is the original's that
+            says so, for rows of its own rounded probabilities need not sum to 1.
     """
-    probabilities = output.astype(np.float64)
-    if not ((probabilities >= 0).all() and np.allclose(probabilities.sum(1), 1, atol=1e-3)):
-        probabilities = np.exp(probabilities - probabilities.max(1, keepdims=True))
-        probabilities /= probabilities.sum(1, keepdims=True)
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    rows = output.astype(np.float64)
+    if not (are_probabilities(output) if probabilities is None else probabilities):
+        rows = np.exp(rows - rows.max(1, keepdims=True))
+        rows /= rows.sum(1, keepdims=True)
+    confidence, right = np.clip(rows.max(1), 0, 1), rows.argmax(1) == labels
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(index, right, bins) - np.bincount(index, confidence, bins)  # per bin: samples times the gap
     return float(np.abs(gaps).sum() / len(labels))

@@ -16,6 +16,7 @@ from edgesmith.benches.report import report_words
 from edgesmith.benches.report.html_report import render_html
 from edgesmith.benches.report.report import from_json, to_json
 from edgesmith.benches.report.terminal import print_report
+from edgesmith.compressor import measuring
 from edgesmith.core.values import Interval
 from tests.benches.sample_report import make_report
 
@@ -112,6 +113,19 @@ def test_calibration_error_of_answers_that_mean_what_they_say() -> None:
     labels = (rng.random((40_000, 1)) > output.cumsum(1)).sum(1).clip(0, 3)
     assert calibration_error(output, labels) < 0.01
     assert calibration_error(output**3, labels) > 0.05
+
+
+def test_rounded_probabilities_are_no_logits() -> None:
+    """An INT8 softmax gives steps of 1/255, whose sums are off by more than a float model's; both are read alike."""
+    rng = np.random.default_rng(4)
+    output = rng.dirichlet(np.full(100, 0.05), 2_000).astype(np.float32)
+    labels = (rng.random((2_000, 1)) > output.cumsum(1)).sum(1).clip(0, 99)
+    rounded = (np.round(255 * output) / 255).astype(np.float32)
+    outputs = {"original": {"p": output}, "final": {"p": rounded}}
+    found = measuring._calibration_error(outputs, labels, ACCURACY)
+    assert found is not None
+    assert found.original == pytest.approx(0.03, abs=0.01)
+    assert found.final == pytest.approx(found.original, abs=0.003)  # it was 0.31: a softmax of probabilities
 
 
 def test_all_of_it_in_every_form_of_the_report() -> None:
