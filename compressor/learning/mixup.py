@@ -27,7 +27,8 @@ def mixtures(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     As mixup does (Zhang et al., ICLR 2018), but `l` is drawn for each sample, evenly from 0 to 1, by torch's generator.
     """
     count, device = next((len(tensor), tensor.device) for tensor in inputs.values())
-    share, other = torch.rand(count).to(device), torch.randperm(count).to(device)
+    share, order = torch.rand(count).to(device), torch.randperm(count).to(device)
+    other = torch.empty_like(order).index_copy_(0, order, order.roll(1))  # a circle: nobody is mixed with itself
 
     def mixed(tensor: torch.Tensor) -> torch.Tensor:
         return torch.lerp(tensor[other], tensor, share.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1)))

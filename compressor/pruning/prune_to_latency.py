@@ -124,13 +124,14 @@ class Planner:
 
     def _measured(self, form: Artifact, batch_size: int) -> dict[str, Any]:
         """Plans that were measured, their times in parts of the whole network's, and what a sample takes; kept for the
-        machine, so that the next goal is planned on the same. In which of its forms the whole network was fastest is
+        machine, so that the next goal is planned on the same. Which of its INT8 forms was the fastest is
         no part of what they are kept under: forms as fast as each other take turns.
         """
         plans = samples(self.structure, self.widths)
         key = {
             "candidate": self._candidate.digest(),
             "plans": [dataclasses.asdict(plan) for plan in plans],
+            "precision": form.precision,
             "batch_size": batch_size,
         }
 

@@ -20,11 +20,7 @@ def drop_added_zeros(model: onnx.ModelProto) -> None:
     if model.functions:
         return
     view = next(views(model))
-    zeros = {
-        node.output[0]
-        for node in view.nodes
-        if node.op_type == "Expand" and (value := view.constant(node, 0)) is not None and not np.any(value)
-    }
+    zeros = _zeros(view)
     if not zeros:
         return
     shapes = _shapes(model)
@@ -36,6 +32,22 @@ def drop_added_zeros(model: onnx.ModelProto) -> None:
         if other is not None and _replaceable(view, node.output[0]):
             stands_for[node.output[0]] = other
     drop_nodes(model)
+
+
+def _zeros(view: GraphView) -> set[str]:
+    """Tensors that are 0 everywhere, shaped at run time: expanded from a constant, or such a one times a constant."""
+    found: set[str] = set()
+    for node in view.nodes:
+        value = view.constant(node, 0) if node.op_type == "Expand" else None
+        scaled = node.op_type == "Mul" and any(
+            node.input[place] in found
+            and (other := view.constant(node, 1 - place)) is not None
+            and np.isfinite(other).all()
+            for place in (0, 1)
+        )
+        if scaled or (value is not None and not np.any(value)):
+            found.add(node.output[0])
+    return found
 
 
 def _other(node: onnx.NodeProto, zeros: set[str], shapes: Shapes) -> str | None:

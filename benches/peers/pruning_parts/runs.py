@@ -24,8 +24,8 @@ _SECONDS = 6.0
 def task(net: Net, root: Path) -> edgesmith.Task:
     """The network as a task; what it is trained from is made where it is not there."""
     folder = Model(name=net.name, says="", prepare=lambda path: fashion.prepare(net.name, path)).folder(root)
-    images, *_ = map(fashion.example, ("images", "networks", "train"))  # all, or the task is another one where these
-    # were loaded to train it: what is loaded beside a file of its own is part of what a run hangs on
+    # All of them, in every process: the task's digest hangs on what is loaded beside the files it comes from.
+    images, *_ = map(fashion.example, ("images", "networks", "train"))
     return edgesmith.Task(
         name=net.name,
         model=functools.partial(fashion.network, net.name),

@@ -48,7 +48,7 @@ class TorchPruning(Stage):
         trials = (self._pruned(value, share, context) for share in _SHARES)
         found = next((trial for trial in trials if measure(trial.module(), value.example, ()).macs <= most), None)
         if found is None:
-            raise UnreachableError(f"{context.where}: Torch-Pruning leaves more than {self.macs_ratio:g} of the MACs")
+            raise UnreachableError(f"{context.where}: Torch-Pruning leaves more than {most / before:.3g} of the MACs")
         result = found.module()
         reestimate_batch_norm(result, context, self.samples, self.batch_size)
         context.notes.append(f"MACs {before:,} -> {measure(result, value.example, ()).macs:,}")

@@ -31,6 +31,13 @@ def test_a_mixture_lies_between_two_samples_of_the_batch() -> None:
     torch.testing.assert_close(mixtures({"image": images})["image"], found["image"])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_nobody_is_mixed_with_itself(seed: int) -> None:
+    set_seed(seed)
+    found = mixtures({"x": torch.eye(5)})["x"]
+    assert ((found > 0).sum(1) == 2).all() and (found.sum(1) - 1).abs().max() < 1e-6
+
+
 def test_labels_do_not_count(original: Candidate, task: Task, tmp_path: Path) -> None:
     torch.manual_seed(1)
     student = dataclasses.replace(original, weights=state_of(original.factory()))

@@ -13,6 +13,8 @@ from edgesmith.compressor.pruning import blocks, dry_run
 from edgesmith.compressor.pruning.latency_model import LatencyModel, Plan, Structure, fit, structure_of
 from edgesmith.compressor.pruning.prune_to_latency import drawn, samples, widths
 
+from . import architectures as nets
+
 
 class Residual(nn.Module):
     """A block with a group of its own between two convolutions of the stream."""
@@ -158,6 +160,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "a wide chain": (lambda: Chain(32, head=True), set()),
     "a wide chain that ends": (lambda: Chain(32, head=False), set()),
     "branches": (Branches, {"blocks.0", "blocks.1"}),
+    "a transformer": (lambda: nets.VisionTransformer(nets.ModularBlock), {"blocks.0", "blocks.1"}),
     "mixers": (lambda: Branches(mixers=True), {"blocks.0", "blocks.1"}),
 }
 

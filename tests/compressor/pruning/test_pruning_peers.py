@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.stage import Context
 from edgesmith.compressor.structure import measure
 from edgesmith.core.errors import UnreachableError
+from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
 Options = list[dict[int, tuple[float, float]]]
 
@@ -56,7 +58,7 @@ def test_torch_prunings_network_replayed_is_its_network(importance: str, origina
 
 
 def test_what_cannot_be_reached_is_refused(original: Candidate, context: Context) -> None:
-    with pytest.raises(UnreachableError, match=r"Torch-Pruning leaves more than 0.0001 of the MACs$"):
+    with pytest.raises(UnreachableError, match=r"Torch-Pruning leaves more than 0.000105 of the MACs$"):
         TorchPruning(id="prune", importance="group-norm", macs_ratio=1e-4).run(original, context)
 
 
@@ -73,18 +75,21 @@ def test_halps_importance_is_not_scaled_by_group(original: Candidate, context: C
     assert len({round(float(values.mean()), 6) for values in scores.values()}) == len(groups) > 1
 
 
-def test_halps_table_times_int8_layers_at_their_widths(original: Candidate, context: Context) -> None:
+def test_halps_table_times_int8_layers_at_their_widths(original: Candidate, tmp_path: Path) -> None:
     table = Table(original.module(), original, batch=32, threads=1)
     assert set(table.names()) == {
         name
         for name, layer in original.module().named_modules()
         if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))
     }
-    assert table.whole() == pytest.approx(sum(table.time(name, table.width(name)) for name in table.names()))
+    assert table.whole() > table.time("head", 10) > 0
     made = halp_table._convolution((2, 3, 9, 8), 6, (3, 3), (2, 2), (1, 1), 1)
-    (result,) = made.graph.output
-    onnx.checker.check_model(made)
-    assert [size.dim_value for size in result.type.tensor_type.shape.dim] == [2, 5, 4, 6]
+    onnx.save(made, tmp_path / "layer.onnx")
+    ones = np.ones((2, 9, 8, 3), np.uint8)
+    (found,) = OnnxRuntimeSession(tmp_path / "layer.onnx").run({"x": ones}).values()
+    sums = torch.nn.functional.conv2d(torch.ones(2, 3, 9, 8), torch.ones(6, 3, 3, 3), stride=2, padding=1)
+    expected = (0.1 * sums).round().permute(0, 2, 3, 1)  # 0.1 of inputs and weights each, over 0.1 of outputs
+    assert np.abs(found - expected.numpy()).max() <= 1
 
 
 def test_halp_meets_its_own_budget(original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

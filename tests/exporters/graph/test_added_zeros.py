@@ -29,16 +29,17 @@ class Branch(torch.nn.Module):
 
 
 class Branches(torch.nn.Module):
-    """Adds outside of its blocks; what goes into the second is scaled before."""
+    """Adds outside of its blocks; what comes out of the first is scaled, and what goes into the second."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.scale = torch.nn.Conv2d(1, 4, 3), torch.nn.Parameter(torch.full((4, 1, 1), 0.5))
         self.branches = torch.nn.ModuleList([Branch(), Branch()])
+        self.gain = torch.nn.Parameter(torch.full((4, 1, 1), 0.1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
-        x = x + self.branches[0](x)
+        x = x + self.gain * self.branches[0](x)
         return (x + self.branches[1](self.scale * x)).mean((2, 3))
 
 
