@@ -20,7 +20,7 @@ from ..audits.disparity import disparities
 from ..metrics import accuracy, metrics
 from ..report import report_words, words
 from ..report.report import Report, to_json
-from . import artifact_check, last_release
+from . import artifact_check, last_limits, last_release
 from .finished import Finished, consistent, read
 from .gate_check import Check, Gate
 from .judge import Evidence, SideEvidence, judge
@@ -62,6 +62,7 @@ def check(
             last_release.compare(name, run, baseline, metric, margins, measured or {})
             for name in last_release.figures(run.report)
         ]
+        checks += filter(None, [last_limits.loosened(run.report, baseline.report)])
     status = Verdict(results=tuple(_as_result(each) for each in checks)).status
     return Gate(
         task=run.report.task,
@@ -87,9 +88,9 @@ def check_margins(margins: Mapping[str, float]) -> None:
 def ratchet(gate: Gate, run: Finished, path: Path) -> Gate:
     """Make the run the new bar at `path` if it is better, and say what was done.
 
-    Better: everything is proven, no figure is worse even by its estimate, and one is proven to be better. A first bar
-    needs everything proven. The predictions get a name of their own and the report is replaced last, in one step, so
-    that a kill leaves the old bar or the new one.
+    Better: everything is proven, no limit is looser, no figure is worse even by its estimate, and one is proven to be
+    better. A first bar needs everything proven. The predictions get a name of their own and the report is replaced
+    last, in one step, so that a kill leaves the old bar or the new one.
     """
     kept = _not_better(gate)
     if kept:
@@ -109,6 +110,8 @@ def _not_better(gate: Gate) -> str:
     if gate.status != "pass":
         return f"the gate says {gate.status}"
     compared = [each for each in gate.checks if each.group == "baseline"]
+    if less := next((each for each in compared if each.name == last_limits.NAME), None):
+        return f"{less.note}: {less.found}"
     worse = [each.name for each in compared if each.measured is not None and each.measured > 0]
     if worse:
         return f"within its margin, but worse by its estimate: {', '.join(worse)}"

@@ -13,12 +13,13 @@ from ..metrics import accuracy
 from ..report import report_words, words
 from ..report.report import Report
 from ..timing.environment import Description
+from . import last_limits
 from .finished import Finished
 from .gate_check import Check
 from .judge import RANK, judge_groups
 
-# Largest loss against the last release where --margin says nothing: relative, but for losses of the metric, whose
-# default is the run's own limit. Times and memory are noisy, and a file holds names; counts of operations are exact.
+# Largest loss against the last release where --margin says nothing: relative, but for losses of the metric, where it is
+# the tighter of both runs' limits. Times and memory are noisy, and a file holds names; counts of operations are exact.
 MARGINS: Mapping[str, float | None] = {
     "drop": None,
     "class_drop": None,
@@ -155,7 +156,7 @@ def _from_reports(name: str, ours: Report, theirs: Report, margin: float) -> Cha
 def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float | None) -> Check:
     """Non-inferiority of the main metric, paired where both sides' predictions of the same samples are there."""
     report, confidence = run.report, run.report.confidence
-    margin = next((each.limit for each in report.limits if each.name == "drop"), None) if margin is None else margin
+    margin = last_limits.tighter(report, baseline.report, "drop") if margin is None else margin
     if margin is None:
         raise UsageError("--margin drop=VALUE is missing: the run has no limit `drop` that could stand for it")
     final = run.scores(metric, "final")
@@ -196,7 +197,8 @@ def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float |
 
 def _groups(name: str, run: Finished, baseline: Finished, metric: Metric, margin: float | None) -> Check:
     """No class, or no slice, may lose; paired only, for a report has no intervals of the classes' own metric."""
-    margin = next(each.limit for each in run.report.limits if each.name == name) if margin is None else margin
+    margin = last_limits.tighter(run.report, baseline.report, name) if margin is None else margin
+    assert margin is not None  # it is compared because the run has the limit
     if baseline.arrays is None:
         note = f"no {baseline.report.predictions} beside the baseline"
         result = LimitResult(

@@ -51,6 +51,21 @@ def test_a_loss_within_the_noise_says_how_many_samples_would_do(last: Path, caps
     }
 
 
+def test_a_recipe_that_promises_less_is_seen_and_is_no_new_bar(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = report_of(RUN).limits
+    assert [each.name for each in limits] == ["drop", "file_ratio"]
+    tight = [dataclasses.replace(each, limit=each.limit / 2) for each in limits]
+    write_report(BASELINE.parent, limits=(*tight, dataclasses.replace(limits[0], name="metric", limit=0.5)))
+    found = gate(capsys, ExitCode.PASS, "--ratchet")
+    said = f"drop is {limits[0].limit:g}, it was {tight[0].limit:g}; file_ratio is {limits[1].limit:g}, it was "
+    said += f"{tight[1].limit:g}; metric is gone, it was 0.5"
+    check = next(each for each in found["checks"] if each["name"] == "limits")
+    assert (check["status"], check["found"]) == ("pass", said)
+    assert found["ratchet"] == f"{BASELINE} stays as it is: the recipe promises less than before: {said}"
+    (compared,) = [each for each in found["checks"] if (each["group"], each["name"]) == ("baseline", "drop")]
+    assert compared["limit"] == tight[0].limit
+
+
 def both_with_latency(ours: tuple[float, float, float], last: tuple[float, float, float]) -> None:
     """A limit on latency in the new report and in the last release's: milliseconds measured, and their bounds."""
     limits = report_of(RUN).limits
