@@ -9,6 +9,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from ...core.errors import QuantizationError
+from .empty_bias import leave_out_empty_bias
 from .onnx_file import every_node, save, subgraphs
 from .opset import at_opset
 
@@ -35,7 +36,7 @@ def canonicalise(model: onnx.ModelProto) -> onnx.ModelProto:
             f"folding the graph brought in operators of {sorted(added)}; a target may not know them"
         )
     _pool_means(folded)
-    _leave_out_empty_inputs(folded)
+    leave_out_empty_bias(every_node(folded))
     strip_notes(folded)
     used = {node.domain for node in folded.graph.node}
     kept = [entry for entry in folded.opset_import if entry.domain in ("", *used)]
@@ -120,13 +121,6 @@ def _axes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], rank: in
     else:
         axes = list(next((attribute.ints for attribute in node.attribute if attribute.name == "axes"), ()))
     return tuple(sorted(int(axis) % rank for axis in axes))
-
-
-def _leave_out_empty_inputs(model: onnx.ModelProto) -> None:
-    """Inputs without a name at the end of a node: they mean the same as none, and TensorRT's parser refuses some."""
-    for node in every_node(model):
-        while node.input and not node.input[-1]:
-            node.input.pop()
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

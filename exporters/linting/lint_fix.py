@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from ..graph.empty_bias import leave_out_empty_bias
 from ..graph.graph_editor import GraphEditor
 from ..graph.graph_view import attribute, opset_of
 from ..graph.half import QDQ_OPSET
@@ -23,7 +24,6 @@ from ..int8.integer_region import (
     starts_at_zero,
 )
 from .lint import Finding
-from .tensorrt_operators import WITH_BIAS
 
 _OPSET = 17  # per-channel scales need 13; what `canonicalise` raises to as well
 _MOST_PASSES = 4  # a fix may bring out what another one fixes; no chain of them is longer
@@ -189,10 +189,7 @@ def _with_zero_points(editor: GraphEditor) -> int:
 
 def _without_empty_inputs(editor: GraphEditor) -> int:
     """A bias without a name left out."""
-    found = [n for n in editor.view.nodes if n.op_type in WITH_BIAS and len(n.input) > 2 and not n.input[2]]
-    for node in found:
-        del node.input[2:]
-    return len(found)
+    return leave_out_empty_bias(editor.view.nodes)
 
 
 def _from_zero(editor: GraphEditor) -> int:

@@ -10,6 +10,7 @@ from functools import partial
 import onnx
 from onnx import TensorProto
 
+from ..graph.empty_bias import has_empty_bias
 from ..graph.graph_view import GraphView, attribute
 from . import lint_onnx, lint_tensorrt_pairs as pairs
 from .lint import Finding, Rule, at
@@ -23,7 +24,6 @@ from .tensorrt_operators import (
     QUANTIZED_FOREIGN,
     UNDILATED,
     UNSUPPORTED,
-    WITH_BIAS,
 )
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
@@ -140,7 +140,7 @@ def _operator_use(view: GraphView) -> Iterator[Finding]:
 def _empty_input(view: GraphView) -> Iterator[Finding]:
     """Its parser looks for a bias wherever there is a third input; to ONNX one without a name is none."""
     for node in view.nodes:
-        if node.op_type in WITH_BIAS and len(node.input) > 2 and not node.input[2]:
+        if has_empty_bias(node):
             problem = "an input without a name, for the bias that it does not have"
             remedy = "leave it out" + (", as --fix does" if view.main else "")
             yield at(node, "empty-input", problem, remedy, fixable=view.main)

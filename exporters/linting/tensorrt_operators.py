@@ -102,5 +102,3 @@ BUILD_TIME_INPUTS = {
 ONE_OUTPUT = ("Attention", "LayerNormalization", "MaxPool")
 # It pools neighbours only.
 UNDILATED = ("AveragePool", "LpPool", "MaxPool")
-# Where an input without a name is not taken for none; of ConvTranspose it is.
-WITH_BIAS = ("Conv", "Gemm")

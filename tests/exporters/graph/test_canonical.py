@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from edgesmith.core.errors import QuantizationError
@@ -237,6 +237,25 @@ def test_an_input_without_a_name_at_the_end_is_left_out() -> None:
     weights = {"w": random(4, 3, 3, 3), "six": np.full((), 6, np.float32)}
     conv, clip = canonicalise(graph(nodes, weights, {"x": ["n", 3, 6, 6]}, {"y": None})).graph.node
     assert [list(each.input) for each in (conv, clip)] == [["x", "w"], ["h", "", "six"]]
+
+
+def test_a_loop_keeps_the_input_that_it_does_not_name() -> None:
+    """Its schema wants two; ONNX Runtime refuses one with fewer."""
+    body = helper.make_graph(
+        [node("Identity", "c", "go"), node("Identity", "x", "row")],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("go", TensorProto.BOOL, []), helper.make_tensor_value_info("row", FLOAT, None)],
+    )
+    loop = helper.make_node("Loop", ["many", ""], ["y"], body=body)
+    model = graph([loop], {"many": np.array(3, np.int64)}, {"x": [2, "n"]}, {"y": [3, 2, "n"]})
+    x = random(2, 4)
+    canonical = canonicalise(model)
+    assert list(canonical.graph.node[0].input)[1:] == [""]
+    np.testing.assert_array_equal(run(canonical, {"x": x})["y"], np.stack([x] * 3))
 
 
 def test_every_node_has_a_name_of_its_own() -> None:
