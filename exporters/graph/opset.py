@@ -3,30 +3,58 @@
 import onnx
 from onnx import helper, inliner, version_converter
 
-from .graph_view import opset_of
+from ...core.errors import ArtifactError
+from .graph_view import opset_of, views
 from .onnx_file import every_node
 
 _RESIZE = 11  # from here on a Resize says how it places what it computes, and by default otherwise than before
-_BEFORE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """The same in another opset, not below its own; calls of local functions, which are lost else, are written out.
 
-    An Upsample, or a Resize of opset 10, becomes a Resize of the new defaults, which is another function where it
-    interpolates: it says `asymmetric` here, as ONNX's operator reference has it of both.
+    An Upsample, or a Resize of opset 10, becomes a Resize of the new defaults, which is another function: it says
+    `asymmetric` here, as ONNX's operator reference has it of both, and takes the nearest pixel as ONNX Runtime does.
 
     Args:
         model: not changed.
 
     Raises:
+        ArtifactError: a Resize of opset 10 that takes the nearest pixel as no newer one does.
         RuntimeError: and others from C++, of which none is documented: it cannot be converted.
     """
     whole = inliner.inline_local_functions(model) if model.functions else model
+    if not opset_of(model) < _RESIZE <= opset:
+        return version_converter.convert_version(whole, opset)
+    nearest = _nearest_modes(whole)
     newer = version_converter.convert_version(whole, opset)
-    if opset_of(model) < _RESIZE <= opset:
-        for node in every_node(newer):
+    for node in every_node(newer):
+        if node.op_type == "Resize":
+            mode = nearest.get(node.output[0], "floor")
+            before = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": mode}
             said = {attribute.name for attribute in node.attribute}
-            if node.op_type == "Resize":
-                node.attribute.extend(helper.make_attribute(k, v) for k, v in _BEFORE.items() if k not in said)
+            node.attribute.extend(helper.make_attribute(k, v) for k, v in before.items() if k not in said)
     return newer
+
+
+def _nearest_modes(model: onnx.ModelProto) -> dict[str, str]:
+    """How each Resize of opset 10 rounds, by its output: up on an axis that shrinks, down on one that grows.
+
+    An Upsample only enlarges.
+    """
+    found = {}
+    for view in views(model):
+        for node in view.nodes:
+            mode = next((entry.s for entry in node.attribute if entry.name == "mode"), b"nearest")
+            if node.op_type != "Resize" or mode != b"nearest":
+                continue
+            scales = view.constant(node, 1)
+            if scales is None or (scales.min() < 1 < scales.max()):
+                said = "are computed" if scales is None else f"are {', '.join(f'{scale:g}' for scale in scales.flat)}"
+                raise ArtifactError(
+                    f"Resize '{node.name}': its scales {said}, and up to opset 10 the nearest pixel is rounded up "
+                    "where an axis shrinks and down where it grows, which no newer Resize does; export it with opset "
+                    "11 or later"
+                )
+            found[node.output[0]] = "ceil" if scales.max() <= 1 else "floor"
+    return found
