@@ -91,7 +91,7 @@ def views(model: onnx.ModelProto) -> Iterator[GraphView]:
     yield from _graph_views(model.graph, outer, main=True)
 
 
-def opset_of(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto | onnx.FunctionProto) -> int:
     """Version of ONNX's own operators; 0: none is imported."""
     return next((entry.version for entry in model.opset_import if entry.domain in _STANDARD), 0)
 

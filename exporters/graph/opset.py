@@ -20,10 +20,11 @@ def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         model: not changed.
 
     Raises:
-        ArtifactError: a Resize of opset 10 that takes the nearest pixel as no newer one does.
+        ArtifactError: a Resize of opset 10 that takes the nearest pixel as no newer one does; a function that cannot be
+            written out.
         RuntimeError: and others from C++, of which none is documented: it cannot be converted.
     """
-    whole = inliner.inline_local_functions(model) if model.functions else model
+    whole = _without_calls(model) if model.functions else model
     if not opset_of(model) < _RESIZE <= opset:
         return version_converter.convert_version(whole, opset)
     nearest = _nearest_modes(whole)
@@ -35,6 +36,36 @@ def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
             said = {attribute.name for attribute in node.attribute}
             node.attribute.extend(helper.make_attribute(k, v) for k, v in before.items() if k not in said)
     return newer
+
+
+def _without_calls(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Local functions written out, those of another opset than the model's in the model's."""
+    _check_resizes(model)
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    known = {value.name for value in (*typed.graph.input, *typed.graph.value_info, *typed.graph.output)}
+    for tensor in typed.graph.initializer:  # the inliner converts nothing that reads a tensor without a type
+        if tensor.name not in known:
+            typed.graph.value_info.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    whole = inliner.inline_local_functions(typed, convert_version=True)
+    functions = {(function.domain, function.name) for function in model.functions}
+    left = next((node for node in every_node(whole) if (node.domain, node.op_type) in functions), None)
+    if left is not None:
+        raise ArtifactError(
+            f"the local function '{left.domain}::{left.op_type}' cannot be written out where it is called; export the "
+            "model without functions"
+        )
+    return whole
+
+
+def _check_resizes(model: onnx.ModelProto) -> None:
+    for function in model.functions:
+        kinds = {node.op_type for node in function.node}
+        if opset_of(function) < _RESIZE <= opset_of(model) and kinds & {"Resize", "Upsample"}:
+            raise ArtifactError(
+                f"the local function '{function.domain}::{function.name}' resizes as opset {opset_of(function)} does, "
+                f"and the model has {opset_of(model)}; export it with one opset"
+            )
 
 
 def _nearest_modes(model: onnx.ModelProto) -> dict[str, str]:

@@ -74,14 +74,35 @@ def test_a_resize_that_says_so_itself_is_left_alone() -> None:
     np.testing.assert_allclose(run(at_opset(model, 17), feed)["y"], run(model, feed)["y"], atol=1e-6)
 
 
-def test_local_functions_are_written_out() -> None:
-    body = [node("MatMul", "a b", "t"), node("Relu", "t", "c")]
-    imports = [helper.make_opsetid("", 12)]
-    function = helper.make_function("own", "Layer", ["a", "b"], ["c"], body, imports)
+def calling(body: list[onnx.NodeProto], opset: int, imported: int) -> onnx.ModelProto:
+    """A model whose one node is a call of a local function of inputs a and b and output c."""
+    function = helper.make_function("own", "Layer", ["a", "b"], ["c"], body, [helper.make_opsetid("", imported)])
     nodes = [helper.make_node("Layer", ["x", "w"], ["y"], domain="own")]
-    model = graph(nodes, {"w": random(4, 3)}, {"x": ["n", 4]}, {"y": ["n", 3]}, 12, ["own"])
+    model = graph(nodes, {"w": random(4, 3)}, {"x": ["n", 4]}, {"y": ["n", 3]}, opset, ["own"])
     model.functions.append(function)
-    newer = canonicalise(model)
+    return model
+
+
+@pytest.mark.parametrize(("opset", "imported"), [(12, 12), (12, 11), (11, 12), (9, 10)])
+def test_local_functions_are_written_out(opset: int, imported: int) -> None:
+    """Those of another opset too: ONNX's converter gives the call without the function."""
+    newer = canonicalise(calling([node("MatMul", "a b", "t"), node("Relu", "t", "c")], opset, imported))
     assert [each.op_type for each in newer.graph.node] == ["MatMul", "Relu"]
     x = random(5, 4)
     np.testing.assert_allclose(run(newer, {"x": x})["y"], np.maximum(x @ random(4, 3), 0), atol=1e-5)
+
+
+def test_a_function_that_resizes_otherwise_than_the_model() -> None:
+    text = "the local function 'own::Layer' resizes as opset 9 does, and the model has 12; export it with one opset"
+    with pytest.raises(ArtifactError, match=f"^{re.escape(text)}$"):
+        at_opset(calling([node("Upsample", "a b", "c", mode="linear")], 12, 9), 17)
+
+
+def test_a_function_that_cannot_be_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for whatever else the inliner leaves as it is."""
+    monkeypatch.setattr("onnx.inliner.inline_local_functions", lambda model, convert_version: model)
+    text = (
+        "the local function 'own::Layer' cannot be written out where it is called; export the model without functions"
+    )
+    with pytest.raises(ArtifactError, match=f"^{re.escape(text)}$"):
+        at_opset(calling([node("MatMul", "a b", "c")], 12, 12), 17)
