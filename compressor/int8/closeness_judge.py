@@ -68,10 +68,12 @@ class Judge:
         base = Quality(outputs=found, snr_db=closeness.worst_snr(found), drop=None)
         metric, labels = self._promise.metric, self._runs.labels
         if metric is not None and labels is not None:
-            scores = [metrics.scores_of(metric, joined(outputs), labels) for outputs in (self._original, changed)]
+            read = metric.output or next(iter(self._original[0]))
+            metric = metrics.with_output(metric, read)
+            scores = [_scores(metric, outputs, labels) for outputs in (self._original, changed)]
             values = [metrics.value(metric, each) for each in scores]
             drop = accuracy.paired_drop(metric, scores[0], scores[1], self._confidence)
-            unread = [each for each in found if each.output != (metric.output or found[0].output)]
+            unread = [each for each in found if each.output != read]
             unread_db = closeness.worst_snr(unread) if unread else None
             return dataclasses.replace(base, drop=drop, original=values[0], changed=values[1], unread_db=unread_db)
         if self._promise.limit is not None:
@@ -107,21 +109,21 @@ def run(path: Path, feeds: Sequence[Arrays], load: Load = OnnxRuntimeSession) ->
         session.close()
 
 
-def joined(outputs: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Every output that has rows of one shape in all runs, as one array, the runs one after the other.
+def joined(outputs: Sequence[Arrays], name: str) -> np.ndarray:
+    """One output as one array, the runs one after the other.
 
     Raises:
-        DataError: there is none.
+        DataError: it has no rows, or not of one shape in all runs.
     """
-    parts = {name: [each[name] for each in outputs] for name in outputs[0]}
-    alike = {name: arrays for name, arrays in parts.items() if _have_rows(arrays)}
-    if not alike:
-        raise DataError("labels are for rows, and no output of the model has rows of one shape in all runs")
-    return {name: np.concatenate(arrays) for name, arrays in alike.items()}
+    arrays = [each[name] for each in outputs]
+    if not all(array.ndim > 0 and array.shape[1:] == arrays[0].shape[1:] for array in arrays):
+        raise DataError(f"labels are for rows, and output '{name}' of the model has no rows of one shape in all runs")
+    return np.concatenate(arrays)
 
 
-def _have_rows(arrays: Sequence[np.ndarray]) -> bool:
-    return all(array.ndim > 0 and array.shape[1:] == arrays[0].shape[1:] for array in arrays)
+def _scores(metric: Metric, outputs: Sequence[Arrays], labels: np.ndarray) -> np.ndarray:
+    whole = {name: joined(outputs, name) for name in outputs[0] if name == metric.output} or outputs[0]
+    return metrics.scores_of(metric, whole, labels)  # where no output has that name it says so
 
 
 def _changed_answers(found: Sequence[Closeness], confidence: float) -> Interval:

@@ -1,5 +1,6 @@
 """`edgesmith quantize MODEL.onnx`: any float ONNX file in; an INT8 file that is close and faster, or a reasoned no."""
 
+import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from ...benches.timing import intervals, latency
 from ...calibration.calibrators import CALIBRATORS
 from ...calibration.ranges import warnings
 from ...core import digest
-from ...core.errors import ArtifactError, QuantizationError, UsageError
+from ...core.errors import ArtifactError, DataError, QuantizationError, UsageError
 from ...core.files import storage_errors
 from ...core.tables import resolve
 from ...exporters.graph import onnx_file
@@ -100,7 +101,11 @@ def _of_fitting_output(data: RunData, model: Path) -> RunData:
     """Labels of a file say no output's name: they are held to the one that they fit."""
     if data.metric is None or data.validation.labels is None:
         return data
-    outputs = joined(list(run(model, data.validation.feeds)))
+    found = list(run(model, data.validation.feeds))
+    outputs = {}
+    for name in found[0]:
+        with contextlib.suppress(DataError):  # no rows of one shape in all runs, so no labels for them
+            outputs[name] = joined(found, name)
     return dataclasses.replace(data, metric=of_fitting_output(data.metric, outputs, data.validation.labels))
 
 
