@@ -81,12 +81,19 @@ def interval(metric: Metric, scores: np.ndarray, confidence: float) -> Interval:
 
 
 def of_fitting_output(metric: Metric, outputs: Mapping[str, np.ndarray], labels: np.ndarray) -> Metric:
-    """The same metric of the output that fits the labels; of several the narrowest, as features are wider than scores.
+    """The same metric of the output that fits the labels; of several the best, and of equal ones the narrowest.
 
     Where none does it stays as it is: `scores_of` says what does not fit.
     """
-    fitting = [name for name, output in outputs.items() if _fits(metric, output, labels)]
-    return with_output(metric, min(fitting, key=lambda name: outputs[name].size)) if fitting else metric
+    fitting = [with_output(metric, name) for name, output in outputs.items() if _fits(metric, output, labels)]
+
+    def worth(found: Metric) -> tuple[float, int]:
+        reached = value(found, scores_of(found, outputs, labels))
+        return (reached if metric.higher_is_better else -reached, -outputs[str(found.output)].size)
+
+    if len(fitting) < 2:
+        return fitting[0] if fitting else metric
+    return max(fitting, key=worth)
 
 
 def _fits(metric: Metric, output: np.ndarray, labels: np.ndarray) -> bool:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import onnx
 
 from ...benches.metrics.metrics import of_fitting_output
@@ -83,12 +84,14 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
     with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
         try:
             graph = canonicalise(loaded)
-            found = _of_fitting_output(found, model) if no_task else found
+            found = _of_fitting_output(found, model, loaded) if no_task else found
             promise = Promise(metric=found.metric, max_drop=options.max_drop)
             attempt, result = _searched(model, graph, found, promise, options, Path(folder), progress)
         except QuantizationError as error:
             return dataclasses.replace(base, reason=str(error))
-        base = dataclasses.replace(base, notes=attempt.notes, ranges=attempt.calibrated.ranges)
+        base = dataclasses.replace(
+            base, notes=(*_said_of(found, no_task), *attempt.notes), ranges=attempt.calibrated.ranges
+        )
         outcome = _judged(base, result, attempt.problem, found, promise, options)
         if outcome.status != "refused" and result.best is not None:
             with storage_errors(out.parent):
@@ -97,16 +100,25 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
         return outcome
 
 
-def _of_fitting_output(data: RunData, model: Path) -> RunData:
+def _of_fitting_output(data: RunData, path: Path, model: onnx.ModelProto) -> RunData:
     """Labels of a file say no output's name: they are held to the one that they fit."""
-    if data.metric is None or data.validation.labels is None:
+    chosen_on = (data.validation, data.test)  # all labels, as a class that one part lacks may not fit
+    labels = [part.labels for part in chosen_on if part.labels is not None]
+    if data.metric is None or not labels or len(model.graph.output) == 1:
         return data
-    found = list(run(model, data.validation.feeds))
+    found = list(run(path, [feed for part in chosen_on for feed in part.feeds]))
     outputs = {}
     for name in found[0]:
         with contextlib.suppress(DataError):  # no rows of one shape in all runs, so no labels for them
             outputs[name] = joined(found, name)
-    return dataclasses.replace(data, metric=of_fitting_output(data.metric, outputs, data.validation.labels))
+    return dataclasses.replace(data, metric=of_fitting_output(data.metric, outputs, np.concatenate(labels)))
+
+
+def _said_of(data: RunData, chosen: bool) -> tuple[str, ...]:
+    """Which output labels are held to, where it was chosen here."""
+    if not chosen or data.metric is None or data.metric.output is None:
+        return ()
+    return (f"the labels are held to output '{data.metric.output}', the one they fit best",)
 
 
 def _check_out(out: Path, model: Path) -> None:

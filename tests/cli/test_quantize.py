@@ -144,6 +144,32 @@ def test_labels_are_held_to_the_output_that_they_fit(project: Path, capsys: pyte
     _, found = quantize(capsys, "--target", "tensorrt", "--max-drop", "0.5")
     assert (found["metric"], found["quality"]["original"]) == ("accuracy", 1.0)
     assert found["quality"]["changed"] > 0.8 and found["quality"]["unread_db"] >= 20
+    assert found["notes"][0] == "the labels are held to output 'y', the one they fit best"
+
+
+def test_a_narrower_output_is_not_taken_for_the_scores(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four numbers before ten scores, and labels below four: both fit."""
+    make(64, 4, 10, labels=True, count=400)
+    model = onnx.load("m.onnx")
+    model.graph.output.insert(0, helper.make_tensor_value_info("r0", TensorProto.FLOAT, ["n", 4]))
+    onnx.save(model, "m.onnx")
+    with np.load("data.npz") as data:
+        arrays = dict(data)
+    few = arrays["labels"] < 4
+    arrays = {name: array[few] for name, array in arrays.items()}
+    np.savez("data.npz", **arrays)
+    _, found = quantize(capsys, "--target", "tensorrt", "--max-drop", "0.5")
+    assert (found["metric"], found["quality"]["original"]) == ("accuracy", 1.0)
+
+
+def test_a_single_output_takes_no_run_to_choose(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = []
+    monkeypatch.setattr("edgesmith.compressor.int8.quantize_file.run", lambda *given: runs.append(given))
+    make(64, 64, 10, labels=True, count=200)
+    _, found = quantize(capsys, "--target", "tensorrt", "--max-drop", "0.5")
+    assert not runs and found["quality"]["original"] == 1.0 and not any("labels" in each for each in found["notes"])
 
 
 def test_what_is_no_faster_is_refused_and_nothing_is_written(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

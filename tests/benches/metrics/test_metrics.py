@@ -167,6 +167,16 @@ def test_labels_without_a_name_are_of_the_output_that_they_fit() -> None:
     assert metrics.of_fitting_output(METRICS["accuracy"], {"one": outputs["one"]}, LABELS) == METRICS["accuracy"]
 
 
+def test_of_several_outputs_that_fit_labels_are_of_the_one_that_is_best() -> None:
+    """Boxes `(N, 4)` are narrower than ten scores and fit labels of four classes; of errors the best is the smallest."""
+    labels = np.arange(200) % 4
+    outputs = {"boxes": RNG.random((200, 4)), "scores": np.eye(10)[labels], "wide": np.eye(64)[labels]}
+    assert metrics.of_fitting_output(METRICS["accuracy"], outputs, labels).output == "scores"
+    numbers = RNG.standard_normal(200)
+    outputs = {"far": numbers + 5, "near": numbers + 0.1}
+    assert metrics.of_fitting_output(METRICS["mae"], outputs, numbers).output == "near"
+
+
 def test_one_sample_has_no_interval() -> None:
     with pytest.raises(DataError, match=r"^metric 'mae': 1 sample\(s\); an interval needs at least 2$"):
         metrics.interval(METRICS["mae"], np.ones(1), 0.95)
