@@ -181,7 +181,26 @@ def _folder(path: Path, inputs: Sequence[TensorSpec]) -> tuple[list[Arrays], Seq
     if labels and len(labels) < len(files):
         without = next(file.name for file in files if file not in labels)
         raise DataError(f"{path}: {without} has no labels, and other runs have; give every run its own, or none")
+    _check_alike(path, labels)
     return feeds, list(labels.values()) or None
+
+
+def _check_alike(path: Path, labels: Mapping[Path, np.ndarray]) -> None:
+    """Refuse labels that are no rows of one array, or that would be judged by another metric than the first."""
+    first = next(iter(labels), None)
+    for file, array in labels.items():
+        assert first is not None
+        if _row(array) != _row(labels[first]):
+            given, wanted = (f"{each.dtype} {each.shape}" for each in (array, labels[first]))
+            raise DataError(
+                f"{path}: {file.name} has labels {given}, and {first.name} has {wanted}; they must be of one kind, and "
+                "of one shape but for how many there are"
+            )
+
+
+def _row(labels: np.ndarray) -> tuple[str, tuple[int, ...]]:
+    kind = labels.dtype.kind
+    return "i" if kind in "iub" else kind, labels.shape[1:]
 
 
 def _feeds(path: Path, arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]) -> list[Arrays]:

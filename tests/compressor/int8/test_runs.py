@@ -111,6 +111,25 @@ def test_labels_of_a_folder_go_with_their_runs(tmp_path: Path) -> None:
         from_file(tmp_path, ROWS)
 
 
+@pytest.mark.parametrize(
+    ("first", "other", "said"),
+    [
+        (np.zeros(2, np.int64), np.zeros((2, 4), np.int64), "int64 (2, 4), and 0.npz has int64 (2,)"),
+        (np.zeros(2, np.int64), np.zeros(2, np.float32), "float32 (2,), and 0.npz has int64 (2,)"),
+    ],
+    ids=["shape", "kind"],
+)
+def test_labels_of_a_folder_are_alike(first: np.ndarray, other: np.ndarray, said: str, tmp_path: Path) -> None:
+    for index in range(8):
+        labels = other if index in (3, 5) else first.astype(np.uint8) if index == 2 else first
+        np.savez(tmp_path / f"{index}.npz", x=np.full((2, 3), index, np.float32), labels=labels)
+    with pytest.raises(DataError) as caught:
+        from_file(tmp_path, ROWS)
+    assert str(caught.value) == (
+        f"{tmp_path}: 3.npz has labels {said}; they must be of one kind, and of one shape but for how many there are"
+    )
+
+
 def test_a_column_of_classes_is_a_vector(tmp_path: Path) -> None:
     data = read(tmp_path, ROWS, x=numbered(20, 3), labels=np.arange(20)[:, None])
     assert data.metric is not None and data.metric.name == "accuracy"
