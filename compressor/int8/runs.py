@@ -74,11 +74,12 @@ def batched(
         DataError: fewer rows than `size` in all; an input that does not take so many.
     """
     if size is None:
-        first = _rows(feeds[0])
-        return {first: list(itertools.islice((feed for feed in feeds if _rows(feed) == first), count))}
+        rows_each = _rows(feeds[0])
+        return {rows_each: list(itertools.islice((feed for feed in feeds if _rows(feed) == rows_each), count))}
     _check_batch(size, inputs)
-    names = list(feeds[0])
-    needed = feeds[: -(-size * count // max(1, _rows(feeds[0])))]
+    first = feeds[0]
+    names = list(first)
+    needed = list(feeds[: -(-size * count // max(1, _rows(first)))])  # a split's are fetched each time
     rows = {name: np.concatenate([feed[name] for feed in needed]) for name in names}
     total = len(rows[names[0]])
     if total < size:

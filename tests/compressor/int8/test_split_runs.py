@@ -36,6 +36,21 @@ def test_batches_are_those_of_the_indices_with_their_labels() -> None:
     assert from_split(unlabelled, np.arange(5), 2, labelled=True).labels is None
 
 
+def test_each_batch_is_fetched_once_for_all_inputs() -> None:
+    fetched: list[list[int]] = []
+
+    class Three(Made):
+        def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+            fetched.append(indices.tolist())
+            return {name: np.full((len(indices), 2), indices[0], np.float32) for name in "abc"}, None
+
+    inputs = tuple(TensorSpec(name=name, dtype="float32", shape=("batch", 2)) for name in "abc")
+    runs = from_split(Three(8), np.arange(8), 2, labelled=False)
+    (several,) = batched(runs.feeds, inputs, 4, 2).values()
+    assert [feed["c"][:, 0].tolist() for feed in several] == [[0, 0, 2, 2], [4, 4, 6, 6]]
+    assert fetched == [[0, 1], [0, 1], [2, 3], [4, 5], [6, 7]]  # the first once more, for how many rows it has
+
+
 def test_memory_does_not_grow_with_the_samples() -> None:
     batch = 32 * ROW * 4  # bytes as float32; they are made of int64
     inputs = (TensorSpec(name="x", dtype="float32", shape=("batch", ROW)),)
