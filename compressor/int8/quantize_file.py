@@ -51,7 +51,7 @@ class Options:
     batch: int | None = None  # rows of a timed run; None: as each run of the data is
     seconds: float = 5.0  # timed for the verdict; while choosing a fifth of it
     device: Literal["cpu", "cuda"] = "cpu"
-    confidence: float = 0.95
+    confidence: float = 0.95  # up to 0.96875, which is what the verdict's restarts can give
     cache: Path | None = None  # folder of earlier calibrations; None: ranges are found anew, and not kept
 
 
@@ -66,12 +66,13 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
 
     Raises:
         ArtifactError: not a float ONNX file; one that is quantized already.
-        DataError, TaskError, RecipeError: data or options that cannot be used.
+        DataError, TaskError, RecipeError, UsageError: data or options that cannot be used.
     """
     progress = progress or Progress()
     resolve(options.target, TARGETS, "--target")
     resolve(options.calibrator, CALIBRATORS, "--calibrator")
     recover.chosen(options.recover, "--recover")
+    _check_confidence(options.confidence)
     _check_out(out, model)
     loaded = onnx_file.load(model)
     written_as = dialect_of(loaded)
@@ -119,6 +120,15 @@ def _said_of(data: RunData, chosen: bool) -> tuple[str, ...]:
     if not chosen or data.metric is None or data.metric.output is None:
         return ()
     return (f"the labels are held to output '{data.metric.output}', the one they fit best",)
+
+
+def _check_confidence(confidence: float) -> None:
+    """Refuse what the restarts of the verdict cannot give, as a recipe does, in place of giving less."""
+    most = 1 - 2.0**-_RESTARTS  # see `intervals.enough_restarts`
+    if not 0.5 <= confidence <= most:
+        raise UsageError(
+            f"confidence {confidence:g}: the {_RESTARTS} restarts of the verdict give an interval at 0.5 to {most:g}"
+        )
 
 
 def _check_out(out: Path, model: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from edgesmith.benches.timing.latency import Latency, PairedLatency
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
 from edgesmith.compressor.int8 import int8_search
+from edgesmith.compressor.int8.quantize_file import Options, quantize_file
+from edgesmith.core.errors import UsageError
 from edgesmith.core.values import Interval
 from edgesmith.exporters.sessions import taps
 from tests.exporters import transformer
@@ -287,6 +290,15 @@ def test_two_looks_at_the_time_share_one_error(
     assert code == 3 and found["reason"].startswith("not proven to be faster than the original: 1.01x (0.99 to 1.03)")
     assert [look[:3] for look in looked] == [(5, 0.5, 1), (15, 1.5, 2)]
     assert sum(1 - look[3] for look in looked) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("confidence", [0.99, 0.97, 1.0, 0.4, float("nan")])
+def test_a_confidence_that_the_restarts_cannot_give(confidence: float, project: Path) -> None:
+    """It gave one look at 0.96875 in place of 0.99, and said nothing."""
+    make(16, 16, 4)
+    text = f"confidence {confidence:g}: the 5 restarts of the verdict give an interval at 0.5 to 0.96875"
+    with pytest.raises(UsageError, match=f"^{re.escape(text)}$"):
+        quantize_file(Path("m.onnx"), Path("data.npz"), Path("q.onnx"), Options(confidence=confidence, seconds=0.1))
 
 
 def test_answers_are_asked_for_and_there_are_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
