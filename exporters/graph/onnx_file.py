@@ -41,9 +41,8 @@ def load(path: Path, valid: bool = True) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: damaged: a name in it is no UTF-8 text; export it again")
     _read_external(model, path)
     _check_tensors(model, path)
-    if valid:
-        _add_shapes(model, path)
-    problem = invalid(model) if valid else ""
+    problem = _add_shapes(model) if valid else ""
+    problem = (invalid(model) or problem) if valid else ""
     if problem:
         raise ArtifactError(f"{path}: {problem}")
     return model
@@ -158,20 +157,25 @@ def _sparse_tensors(name: str, sparse: onnx.SparseTensorProto) -> Iterator[tuple
     yield name, sparse.indices
 
 
-def _add_shapes(model: onnx.ModelProto, path: Path) -> None:
-    """Shapes that exporters leave out, which the standard wants and runtimes do without: those of outputs follow."""
+def _add_shapes(model: onnx.ModelProto) -> str:
+    """Shapes that exporters leave out, which the standard wants and runtimes do without: those of outputs follow.
+
+    Returns:
+        What lacks one all the same; empty: nothing. It is written as a number, so that the checker can say whether more
+        is wrong.
+    """
     if not _without_shape(model.graph):
-        return
+        return ""
     try:
         inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
     except Exception:  # several kinds from C++, of graphs that ONNX's checker refuses in words
-        return
+        inferred = {}
     for value in _without_shape(model.graph):
         value.CopyFrom(inferred.get(value.name, value))
     missing = _without_shape(model.graph)
-    if missing:
-        name = missing[0].name
-        raise ArtifactError(f"{path}: '{name}' has no shape, and none follows from the graph; export it again")
+    for value in missing:
+        value.type.tensor_type.shape.SetInParent()
+    return f"'{missing[0].name}' has no shape, and none follows from the graph; export it again" if missing else ""
 
 
 def _without_shape(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

@@ -338,6 +338,15 @@ def test_shapes_of_outputs_follow_from_the_graph(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: 'x' has no shape, and none follows from the graph; export it again"
 
 
+def test_an_invalid_graph_is_not_said_to_lack_a_shape_alone(tmp_path: Path) -> None:
+    model = linear()
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.ClearField("shape")
+    model.graph.node[1].input[0] = "nobody"
+    text = refusal_of(model, tmp_path)
+    assert text.startswith("not a valid ONNX model: ") and "nobody" in text
+
+
 @pytest.mark.parametrize("field", [b"Relu", b"Gemm", b"transB"])
 def test_a_name_that_is_no_text(field: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
