@@ -24,6 +24,7 @@ _COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "GlobalAv
 _FUSED = ("Relu", "Clip")  # run inside the node before them
 _INTEGER = (*ort_kernels.INT8, "MatMulNBits")  # how operators begin that compute with integers themselves
 _STANDARD = ("", "ai.onnx", "ai.onnx.ml")
+_Seen = tuple[onnx.NodeProto, Mapping[str, np.ndarray]]  # a node, and the constants that it sees
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,21 +120,23 @@ def dialect_of(model: onnx.ModelProto) -> str:
 
     Returns:
         "float", "s8-symmetric", "s8-asymmetric", "u8" (zero points 0 and 128), "u8-asymmetric", "mixed" (signed and
-        unsigned) or "unknown" (other types and operators, or zero points that are no constants of the main graph);
+        unsigned) or "unknown" (other types and operators, or zero points that are no constants where they are read; a
+        local function's are looked for in no graph);
         ", INT32 bias" behind it with one.
         Where ranges are found at run time: "dynamic", or ", dynamic" behind it.
     """
-    constants, nodes = _constants(model), list(onnx_file.every_node(model))
-    quantizers = [node for node in nodes if node.op_type == "QuantizeLinear"]
-    reads = [node for node in nodes if node.op_type == "DequantizeLinear"]
-    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node in nodes)
+    nodes = list(_with_constants(model.graph, {}))
+    nodes += [(node, {}) for function in model.functions for node in onnx_file.every_node_of(function.node)]
+    quantizers = [each for each in nodes if each[0].op_type == "QuantizeLinear"]
+    reads = [each for each in nodes if each[0].op_type == "DequantizeLinear"]
+    dynamic = any(node.op_type == "DynamicQuantizeLinear" for node, _ in nodes)
     if dynamic and not quantizers:
         return "dynamic"
     if not quantizers and not reads:
-        return "unknown" if any(node.op_type.startswith(_INTEGER) for node in nodes) else "float"
-    bias = any(node.input[0] in constants and constants[node.input[0]].dtype == np.int32 for node in reads)
+        return "unknown" if any(node.op_type.startswith(_INTEGER) for node, _ in nodes) else "float"
+    bias = any(node.input[0] in known and known[node.input[0]].dtype == np.int32 for node, known in reads)
     notes = (", INT32 bias" if bias else "") + (", dynamic" if dynamic else "")
-    return _activation_dialect(quantizers, constants) + notes
+    return _activation_dialect(quantizers) + notes
 
 
 def quantized_ops(model: onnx.ModelProto) -> tuple[QuantizedOps, ...]:
@@ -145,7 +148,7 @@ def quantized_ops(model: onnx.ModelProto) -> tuple[QuantizedOps, ...]:
 
 def int8_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Nodes that the file plans to run in INT8."""
-    constants, produced = _constants(model), {name: node for node in model.graph.node for name in node.output}
+    constants, produced = _constants(model.graph), {name: node for node in model.graph.node for name in node.output}
     int8: set[str] = set()  # outputs of such nodes
     for node in model.graph.node:
         if node.op_type in (*_QUANTIZERS, "Constant"):
@@ -190,8 +193,8 @@ def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _activation_dialect(quantizers: list[onnx.NodeProto], constants: Mapping[str, np.ndarray]) -> str:
-    zeros = [constants.get(node.input[2]) if len(node.input) > 2 else None for node in quantizers]
+def _activation_dialect(quantizers: list[_Seen]) -> str:
+    zeros = [known.get(node.input[2]) if len(node.input) > 2 else None for node, known in quantizers]
     known = [zero for zero in zeros if zero is not None]
     types = {zero.dtype.name for zero in known}
     if len(known) != len(zeros) or not types or not types <= {"int8", "uint8"}:
@@ -219,7 +222,7 @@ def _runs_in_int8(
 
 
 def _layers(model: onnx.ModelProto, shapes: Shapes) -> Iterator[Layer]:
-    constants = _constants(model)
+    constants = _constants(model.graph)
     dequantized = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     for node, macs in zip(model.graph.node, macs_by_node(model, shapes), strict=True):
         if node.op_type in (*_QUANTIZERS, "Constant"):
@@ -236,9 +239,19 @@ def _is_weight(array: np.ndarray) -> bool:
     return array.dtype.kind in "fV" or array.dtype in (np.int8, np.uint8, np.int32)
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
+def _with_constants(graph: onnx.GraphProto, outer: Mapping[str, np.ndarray]) -> Iterator[_Seen]:
+    """Every node, and those of graphs inside nodes, with the constants that it sees."""
+    own = {name for node in graph.node for name in node.output} | {value.name for value in graph.input}
+    known = {name: array for name, array in outer.items() if name not in own} | _constants(graph)
+    for node in graph.node:
+        yield node, known
+        for inner in onnx_file.subgraphs(node):
+            yield from _with_constants(inner, known)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     return found

@@ -89,7 +89,12 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Nodes of the main graph, of graphs inside nodes and of local functions."""
-    waiting: list[onnx.NodeProto] = [*(node for f in model.functions for node in f.node), *reversed(model.graph.node)]
+    yield from every_node_of([*(node for f in model.functions for node in f.node), *reversed(model.graph.node)])
+
+
+def every_node_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """These, the last first, and those of graphs inside them."""
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         yield node

@@ -189,6 +189,29 @@ def test_integers_anywhere_in_a_file_are_no_float() -> None:
     assert dialect_of(model_of([packed], "x", "y", w=np.zeros((1, 1, 16), np.uint8))) == "unknown"
 
 
+def test_constants_are_those_that_a_node_sees() -> None:
+    """A zero point 3 and an INT32 tensor of the main graph share names with what a function and a branch read."""
+    body = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["r"]),
+    ]
+    function = helper.make_function("own", "Pair", ["x", "s", "z"], ["r"], body, [helper.make_opsetid("", 17)])
+    main = {"scale": np.array(1, np.float32), "zero": np.array(0, np.int8), "z": np.array(3, np.int8)}
+    call = helper.make_node("Pair", ["x", "scale", "zero"], ["y"], domain="own")
+    caller = model_of([call], "x", "y", **main, q=np.array(0, np.int32))
+    caller.functions.append(function)
+    assert dialect_of(caller) == "unknown"
+    tensors = [
+        numpy_helper.from_array(np.array(1, np.float32), "s"),
+        numpy_helper.from_array(np.array(0, np.int8), "z"),
+    ]
+    out = [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)]
+    branch = helper.make_graph(body, "branch", [], out, tensors)
+    either = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    shadowing = model_of([either], "x", "y", c=np.array(True), z=np.array(3, np.int8), q=np.array(0, np.int32))
+    assert dialect_of(shadowing) == "s8-symmetric"
+
+
 def test_a_node_is_int8_if_all_it_reads_is() -> None:
     model = quantized(np.array(0, np.int8))
     model.graph.node.append(helper.make_node("Abs", ["r0"], ["float_abs"]))
