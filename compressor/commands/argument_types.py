@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 
 
 def positive(text: str) -> int:
@@ -14,25 +15,23 @@ def positive(text: str) -> int:
 
 def factor(text: str) -> float:
     """A finite number from 1 on."""
-    value = float(text)
-    if not 1 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 1 or more, got {text}")
-    return value
+    return _finite(text, lambda value: value >= 1, "of 1 or more")
 
 
 def seconds(text: str) -> float:
     """A finite number above 0."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
-    return value
+    return _finite(text, lambda value: value > 0, "above 0")
 
 
 def loss(text: str) -> float:
     """A finite number from 0 on."""
+    return _finite(text, lambda value: value >= 0, "of 0 or more")
+
+
+def _finite(text: str, fits: Callable[[float], bool], which: str) -> float:
     value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text}")
+    if not (fits(value) and value < math.inf):
+        raise argparse.ArgumentTypeError(f"must be a number {which}, got {text}")
     return value
 
 
