@@ -206,7 +206,12 @@ def wants_another_look(verdict: Verdict, recipe: Recipe) -> bool:
     """Whether the time alone was measured and decides nothing yet: a noisy restart is no reason to refuse a release."""
     undecided = (each for each in verdict.results if each.status == "unproven" and each.measured is not None)
     timed = any(each.name in ("speedup", "latency_ms") for each in undecided)
-    return verdict.status == "unproven" and timed and len(_looks(recipe)) > 1
+    return verdict.status == "unproven" and timed and has_another_look(recipe)
+
+
+def has_another_look(recipe: Recipe) -> bool:
+    """Whether the restarts of a longer measurement give its share of the confidence."""
+    return len(_looks(recipe)) > 1
 
 
 def _looks(recipe: Recipe) -> tuple[tuple[int, float], ...]:

@@ -40,7 +40,13 @@ class Finished:
         """The classes and slices that the report names: kind -> group -> bool `(N,)`."""
         assert self.arrays is not None
         classes = [each.name for each in self.report.groups if each.kind == "class"]
-        named = dict(zip(classes, class_masks(self.arrays["labels"]).values(), strict=True)) if classes else {}
+        masks = class_masks(self.arrays["labels"])
+        if classes and len(classes) < len(masks):
+            raise ArtifactError(
+                f"{self.path}: groups: {len(classes)} classes, and the labels have {len(masks)}: written before those "
+                "of one name were told apart; run `edgesmith compress` again"
+            )
+        named = dict(zip(classes, masks.values(), strict=True)) if classes else {}
         return {"class": named, "slice": under("slices/", self.arrays)}
 
     def groups(self, metric: Metric, before: np.ndarray, after: np.ndarray) -> tuple[GroupLoss, ...]:
@@ -114,7 +120,7 @@ def _other_data(found: Finished) -> Iterator[str]:
     classes = sum(each.kind == "class" for each in groups)
     if len(labels) != found.report.test_samples:
         yield f"test_samples: {found.report.test_samples:,}, and {where} has {len(labels):,}"
-    if classes not in (0, len(class_masks(labels))):
+    if classes > len(class_masks(labels)):  # fewer: before classes of one name were told apart
         yield f"groups: {classes} classes, and the labels in {where} have {len(class_masks(labels))}"
     slices = under("slices/", found.arrays)
     if any(mask.dtype != np.bool_ or mask.ndim != 1 for mask in slices.values()):
@@ -148,7 +154,8 @@ def read(path: Path) -> Finished:
         labels = arrays["labels"]
     except Exception as error:  # zipfile, zlib and numpy have errors of their own for every kind of damage
         raise _damaged(file, error) from error
-    if any(array.ndim == 0 or len(array) != len(labels) for array in (labels, *arrays.values())):
+    samples = {True: arrays.get("old/labels", labels), False: labels}  # an old task has a test split of its own
+    if any(array.ndim == 0 or len(array) != len(samples[name.startswith("old/")]) for name, array in arrays.items()):
         raise ArtifactError(f"{file}: arrays of different lengths; these are not the predictions of one test split")
     return Finished(path=path, report=report, arrays=arrays)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ...core.limits import ASKED
 from ..report.report import Report
 from .gate_check import Check
 
@@ -34,14 +35,21 @@ def tighter(ours: Report, theirs: Report, name: str) -> float | None:
 
 def _loosened(ours: Report, theirs: Report) -> Iterator[str]:
     now, before = _limits(ours), _limits(theirs)
+    if ours.confidence < theirs.confidence:
+        yield f"confidence is {ours.confidence:g}, it was {theirs.confidence:g}"
     at_least = {"speedup"} | ({"metric"} if ours.final.metrics[ours.main_metric].higher_is_better else set())
     for name, old in before.items():
         new = now.get(name)
         if new is None:
-            yield f"{name} is gone, it was {old:g}"
+            yield f"{name} is gone, it was {_number(old)}"
         elif new < old if name in at_least else new > old:
-            yield f"{name} is {new:g}, it was {old:g}"
+            yield f"{name} is {_number(new)}, it was {_number(old)}"
 
 
 def _limits(report: Report) -> dict[str, float]:
-    return {each.name: each.limit for each in report.limits}
+    """Those of the recipe: what a stage was asked for stands among them only where it was missed."""
+    return {each.name: each.limit for each in report.limits if each.name != ASKED}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"

@@ -11,7 +11,7 @@ from ...core.task import Metric
 from ...core.values import Interval
 from ..metrics import accuracy
 from ..report import report_words, words
-from ..report.report import Report
+from ..report.report import MetricSource, Report
 from ..timing.environment import Description
 from . import last_limits
 from .finished import Finished
@@ -71,7 +71,7 @@ def refuse_other(run: Finished, baseline: Finished) -> None:
                 f"{where}: a baseline of another {what}: '{other}', the run's is '{mine}'; give the last release's"
             )
     sources = [each.metric_source for each in (theirs, ours)]
-    if None not in sources and sources[0] != sources[1]:
+    if not _alike(*sources):
         raise ArtifactError(
             f"{where}: a baseline whose main metric '{theirs.main_metric}' is another one, or of another output, than "
             "the run's of that name; give the last release's"
@@ -87,6 +87,13 @@ def refuse_other(run: Finished, baseline: Finished) -> None:
             "here, and they are not the same (values, order, labels or preprocessing); run the last release's recipe "
             "on this data and give that report"
         )
+
+
+def _alike(mine: MetricSource | None, other: MetricSource | None) -> bool:
+    """Whether both metrics may be the same: what a report does not say, or says as "the first", is no difference."""
+    if mine is None or other is None:
+        return True
+    return mine.table == other.table and (None in (mine.output, other.output) or mine.output == other.output)
 
 
 def figures(report: Report) -> list[str]:
@@ -158,7 +165,10 @@ def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float |
     report, confidence = run.report, run.report.confidence
     margin = last_limits.tighter(report, baseline.report, "drop") if margin is None else margin
     if margin is None:
-        raise UsageError("--margin drop=VALUE is missing: the run has no limit `drop` that could stand for it")
+        raise UsageError(
+            "--margin drop=VALUE is missing: neither the run nor the last release has a limit `drop` that could stand "
+            "for it"
+        )
     final = run.scores(metric, "final")
     if _same_model(run, baseline, metric):
         drop, needed, note = _interval(0.0, 0.0, 0.0), None, "the same file as the last release's"
@@ -228,7 +238,7 @@ def _whose_fault(run: Finished, baseline: Finished, metric: Metric) -> str:
         lost = theirs.low > ours.high if sign > 0 else ours.low > theirs.high
     else:
         before, now = (each.scores(metric, "original") for each in (baseline, run))
-        lost = accuracy.paired_drop(metric, before, now, run.report.confidence).low > 0
+        lost = accuracy.seen_drop(metric, before, now, run.report.confidence).low > 0
     return (
         f"the {run.report.against} has lost already, before compression: look at its weights and its training"
         if lost

@@ -75,12 +75,9 @@ def paired_drop(metric: Metric, scores_original: np.ndarray, scores_final: np.nd
     Raises:
         DataError: different numbers of samples, fewer than two, or NaN.
     """
-    _check_pair(metric, scores_original, scores_final)
-    sign, count = (1.0 if metric.higher_is_better else -1.0), len(scores_original)
+    found, half, count = seen_drop(metric, scores_original, scores_final, confidence), 0.0, len(scores_original)
     if metric.kind == "proportion":
-        first, second = _disagreements(metric, scores_original, scores_final)
-        return intervals.bonett_price(first, second, count, confidence)
-    found, half = _of_differences(metric, sign, scores_original, scores_final, confidence), 0.0
+        return found
     same = (scores_original == scores_final).reshape(count, -1).all(axis=1)
     if same.any():
         half = _unseen(metric, scores_original, int(same.sum()), confidence)
@@ -88,9 +85,17 @@ def paired_drop(metric: Metric, scores_original: np.ndarray, scores_final: np.nd
     return Interval(value=found.value, low=low, high=high)
 
 
-def _of_differences(
-    metric: Metric, sign: float, original: np.ndarray, final: np.ndarray, confidence: float
-) -> Interval:
+def seen_drop(metric: Metric, original: np.ndarray, final: np.ndarray, confidence: float) -> Interval:
+    """The same by the differences that were seen alone: whether there is one, not how large an unseen one may be.
+
+    Raises:
+        DataError: see `paired_drop`.
+    """
+    _check_pair(metric, original, final)
+    sign = 1.0 if metric.higher_is_better else -1.0
+    if metric.kind == "proportion":
+        first, second = _disagreements(metric, original, final)
+        return intervals.bonett_price(first, second, len(original), confidence)
     if np.array_equal(original, final):
         return Interval(value=0.0, low=0.0, high=0.0)
     if metric.kind == "mean":

@@ -63,7 +63,7 @@ def bonett_price(only_first: float, only_second: float, count: float, confidence
     as of one of a hundred groups, errs nineteen times as often as it says.
 
     It is approximate: where disagreement is rare and all of one kind, at the worst rate there is a bound at 95 % is
-    missed in 10 % of cases, one at 99 % in 3 %.
+    missed in up to 11 % of cases, one at 99 % in 3 %.
 
     Args:
         only_first: samples that the first got right and the second wrong.

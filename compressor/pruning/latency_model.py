@@ -194,8 +194,8 @@ def _outside(
     found: set[str] = set()
     for name in (name for name in layers if name.startswith(f"{block}.")):
         inputs, outputs = rows[name]
-        grouped = getattr(layers[name], "groups", 1) > 1  # what it reads is coupled to what it writes
-        found |= set(outputs) | (set() if grouped else set(inputs))
+        depthwise = 1 < getattr(layers[name], "groups", 1) == layers[name].out_channels  # it reads what it writes
+        found |= set(outputs) | (set() if depthwise else set(inputs))
     read = {group.root for group in groups if any(member.kind == "in" for member in group.members)}
     return found - set(_inner(block, groups, read))
 

@@ -5,7 +5,7 @@ from onnx import helper, inliner, version_converter
 
 from ...core.errors import ArtifactError
 from .graph_view import opset_of, views
-from .onnx_file import every_node
+from .onnx_file import every_node, every_node_of
 
 _RESIZE = 11  # from here on a Resize says how it places what it computes, and by default otherwise than before
 
@@ -60,7 +60,7 @@ def _without_calls(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check_resizes(model: onnx.ModelProto) -> None:
     for function in model.functions:
-        kinds = {node.op_type for node in function.node}
+        kinds = {node.op_type for node in every_node_of(function.node)}
         if opset_of(function) < _RESIZE <= opset_of(model) and kinds & {"Resize", "Upsample"}:
             raise ArtifactError(
                 f"the local function '{function.domain}::{function.name}' resizes as opset {opset_of(function)} does, "

@@ -106,6 +106,15 @@ def test_answers_differ_beyond_what_the_samples_could_do_by_chance() -> None:
     assert better.status == "differs", "a file that answers better than the report says is another file too"
 
 
+def test_a_mean_that_drifted_in_some_samples_differs() -> None:
+    """The very same samples: what others might do is no part of the question."""
+    before = np.random.default_rng(0).random(1000)
+    after = before.copy()
+    after[:249] += 0.01
+    found = compare_scores(METRICS["mae"], "final", before, after, 0.95)
+    assert (found.status, found.note) == ("differs", "249 of 1,000 samples differ, loss 0.0025 (0.0023 to 0.0027)")
+
+
 @pytest.mark.parametrize(
     ("name", "limit", "then", "now", "status", "note"),
     [

@@ -57,13 +57,41 @@ def speedup(low: float, median: float, high: float) -> dict[str, Any]:
             "limits: drop: no figure has the interval None (1.0 to None)",
         ),
         ({"test_samples": 99}, "test_samples: 99, and predictions.npz has 360"),
-        ({"groups": (group("class", "a"),)}, "groups: 1 classes, and the labels in predictions.npz have 3"),
+        (
+            {"groups": tuple(group("class", name) for name in "abcd")},
+            "groups: 4 classes, and the labels in predictions.npz have 3",
+        ),
         ({"groups": (group("slice", "bright"),)}, "groups: slice 'bright', and predictions.npz has none of that name"),
     ],
 )
 def test_what_contradicts_itself_is_named(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ArtifactError, match=f"^{re.escape(f'r.json: {said}')}$"):
         consistent(found(dataclasses.replace(make_report(), **changes)))
+
+
+def test_a_report_that_merged_classes_of_one_name_is_a_baseline_but_no_run() -> None:
+    merged = found(dataclasses.replace(make_report(), groups=(group("class", "crane"), group("class", "owl"))))
+    assert consistent(merged) is merged
+    with pytest.raises(ArtifactError) as caught:
+        merged.masks()
+    assert str(caught.value) == (
+        "r.json: groups: 2 classes, and the labels have 3: written before those of one name were told apart; run "
+        "`edgesmith compress` again"
+    )
+
+
+@pytest.mark.parametrize(("old", "fits"), [(7, True), (6, False)])
+def test_an_old_task_has_a_test_split_of_its_own_size(old: int, fits: bool, tmp_path: Path) -> None:
+    report = dataclasses.replace(make_report(), predictions="predictions.npz")
+    (tmp_path / "report.json").write_text(to_json(report))
+    np.savez(
+        tmp_path / "predictions.npz", **arrays(), **{"old/labels": np.zeros(7), "old/final/logits": np.zeros((old, 3))}
+    )
+    if fits:
+        assert consistent(read(tmp_path / "report.json")).arrays is not None
+        return
+    with pytest.raises(ArtifactError, match="arrays of different lengths"):
+        read(tmp_path / "report.json")
 
 
 def test_a_slice_that_is_no_mask() -> None:

@@ -49,6 +49,22 @@ def test_a_metric_that_should_be_small_is_loosened_upwards() -> None:
     assert found is not None and found.found == "metric is 0.3, it was 0.2"
 
 
+def test_less_confidence_is_said() -> None:
+    ours = dataclasses.replace(with_limits(drop=0.01), confidence=0.6)
+    found = last_limits.loosened(ours, dataclasses.replace(ours, confidence=0.95))
+    assert found is not None and found.found == "confidence is 0.6, it was 0.95"
+
+
+def test_what_a_stage_was_asked_for_is_no_promise_of_the_recipe() -> None:
+    """It stands in a report only where it was missed."""
+    assert last_limits.loosened(with_limits(drop=0.01), with_limits(drop=0.01, asked_latency=4.0)) is None
+
+
+def test_bytes_are_written_out() -> None:
+    found = last_limits.loosened(with_limits(file_bytes=12_345_678), with_limits(file_bytes=12_345_670))
+    assert found is not None and found.found == "file_bytes is 12,345,678, it was 12,345,670"
+
+
 def test_a_loss_is_held_to_the_tighter_limit() -> None:
     assert last_limits.tighter(with_limits(drop=0.03), with_limits(drop=0.01), "drop") == 0.01
     assert last_limits.tighter(with_limits(drop=0.01), with_limits(speedup=2.0), "drop") == 0.01

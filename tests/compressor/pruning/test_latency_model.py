@@ -132,10 +132,11 @@ def test_a_layer_whose_widths_are_all_others_leaves_with_its_block(mixers: bool)
 class Chain(nn.Module):
     """A part that returns as many channels as it gets, but others: nothing is added to what went in."""
 
-    def __init__(self, inner: int | None, head: bool) -> None:
+    def __init__(self, inner: int | None, head: bool, groups: int = 1) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 16, 3)
-        layers = [nn.Conv2d(16, 16, 1)] if inner is None else [nn.Conv2d(16, inner, 1), nn.Conv2d(inner, 16, 1)]
+        layers = [nn.Conv2d(16, inner or 16, 1, groups=groups)]
+        layers += [] if inner is None else [nn.Conv2d(inner, 16, 1)]
         self.body = Wrapped(nn.Sequential(*layers, nn.ReLU()))
         self.head = nn.Conv2d(16, 8, 1) if head else nn.Identity()
 
@@ -159,6 +160,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "a chain that ends": (lambda: Chain(None, head=False), set()),
     "a wide chain": (lambda: Chain(32, head=True), set()),
     "a wide chain that ends": (lambda: Chain(32, head=False), set()),
+    "a wide chain in groups": (lambda: Chain(32, head=True, groups=4), set()),
     "branches": (Branches, {"blocks.0", "blocks.1"}),
     "a transformer": (lambda: nets.VisionTransformer(nets.ModularBlock), {"blocks.0", "blocks.1"}),
     "mixers": (lambda: Branches(mixers=True), {"blocks.0", "blocks.1"}),
