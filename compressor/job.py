@@ -26,10 +26,10 @@ from .candidate import Candidate, state_of
 from .data import any_inputs
 from .learning.losses import named_loss
 from .lock import LOCK, read_lock
-from .measuring import slice_masks
 from .model_checks import check_built
 from .model_graph import PICKLES, opened
 from .plan import estimates
+from .predictions import slice_masks
 from .progress import Progress
 from .recipe import Recipe, check_chain
 from .stage import Context, Graph, Machine, Stage

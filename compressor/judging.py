@@ -9,7 +9,7 @@ from ..benches.gates.judge import judge
 from ..benches.metrics.groups import GroupLoss
 from ..core.limits import Verdict
 from ..exporters.targets.targets import TARGETS
-from . import measuring
+from . import measuring, predictions
 from .auditing import Once, Pair, corruption_losses
 from .evaluation import task_metrics
 from .measuring import Costs, Outcome
@@ -29,10 +29,10 @@ def judged(pair: Pair, recipe: Recipe, out: Path, once: Once, progress: Progress
     """
     how = pair.key | {"measure": plain(recipe.measure), "confidence": recipe.limits.confidence, "costs": _COSTS}
     measured = (pair.original, pair.final, pair.task)
-    kept, higher_is_better = out / measuring.PREDICTIONS, task_metrics(pair.task)[0].higher_is_better
+    kept, higher_is_better = out / predictions.PREDICTIONS, task_metrics(pair.task)[0].higher_is_better
 
     def predict(folder: Path, work: Path) -> dict[str, Any]:
-        measuring.keep_predictions(*measured, pair.threads, folder)
+        predictions.keep_predictions(*measured, pair.threads, folder)
         return {}
 
     def costs_of(place: str, measure: Callable[[], Costs]) -> Costs:
@@ -44,7 +44,7 @@ def judged(pair: Pair, recipe: Recipe, out: Path, once: Once, progress: Progress
         return found, judge(recipe.limits, found.evidence, higher_is_better)
 
     done = once("measurements/predictions", pair.key, predict)
-    shutil.copyfile(done.path / measuring.PREDICTIONS, kept)
+    shutil.copyfile(done.path / predictions.PREDICTIONS, kept)
     corruptions = _corruptions(pair, recipe, once, progress)
     costs = costs_of("measurements/costs", lambda: measuring.measure_costs(*measured, recipe, pair.threads, progress))
     found, verdict = held(costs)

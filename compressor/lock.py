@@ -21,7 +21,7 @@ from ..exporters.targets.targets import TARGETS
 from . import recipe as recipes, task_file
 from .artifacts import open_session
 from .evaluation import BATCH, task_metrics
-from .measuring import PREDICTIONS
+from .predictions import PREDICTIONS
 
 LOCK = "edgesmith.lock"
 SCHEMA: Literal["edgesmith.lock/1"] = "edgesmith.lock/1"

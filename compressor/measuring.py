@@ -1,8 +1,7 @@
 """Original and final in the target's runtime; and, for the ledger, every stage's result on validation data."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from ..benches.audits.disparity import Kind, disparities
 from ..benches.gates.finished import under
 from ..benches.gates.judge import Evidence, SideEvidence
 from ..benches.metrics import accuracy, groups, metrics
-from ..benches.metrics.accuracy import labels_of, predict
 from ..benches.metrics.flips import CalibrationError, Flips, are_probabilities, calibration_error, flips, has_confidence
 from ..benches.metrics.groups import GroupLoss
 from ..benches.report.report import BatchLatency, MetricValue, Side, Throughput, batch_latency, batch_throughput
@@ -21,8 +19,6 @@ from ..benches.timing import energy, fresh_process, intervals, latency, throughp
 from ..benches.timing.fresh_process import FreshProcess
 from ..benches.timing.latency import PairedLatency
 from ..benches.timing.throughput import PairedThroughput
-from ..core.errors import TaskError
-from ..core.files import atomic_path
 from ..core.limits import Limits, Verdict
 from ..core.task import Metric, Task
 from ..core.values import Artifact, Interval
@@ -30,14 +26,12 @@ from ..exporters.graph import graph_stats, onnx_file
 from ..exporters.targets.targets import TARGETS
 from . import engines
 from .artifacts import open_session
-from .evaluation import BATCH, evaluate, old_metric, task_metrics
+from .evaluation import evaluate, old_metric, task_metrics
 from .measure_options import Measure
 from .progress import Progress
 from .recipe import Recipe
 from .schema import plain
-from .task_file import run_user_code
 
-PREDICTIONS = "predictions.npz"
 # A stage's latency is a glance, no interval of it is shown; the verdict's is measured for as long as the recipe says.
 _GLANCE: Mapping[str, Any] = {"restarts": 2, "confidence": 0.75}
 _GLANCE_SECONDS = 1.0  # at most
@@ -81,52 +75,6 @@ def stage_facts(artifact: Artifact, original: Artifact, task: Task, measure: Mea
         "parameters": parameters,
         "file_bytes": artifact.file_bytes,
     }
-
-
-def keep_predictions(original: Artifact, final: Artifact, task: Task, threads: int, folder: Path) -> None:
-    """Run both on the test split and keep every prediction: `original/OUTPUT`, `final/OUTPUT`, `labels`.
-
-    Where the task names an old one, on its test split too: `old/original/OUTPUT`, `old/final/OUTPUT`, `old/labels`.
-    """
-    tests = {"": task.test} if task.old is None else {"": task.test, "old/": task.old.test}
-    arrays = {f"{which}labels": labels_of(split) for which, split in tests.items()}
-    arrays |= {f"slices/{name}": mask for name, mask in slice_masks(task).items()}
-    for side, artifact in (("original", original), ("final", final)):
-        session = open_session(artifact, threads)
-        try:
-            for which, split in tests.items():
-                arrays |= {f"{which}{side}/{name}": array for name, array in predict(session, split, BATCH).items()}
-        finally:
-            session.close()
-    with atomic_path(folder / PREDICTIONS) as partial, partial.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # its stub takes the keys for `allow_pickle`
-
-
-def slice_masks(task: Task) -> dict[str, np.ndarray]:
-    """The task's slices of the test split: name -> bool `(N,)`.
-
-    Raises:
-        TaskError: a slice that is not one boolean per test sample, or has no sample.
-    """
-    masks = {}
-    for name, given in task.slices.items():
-        where = f"task '{task.name}': slices['{name}']"
-        mask = np.asarray(run_user_code(functools.partial(_asked, given, task), where) if callable(given) else given)
-        if mask.dtype != np.bool_ or mask.shape != (len(task.test),):
-            raise TaskError(
-                f"{where}: {mask.dtype} {mask.shape}; it must say True or False of each of the {len(task.test):,} test "
-                f"samples, bool ({len(task.test)},)"
-            )
-        if not mask.any():
-            raise TaskError(f"{where}: no test sample is in it; take it out, or mend what it looks for")
-        masks[name] = mask
-    return masks
-
-
-def _asked(function: Callable[..., np.ndarray], task: Task) -> np.ndarray:
-    starts = range(0, len(task.test), BATCH)
-    batches = (task.test.batch(np.arange(start, min(start + BATCH, len(task.test)))) for start in starts)
-    return np.concatenate([function(inputs, labels) for inputs, labels in batches])
 
 
 def measure_costs(

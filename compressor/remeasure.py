@@ -18,7 +18,7 @@ from ..core.limits import LimitResult
 from ..core.task import Metric
 from ..core.values import Interval
 from ..exporters.targets.targets import TARGETS
-from . import measuring
+from . import measuring, predictions
 from .evaluation import task_metrics
 from .measuring import Costs
 from .opened_run import Opened, open_run
@@ -150,8 +150,8 @@ def compare_scores(metric: Metric, side: str, before: np.ndarray, now: np.ndarra
 def _answers(opened: Opened) -> Iterator[Again]:
     pair, run = opened.pair, opened.run
     with tempfile.TemporaryDirectory(prefix="edgesmith-verify-") as name:
-        measuring.keep_predictions(pair.original, pair.final, pair.task, pair.threads, Path(name))
-        with np.load(Path(name) / measuring.PREDICTIONS, allow_pickle=False) as stored:
+        predictions.keep_predictions(pair.original, pair.final, pair.task, pair.threads, Path(name))
+        with np.load(Path(name) / predictions.PREDICTIONS, allow_pickle=False) as stored:
             arrays: Mapping[str, np.ndarray] = dict(stored)
     for side in ("original", "final"):
         for metric in task_metrics(pair.task):

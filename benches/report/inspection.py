@@ -121,8 +121,7 @@ def dialect_of(model: onnx.ModelProto) -> str:
     Returns:
         "float", "s8-symmetric", "s8-asymmetric", "u8" (zero points 0 and 128), "u8-asymmetric", "mixed" (signed and
         unsigned) or "unknown" (other types and operators, or zero points that are no constants where they are read; a
-        local function's are looked for in no graph);
-        ", INT32 bias" behind it with one.
+        local function's are looked for in no graph); ", INT32 bias" behind it with one.
         Where ranges are found at run time: "dynamic", or ", dynamic" behind it.
     """
     nodes = list(_with_constants(model.graph, {}))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import edgesmith
-from edgesmith.compressor.measuring import slice_masks
+from edgesmith.compressor.predictions import slice_masks
 from edgesmith.core.errors import TaskError
 
 VALUES = np.linspace(0, 1, 600, dtype=np.float32)
