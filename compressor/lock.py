@@ -24,6 +24,7 @@ from .evaluation import BATCH, task_metrics
 from .predictions import PREDICTIONS
 
 LOCK = "edgesmith.lock"
+_REPORT = "report.json"
 SCHEMA: Literal["edgesmith.lock/1"] = "edgesmith.lock/1"
 
 
@@ -42,6 +43,7 @@ class Lock:
     artifacts: dict[str, str]  # path in the run directory -> digest
     environment: dict[str, str | int | list[str]]  # versions and machine
     engines: dict[str, str] = dataclasses.field(default_factory=dict)  # likewise
+    report: str = ""  # of report.json; empty: a lock that older versions wrote
     timing_cache: str = ""  # of the file that the recipe names for its engines; empty: none
     schema: Literal["edgesmith.lock/1"] = SCHEMA
 
@@ -83,6 +85,7 @@ def lock_of(report: Report, task_identity: str, run: Path) -> Lock:
         artifacts={artifact.path: artifact.digest for artifact in report.artifacts},
         environment=report.environment,
         engines={each.engine.path: digest.of_file(run / each.engine.path) for each in report.artifacts if each.engine},
+        report=digest.of_file(run / _REPORT),
         timing_cache=_timing_cache(run),
     )
 
@@ -133,6 +136,7 @@ def verify(run: Path) -> Verified:
     """
     lock = read_lock(run / LOCK)
     files = {"recipe.toml": lock.recipe, PREDICTIONS: lock.predictions, **lock.artifacts, **lock.engines}
+    files |= {_REPORT: lock.report} if lock.report else {}
     differences = list(_changed_files(run, files))
     answers = "not asked: a file differs"
     if not differences:
@@ -176,7 +180,7 @@ def _asked_again(run: Path, lock: Lock, task: Task) -> tuple[list[Difference], s
         now = accuracy.predict(session, task.test, BATCH)
     finally:
         session.close()
-    before = finished.read(run / "report.json")
+    before = finished.read(run / _REPORT)
     assert before.arrays is not None  # their digest was looked at
     main, kept, labels = task_metrics(task)[0], before.outputs("final"), before.arrays["labels"]
     values = [metrics.value(main, metrics.scores_of(main, outputs, labels)) for outputs in (kept, now)]

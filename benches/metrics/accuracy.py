@@ -62,7 +62,7 @@ def labels_of(split: Split, batch_size: int = 1024) -> np.ndarray:
 def paired_drop(metric: Metric, scores_original: np.ndarray, scores_final: np.ndarray, confidence: float) -> Interval:
     """What the final model lost in the metric against the original, in the metric's unit; positive is worse.
 
-    Bonett-Price's adjusted Wald interval for proportions, Student's t on the differences for means, a bootstrap over
+    Tango's score interval for proportions, Student's t on the differences for means, a bootstrap over
     samples for statistics. The last two know nothing of losses that were not seen: they are never narrower than
     `_unseen`.
 
@@ -95,7 +95,7 @@ def seen_drop(metric: Metric, original: np.ndarray, final: np.ndarray, confidenc
     sign = 1.0 if metric.higher_is_better else -1.0
     if metric.kind == "proportion":
         first, second = _disagreements(metric, original, final)
-        return intervals.bonett_price(first, second, len(original), confidence)
+        return intervals.tango(first, second, len(original), confidence)
     if np.array_equal(original, final):
         return Interval(value=0.0, low=0.0, high=0.0)
     if metric.kind == "mean":
@@ -122,7 +122,7 @@ def samples_needed(
     shares = first / len(scores_original), second / len(scores_original)
 
     def settled(count: int) -> bool:
-        bounds = intervals.bonett_price(shares[0] * count, shares[1] * count, count, confidence)
+        bounds = intervals.tango(shares[0] * count, shares[1] * count, count, confidence)
         return bounds.high <= limit or bounds.low > limit
 
     return _smallest(settled)

@@ -19,10 +19,12 @@ from edgesmith.core.files import write_atomic
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the table and print it; `table.md` in the folder holds it too."""
-    names = [net.name for net in NETS]
+    names, ways = [net.name for net in NETS], [way.name for way in WAYS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/pruning-peers"), help="keeps everything")
     parser.add_argument("--nets", nargs="+", choices=names, default=names, metavar="NET", help=", ".join(names))
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways, metavar="WAY", help=", ".join(ways))
+    parser.add_argument("--levels", nargs="+", type=float, metavar="SHARE", help="of these ways, in place of their own")
     parser.add_argument("--epochs", type=int, metavar="N", help="in place of each network's own")
     parser.add_argument("--seeds", type=int, metavar="N", help="at most so many")
     parser.add_argument("--no-timing", action="store_true", help="train only, as on a busy machine")
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             table.Row(way=way.name, level=level, seed=seed, run=run)
             for seed in net.seeds[: options.seeds]
             for way in WAYS
-            for level in way.levels
+            if way.name in options.ways
+            for level in options.levels or way.levels
             if (run := runs.trained(folder, net, way, level, seed, epochs)) is not None
         ]
         if rows and not options.no_timing:

@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ensemble"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the students; none: merges alone")
     parser.add_argument("--alone", type=int, nargs="*", default=[0], help="of these also with one teacher, itself")
+    parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="in the recipe")
     options = parser.parse_args()
     sys.path.insert(0, str(EXAMPLE))
     tasks = importlib.import_module("task")
@@ -122,10 +123,12 @@ def main() -> None:
     ]
     timings, students = [], []
     for seed in options.seeds:
-        _, student = compressed(options.out / f"student-{seed}", (), seed)
+        _, student = compressed(options.out / f"student-{seed}", options.set, seed)
         files = {"taught by the five": student}
         if seed in options.alone:
-            files["taught by its own original"] = compressed(options.out / f"alone-{seed}", ALONE, seed)[1]
+            files["taught by its own original"] = compressed(
+                options.out / f"alone-{seed}", (*options.set, *ALONE), seed
+            )[1]
         for name, path in files.items():
             found = right(file_answers(path, test))
             share = kept(found, ensemble, members)

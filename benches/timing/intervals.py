@@ -54,16 +54,12 @@ def wilson(successes: float, count: int, confidence: float) -> Interval:
     return Interval(value=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)))
 
 
-def bonett_price(only_first: float, only_second: float, count: float, confidence: float) -> Interval:
+def tango(only_first: float, only_second: float, count: float, confidence: float) -> Interval:
     """Difference of two proportions on the same samples: share right in the first minus share right in the second.
 
-    Adjusted Wald interval: imagined samples are added to each kind of disagreement, so that none at all still
-    leaves a width (Bonett & Price, J. Educ. Behav. Stat. 37(4), 2012). They add one for 95 % on two sides, where
-    z**2 / 4 is 0.96; more confidence takes more, as in Agresti & Coull (Am. Stat. 52(2), 1998), or a bound at 99.95 %,
-    as of one of a hundred groups, errs nineteen times as often as it says.
-
-    It is approximate: where disagreement is rare and all of one kind, at the worst rate there is a bound at 95 % is
-    missed in up to 11 % of cases, one at 99 % in 3 %.
+    A bound is the difference that a score test would just not reject (Tango, Stat. Med. 17(8), 1998), with half a
+    sample for continuity. Counted over all outcomes of 20 to 2,000 samples at their worst rates, one at 95 % errs in at
+    most 5.2 % of cases, one at 99 % in 1.3 (from 50 samples on 1.1), one at 99.95 % in 0.1 (from 360 on 0.05).
 
     Args:
         only_first: samples that the first got right and the second wrong.
@@ -72,12 +68,26 @@ def bonett_price(only_first: float, only_second: float, count: float, confidence
         confidence: of each bound alone.
     """
     z, value = normal_quantile(confidence), (only_first - only_second) / count
-    added = max(1.0, z * z / 4)
-    whole = count + 2 * added
-    p12, p21 = (only_first + added) / whole, (only_second + added) / whole
-    half = z * math.sqrt((p12 + p21 - (p12 - p21) ** 2) / whole)
-    centre = p12 - p21
-    return Interval(value=value, low=max(-1.0, min(value, centre - half)), high=min(1.0, max(value, centre + half)))
+    high = _largest_difference(only_first + 0.5, only_second, count, z)
+    low = -_largest_difference(only_second + 0.5, only_first, count, z)
+    return Interval(value=value, low=min(value, low), high=max(value, high))
+
+
+def _largest_difference(first: float, second: float, count: float, z: float) -> float:
+    """Largest difference of which the one seen is no more than `z` standard errors short, by halving."""
+
+    def is_rejected(difference: float) -> bool:
+        linear = (2 * count - first + second) * difference - first - second
+        constant = second * difference * (1 - difference)
+        rare = (math.sqrt(max(0.0, linear**2 + 8 * count * constant)) - linear) / (4 * count)  # the second's, likeliest
+        variance = count * (2 * rare + difference * (1 - difference))
+        return first - second - count * difference < -z * math.sqrt(max(0.0, variance))
+
+    low, high = max(-1.0, min(1.0, (first - second) / count)), 1.0
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_rejected(middle) else (middle, high)
+    return high
 
 
 def mean(values: np.ndarray, confidence: float) -> Interval:

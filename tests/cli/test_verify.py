@@ -169,14 +169,36 @@ def test_no_lock_and_one_that_is_none(finished: Path, capsys: pytest.CaptureFixt
     )
 
 
+def write_report(tree: Any) -> None:
+    """As if the run had ended with this report."""
+    path = RUN / "report.json"
+    path.write_text(json.dumps(tree))
+    edit_lock(report=digest.of_file(path))
+
+
+def test_a_report_that_was_edited(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = RUN / "report.json"
+    path.write_text(path.read_text().replace('"verdict": "pass"', '"verdict": "fail"'))
+    code, lines = verify(capsys)
+    assert code == ExitCode.LIMIT_MISSED
+    locked = json.loads(LOCK.read_text())["report"]
+    assert lines[1:] == [
+        f"differs: report.json: locked {locked[:12]}, found {digest.of_file(path)[:12]}",
+        "runs/small: 1 thing(s) differ from its lock",
+    ]
+    old = {key: value for key, value in json.loads(LOCK.read_text()).items() if key != "report"}
+    LOCK.write_text(json.dumps(old))
+    assert verify(capsys)[0] == ExitCode.PASS, "a lock of a version that did not keep it"
+
+
 def shift_report(change: float) -> None:
-    """The report's speed-ups become another machine's or another day's; the lock holds no digest of it."""
+    """The report's speed-ups become another machine's or another day's."""
     path = RUN / "report.json"
     tree = json.loads(path.read_text())
     for each in tree["latency"]:
         for key in ("median", "low", "high"):
             each["speedup"][key] *= change
-    path.write_text(json.dumps(tree))
+    write_report(tree)
 
 
 def test_measured_again(finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +233,7 @@ def test_both_slower_alike(finished: Path, capsys: pytest.CaptureFixture[str], m
         for side in ("original", "final"):
             each[side]["p50"] /= 10
         each["speedup"] |= {"low": 0.01, "high": 1000.0}  # this test is not about the ratio
-    path.write_text(json.dumps(tree))
+    write_report(tree)
     code, (text,) = verify(capsys, "--measure", "--json")
     found = {each["what"]: each for each in json.loads(text)["measured"]}
     assert (code, found["times of both, batch 8"]["status"]) == (ExitCode.PASS, "noted")
@@ -228,7 +250,7 @@ def test_another_machines_times_are_not_compared(finished: Path, capsys: pytest.
     tree = json.loads(path.read_text())
     here = tree["environment"]["cpu"]
     tree["environment"]["cpu"] = "another"
-    path.write_text(json.dumps(tree))
+    write_report(tree)
     code, lines = verify(capsys, "--measure")
     assert code == ExitCode.UNPROVEN
     assert "runs/small: what its lock says; 1 could not be compared" in lines

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 
 from edgesmith.benches.timing import intervals
 
@@ -24,49 +24,79 @@ def test_wilson_equals_scipy(successes: int, count: int) -> None:
     assert found.value == successes / count
 
 
-def test_bonett_price_by_hand() -> None:
-    # n = 98 makes the adjusted shares round: (5 + 1) / 100 and (1 + 1) / 100.
-    found = intervals.bonett_price(5, 1, 98, 0.975)
-    half = 1.959964 * np.sqrt((0.06 + 0.02 - 0.04**2) / 100)
-    assert (found.low, found.high) == pytest.approx((0.04 - half, 0.04 + half), abs=1e-7)
-    assert found.value == pytest.approx(4 / 98)
+@pytest.mark.parametrize(("lost", "won", "count"), [(5, 1, 98), (0, 0, 40), (3, 0, 360), (20, 30, 200)])
+def test_tango_is_where_the_score_statistic_is_the_quantile(lost: int, won: int, count: int) -> None:
+    """The likelihood under the bound is maximised here by search, there in closed form."""
+    bound = intervals.tango(lost, won, count, 0.95).high
+    seen = lost + 0.5  # for continuity
+
+    def unlikeliness(rare: float) -> float:
+        both = 1 - 2 * rare - bound
+        return -float(
+            special.xlogy(seen, rare + bound) + special.xlogy(won, rare) + (count - seen - won) * np.log(both)
+        )
+
+    rare = optimize.minimize_scalar(
+        unlikeliness, bounds=(max(0.0, -bound), (1 - bound) / 2), method="bounded", options={"xatol": 1e-12}
+    ).x
+    statistic = (seen - won - count * bound) / np.sqrt(count * (2 * rare + bound - bound**2))
+    assert statistic == pytest.approx(stats.norm.ppf(0.05), abs=1e-4)
+
+
+def test_tango_of_one_kind_is_the_score_bound_of_one_proportion() -> None:
+    found, expected = intervals.tango(3, 0, 360, 0.95), intervals.wilson(3.5, 360, 0.95)
+    assert found.value == 3 / 360
+    assert found.high == pytest.approx(expected.high, abs=1e-9)
 
 
 @pytest.mark.parametrize(
     ("confidence", "count", "times"),
-    [(0.95, 20, 2.3), (0.95, 360, 2.1), (0.99, 360, 2.95), (0.9995, 100, 4.5), (0.9995, 360, 4.5)],
+    [(0.95, 20, 1.03), (0.95, 360, 1.0), (0.99, 20, 1.3), (0.99, 360, 1.0), (0.9995, 20, 2.0), (0.9995, 360, 1.0)],
 )
-def test_bonett_price_errs_no_more_often_than_it_is_said_to(confidence: float, count: int, times: float) -> None:
-    """At the rates that are worst for it: all disagreement of one kind, and rare. Summed over all outcomes."""
-    outcomes = np.arange(count + 1)
-    high = np.array([intervals.bonett_price(lost, 0, count, confidence).high for lost in outcomes])
-    errors = [
-        stats.binom.pmf(outcomes, count, rate)[high < rate - 1e-12].sum()
-        for rate in np.geomspace(0.5 / count, 0.5, 400)
+def test_tango_errs_no_more_often_than_it_is_said_to(confidence: float, count: int, times: float) -> None:
+    """Summed over all outcomes, at rates where an adjusted Wald bound errs 2, 4 and 14 times as often as it says."""
+    lost, won = np.meshgrid(np.arange(34), np.arange(34), indexing="ij")
+    possible = lost + won <= count
+    high = np.full(lost.shape, 1.0)
+    high[possible] = [
+        intervals.tango(*cell, count, confidence).high for cell in zip(lost[possible], won[possible], strict=True)
     ]
-    assert max(errors) < times * (1 - confidence)
+    errors = []
+    for expected in np.geomspace(0.5, 10, 30):  # lost samples more than won ones
+        for back in (0, 0.05, 0.3, 1):  # won for each of them
+            truth, gain = expected / count, back * expected / count
+            if truth + 2 * gain > 1:
+                continue
+            rest = count - lost - won
+            shares = stats.multinomial.pmf(
+                np.stack([lost, won, rest], -1)[possible], count, [truth + gain, gain, 1 - truth - 2 * gain]
+            )
+            errors.append(shares[high[possible] < truth - 1e-9].sum())
+    assert 0.3 * (1 - confidence) < max(errors) < times * (1 - confidence)
 
 
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (0, 1), (50, 50), (100, 0), (0, 100)])
-def test_bonett_price_always_has_a_width_around_its_value(lost: int, won: int) -> None:
-    found = intervals.bonett_price(lost, won, 100, 0.95)
+def test_tango_always_has_a_width_around_its_value(lost: int, won: int) -> None:
+    found = intervals.tango(lost, won, 100, 0.95)
+    mirrored = intervals.tango(won, lost, 100, 0.95)
     assert -1 <= found.low <= found.value <= found.high <= 1
     assert found.high - found.low > 0.01
+    assert (found.low, found.high) == pytest.approx((-mirrored.high, -mirrored.low))
 
 
-# Nominal is 0.95 for each bound. Adjusted Wald is on the safe side for small shares (Bonett & Price 2012, table 1).
+# Nominal is 0.95 for each bound.
 @pytest.mark.parametrize(
     ("lost", "won", "count"), [(0.01, 0.01, 360), (0.03, 0.01, 360), (0.02, 0.05, 200), (0.1, 0.1, 100)]
 )
-def test_bonett_price_covers(lost: float, won: float, count: int) -> None:
+def test_tango_covers(lost: float, won: float, count: int) -> None:
     rng = np.random.default_rng(7)
-    cells = rng.multinomial(count, [lost, won, 1 - lost - won], 10_000)
-    found = [intervals.bonett_price(a, b, count, 0.95) for a, b, _ in cells]
+    cells, times = np.unique(rng.multinomial(count, [lost, won, 1 - lost - won], 10_000), axis=0, return_counts=True)
+    found = [intervals.tango(a, b, count, 0.95) for a, b, _ in cells]
     truth = lost - won
-    upper = np.mean([truth <= interval.high for interval in found])
-    lower = np.mean([truth >= interval.low for interval in found])
-    assert 0.935 <= upper <= 0.99
-    assert 0.935 <= lower <= 0.99
+    upper = np.average([truth <= interval.high for interval in found], weights=times)
+    lower = np.average([truth >= interval.low for interval in found], weights=times)
+    assert 0.945 <= upper <= 0.995
+    assert 0.945 <= lower <= 0.995
 
 
 def test_mean_covers_at_the_nominal_rate() -> None:
