@@ -24,6 +24,7 @@ from . import recipe as recipes, task_file
 from .auditing import check_texts, no_corruptions
 from .candidate import Candidate, state_of
 from .data import any_inputs
+from .evaluation import task_metrics
 from .learning.losses import named_loss
 from .lock import LOCK, read_lock
 from .model_checks import check_built
@@ -164,8 +165,14 @@ def _check(recipe: Recipe, task: Task) -> None:
 
 
 def _check_groups(recipe: Recipe, task: Task) -> None:
-    """Slices that are what they should be, and groups for the limits that are set on them."""
+    """Slices that are what they should be, and answers and groups for the limits that are set on them."""
     slice_masks(task)
+    main = task_metrics(task)[0]
+    if recipe.limits.negative_flips is not None and main.kind != "proportion":
+        raise RecipeError(
+            f"limits.negative_flips: by '{main.name}' of task '{task.name}' no sample is right or wrong; give the task "
+            "a main metric of the kind 'proportion', such as accuracy, or leave the limit out"
+        )
     if recipe.limits.slice_drop is not None and not task.slices:
         raise RecipeError(f"limits.slice_drop: task '{task.name}' has no slices; set slices= in the task")
     check_texts(task)

@@ -255,6 +255,9 @@ def outcome(
         metric_samples_needed=None
         if limits.metric is None
         else accuracy.samples_to_settle(value, limits.metric, len(labels)),
+        negative_flips=None
+        if reason or limits.negative_flips is None
+        else accuracy.negative_flips(main, *pair, limits.confidence),
         groups=tuple(
             loss for kind, each in masks.items() for loss in groups.losses(main, *pair, each, kind, limits.confidence)
         ),

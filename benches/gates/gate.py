@@ -112,7 +112,8 @@ def _not_better(gate: Gate) -> str:
     compared = [each for each in gate.checks if each.group == "baseline"]
     if less := next((each for each in compared if each.name == last_limits.NAME), None):
         return f"{less.note}: {less.found}"
-    worse = [each.name for each in compared if each.measured is not None and each.measured > 0]
+    losses = [each for each in compared if each.name != "negative_flips"]  # any other file has some
+    worse = [each.name for each in losses if each.measured is not None and each.measured > 0]
     if worse:
         return f"within its margin, but worse by its estimate: {', '.join(worse)}"
     if compared and not any(each.high is not None and each.high < 0 for each in compared):
@@ -178,6 +179,9 @@ def _own(run: Finished, metric: Metric) -> list[Check]:
         metric_samples_needed=None
         if limits.metric is None
         else accuracy.samples_to_settle(value, limits.metric, len(final)),
+        negative_flips=None
+        if reason or limits.negative_flips is None
+        else accuracy.negative_flips(metric, original, final, confidence),
         groups=run.groups(metric, original, final),
         disparities=() if limits.disparity is None else disparities(metric, original, final, run.masks(), confidence),
         speedups=_speedups(report) or None,

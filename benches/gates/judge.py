@@ -39,6 +39,7 @@ class Evidence:
     samples: int | None = None  # test samples behind `drop` and `metric`
     drop_samples_needed: int | None = None  # `accuracy.samples_needed` for the drop limit; None: no count would do
     metric_samples_needed: int | None = None  # `accuracy.samples_to_settle` for the metric limit
+    negative_flips: Interval | None = None  # share of samples that the original has right and the final model has not
     groups: tuple[GroupLoss, ...] = ()  # losses of classes and slices
     corruptions: tuple[GroupLoss, ...] = ()  # losses under corruptions; measured where a limit is set on them
     disparities: tuple[Disparity, ...] = ()  # of classes and of slices
@@ -82,6 +83,7 @@ def judge(limits: Limits, evidence: Evidence, higher_is_better: bool) -> Verdict
     judged = (
         _drop(limits, evidence),
         _metric(limits, evidence, higher_is_better),
+        _negative_flips(limits, evidence),
         _groups("class_drop", limits.class_drop, evidence.groups, evidence),
         _groups("slice_drop", limits.slice_drop, evidence.groups, evidence),
         _groups("corruption_drop", limits.corruption_drop, evidence.corruptions, evidence),
@@ -112,6 +114,21 @@ def _metric(limits: Limits, evidence: Evidence, higher_is_better: bool) -> Limit
     bound = _at_least if higher_is_better else _at_most
     result = bound("metric", limits.metric, evidence.metric, evidence)
     return _with_samples(result, evidence.samples, evidence.metric_samples_needed)
+
+
+def _negative_flips(limits: Limits, evidence: Evidence) -> LimitResult | None:
+    if limits.negative_flips is None or evidence.negative_flips is None or evidence.samples is None:
+        return _unmeasured("negative_flips", limits.negative_flips, evidence)
+    return judge_flips(limits.negative_flips, evidence.negative_flips, evidence.samples)
+
+
+def judge_flips(limit: float, share: Interval, samples: int) -> LimitResult:
+    """The share of `samples` that were right and are wrong."""
+    status: Status = "pass" if share.high <= limit else "fail" if share.low > limit else "unproven"
+    result = _result("negative_flips", limit, share, status)
+    found = _with_samples(result, samples, samples_to_settle(share, limit, samples))
+    assert found is not None  # the result is one
+    return found
 
 
 def _groups(name: str, limit: float | None, found: Sequence[GroupLoss], evidence: Evidence) -> LimitResult | None:

@@ -16,12 +16,13 @@ from ..timing.environment import Description
 from . import last_limits
 from .finished import Finished
 from .gate_check import Check
-from .judge import RANK, judge_groups
+from .judge import RANK, judge_flips, judge_groups
 
 # Largest loss against the last release where --margin says nothing: relative, but for losses of the metric, where it is
 # the tighter of both runs' limits. Times and memory are noisy, and a file holds names; counts of operations are exact.
 MARGINS: Mapping[str, float | None] = {
     "drop": None,
+    "negative_flips": None,
     "class_drop": None,
     "slice_drop": None,
     "speedup": 0.05,
@@ -34,6 +35,7 @@ MARGINS: Mapping[str, float | None] = {
 FIGURES = {  # limit -> what is compared with the last release: a ratio to the original is the same size again
     "drop": "drop",
     "metric": "drop",
+    "negative_flips": "negative_flips",
     "class_drop": "class_drop",
     "slice_drop": "slice_drop",
     "speedup": "speedup",
@@ -121,8 +123,8 @@ def compare(
     margin = margins.get(name, MARGINS[name])
     if name == "drop":
         return _accuracy(run, baseline, metric, margin)
-    if name in ("class_drop", "slice_drop"):
-        return _groups(name, run, baseline, metric, margin)
+    if name in ("negative_flips", "class_drop", "slice_drop"):
+        return _paired_only(name, run, baseline, metric, margin)
     assert margin is not None  # only `drop` has no default
     change, note = measured[name] if name in measured else _from_reports(name, run.report, baseline.report, margin)
     unchanged = name in TIMED and name not in measured and _same_in_same_place(run.report, baseline.report)
@@ -205,8 +207,8 @@ def _accuracy(run: Finished, baseline: Finished, metric: Metric, margin: float |
     )
 
 
-def _groups(name: str, run: Finished, baseline: Finished, metric: Metric, margin: float | None) -> Check:
-    """No class, or no slice, may lose; paired only, for a report has no intervals of the classes' own metric."""
+def _paired_only(name: str, run: Finished, baseline: Finished, metric: Metric, margin: float | None) -> Check:
+    """What a report has no interval of against another file: answers gone wrong, and what classes and slices lost."""
     margin = last_limits.tighter(run.report, baseline.report, name) if margin is None else margin
     assert margin is not None  # it is compared because the run has the limit
     if baseline.arrays is None:
@@ -216,8 +218,12 @@ def _groups(name: str, run: Finished, baseline: Finished, metric: Metric, margin
         )
     else:
         theirs, ours = baseline.scores(metric, "final"), run.scores(metric, "final")
-        groups = [each for each in run.groups(metric, theirs, ours) if f"{each.kind}_drop" == name]
-        result = judge_groups(name, margin, groups)
+        if name == "negative_flips":
+            share = accuracy.negative_flips(metric, theirs, ours, run.report.confidence)
+            result = judge_flips(margin, share, len(ours))
+        else:
+            groups = [each for each in run.groups(metric, theirs, ours) if f"{each.kind}_drop" == name]
+            result = judge_groups(name, margin, groups)
     if baseline.arrays is not None and _same_model(run, baseline, metric):
         note = "the same file as the last release's"
         result = dataclasses.replace(result, measured=0.0, low=0.0, high=0.0, status="pass", note=note)

@@ -107,6 +107,21 @@ def seen_drop(metric: Metric, original: np.ndarray, final: np.ndarray, confidenc
     return intervals.bootstrap(drop, len(original), confidence)
 
 
+def negative_flips(metric: Metric, original: np.ndarray, final: np.ndarray, confidence: float) -> Interval:
+    """Share of samples that the original has right and the final model has not (Yan et al., CVPR 2021).
+
+    Raises:
+        DataError: the metric is no share of right answers; or see `paired_drop`.
+    """
+    if metric.kind != "proportion":
+        raise DataError(
+            f"metric '{metric.name}': by it no sample is right or wrong, so that none can turn from one to the other"
+        )
+    _check_pair(metric, original, final)
+    lost, _ = _disagreements(metric, original, final)
+    return intervals.tango(lost, 0, len(original), confidence)
+
+
 def samples_needed(
     metric: Metric, scores_original: np.ndarray, scores_final: np.ndarray, limit: float, confidence: float
 ) -> int | None:

@@ -10,6 +10,7 @@ from .report import MetricValue, Report, Side
 _PROMISES = {
     "drop": ("loss of {metric}", "at most"),
     "metric": ("{metric}", "at least"),
+    "negative_flips": ("share of samples right before and wrong now", "at most"),
     "class_drop": ("loss of {metric} in every class", "at most"),
     "slice_drop": ("loss of {metric} in every slice", "at most"),
     "corruption_drop": ("loss of {metric} under every corruption", "at most"),
@@ -266,7 +267,7 @@ def _in_unit(report: Report, name: str, value: float) -> tuple[float, str]:
     proportion = report.final.metrics[report.main_metric].kind == "proportion"
     if name in _LOSSES:
         return (100 * value, " points") if proportion else (value, "")
-    if name == "metric":
+    if name in ("metric", "negative_flips"):
         return (100 * value, " %") if proportion else (value, "")
     if name.endswith("_ratio"):
         return 100 * value, f" % of {'the original' if report.against == 'original' else report.against}"
@@ -275,4 +276,8 @@ def _in_unit(report: Report, name: str, value: float) -> tuple[float, str]:
 
 def _plain(name: str, value: float) -> str:
     """Two decimals where that is what the unit needs, else three significant digits."""
-    return f"{value:.2f}" if name in (*_LOSSES, "metric", "speedup") and abs(value) >= 0.1 else words.significant(value)
+    return (
+        f"{value:.2f}"
+        if name in (*_LOSSES, "metric", "negative_flips", "speedup") and abs(value) >= 0.1
+        else words.significant(value)
+    )

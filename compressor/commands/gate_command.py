@@ -45,9 +45,9 @@ def add(commands: Any) -> None:
         default=[],
         type=_margin,
         metavar="NAME=VALUE",
-        help="how much worse than the last release is let through: drop, class_drop, slice_drop (in the metric's unit; "
-        "default: the run's own limits), speedup, latency_ms, peak_memory (0.05), file (0.01), macs, params (0); "
-        "repeatable",
+        help="how much worse than the last release is let through: drop, negative_flips, class_drop, slice_drop (in "
+        "the metric's unit; default: the run's own limits), speedup, latency_ms, peak_memory (0.05), file (0.01), "
+        "macs, params (0); repeatable",
     )
     parser.add_argument(
         "--ratchet", action="store_true", help="make a better run the new baseline; the first one where there is none"

@@ -280,6 +280,10 @@ def test_limits_on_groups_that_are_not_there(refusal: Refuse) -> None:
     )
     edit("task.py", ', texts=["a"]', ', metrics=("mse",)')
     edit("task.py", "labels[start:stop])", "np.eye(10, dtype=np.float32)[labels[start:stop]])")
+    assert refusal("--set", "limits.negative_flips=0.1") == (
+        "RecipeError: limits.negative_flips: by 'mse' of task 'small' no sample is right or wrong; give the task a main "
+        "metric of the kind 'proportion', such as accuracy, or leave the limit out"
+    )
     assert refusal("--set", "limits.class_drop=0.1") == (
         "RecipeError: limits.class_drop: the test labels of task 'small' are not one class (an integer) per sample; name "
         "the groups in the task's slices and set slice_drop"

@@ -196,6 +196,32 @@ def test_one_class_broken_while_the_mean_holds(last: Path, capsys: pytest.Captur
     )
 
 
+def test_as_many_answers_lost_as_won(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mean is the same; who relied on an answer that was right has it wrong now."""
+    report = report_of(RUN)
+    limit = dataclasses.replace(report.limits[0], name="negative_flips", limit=0.04)
+    for folder in (RUN, BASELINE.parent):
+        write_report(folder, limits=(dataclasses.replace(report.limits[0], limit=0.15), limit))
+    with np.load(RUN / "predictions.npz") as stored:
+        logits, labels = stored["final/logits"].copy(), stored["labels"]
+    right = np.flatnonzero(logits.argmax(1) == labels)
+    wrong = np.flatnonzero(logits.argmax(1) != labels)
+    assert len(wrong) >= 40
+    logits[wrong] = np.eye(10, dtype=np.float32)[labels[wrong]]
+    turned = right[: len(wrong)]
+    logits[turned] = np.eye(10, dtype=np.float32)[(labels[turned] + 1) % 10]
+    replace_outputs(RUN, "final", logits)
+    found = red(gate(capsys, ExitCode.LIMIT_MISSED))
+    assert list(found) == ["limit: negative_flips", "baseline: negative_flips"]
+    share = f"{100 * len(wrong) / len(labels):.2f} % ("
+    assert found["baseline: negative_flips"].startswith(f"fail: {share}")
+    assert found["baseline: negative_flips"].endswith("); 497 test samples")
+    (BASELINE.parent / "predictions.npz").unlink()
+    checks = gate(capsys, ExitCode.LIMIT_MISSED)["checks"]
+    (check,) = (each for each in checks if (each["group"], each["name"]) == ("baseline", "negative_flips"))
+    assert (check["status"], check["note"]) == ("unproven", "not compared: no predictions.npz beside the baseline")
+
+
 def test_a_baseline_of_something_else(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--baseline", str(BASELINE))
     for field, what, value in (

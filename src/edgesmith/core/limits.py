@@ -16,6 +16,9 @@ class Limits:
 
     drop: float | None = None  # largest loss in the main metric, original minus final, in the metric's own unit
     metric: float | None = None  # smallest (largest, where lower is better) value of the main metric
+    negative_flips: float | None = (
+        None  # largest share of samples that were right and are wrong (Yan et al., CVPR 2021)
+    )
     class_drop: float | None = None  # largest loss of any class, as `drop`
     slice_drop: float | None = None  # largest loss of any of the task's slices, as `drop`
     corruption_drop: float | None = None  # largest loss under any common corruption of the test data, as `drop`

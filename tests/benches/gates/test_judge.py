@@ -24,6 +24,7 @@ EVIDENCE = Evidence(
     samples=360,
     drop_samples_needed=1240,
     metric_samples_needed=2500,
+    negative_flips=between(0.01, 0.02),
     speedups={1: between(2.0, 2.4), 32: between(3.0, 3.4)},
     latency_ms=between(0.30, 0.34),
 )
@@ -40,6 +41,7 @@ def result(evidence: Evidence = EVIDENCE, higher_is_better: bool = True, **limit
     [
         ("drop", 0.010, (0.0099, -0.002), -0.0021),
         ("metric", 0.93, (0.931, 0.97), 0.971),
+        ("negative_flips", 0.02, (0.019, 0.01), 0.0099),
         ("speedup", 2.0, (2.01, 2.4), 2.41),
         ("latency_ms", 0.34, (0.339, 0.30), 0.299),
         ("peak_memory_ratio", 55 / 90, (0.61, 45 / 110), 0.40),
@@ -120,6 +122,7 @@ def test_unproven_says_how_many_samples_would_settle_it() -> None:
     assert result(drop=0.005).note == text
     assert result(drop=0.02).note == "360 test samples"
     assert "2,500 test samples" in result(metric=0.96).note
+    assert result(negative_flips=0.018).note == text.replace("1,240", "1,000")
     never = dataclasses.replace(EVIDENCE, drop_samples_needed=None)
     text = "360 test samples; the measured value is the limit itself: no number of samples would settle it"
     assert result(never, drop=0.004).note == text
@@ -146,7 +149,7 @@ def test_no_limit_at_all_is_refused() -> None:
     with pytest.raises(RecipeError) as caught:
         judge(Limits(), EVIDENCE, True)
     assert str(caught.value) == (
-        "limits: nothing is judged; set at least one of drop, metric, class_drop, slice_drop, corruption_drop, disparity, speedup, latency_ms, "
+        "limits: nothing is judged; set at least one of drop, metric, negative_flips, class_drop, slice_drop, corruption_drop, disparity, speedup, latency_ms, "
         "peak_memory_ratio, peak_memory_bytes, file_ratio, file_bytes, macs_ratio, params_ratio"
     )
 
