@@ -39,11 +39,11 @@ class Times:
     """Milliseconds of one batch; `low` and `high` bound the median over restarts."""
 
     p50: float
-    p90: float
-    p99: float
+    p90: float | None = None  # None: too few calls for it; p99 and p99.9 likewise
+    p99: float | None = None
     low: float
     high: float
-    p999: float | None = None  # None: too few calls for it, or a bundle of a version that did not say
+    p999: float | None = None  # None also of a bundle of a version that did not say
     calls: int = 0
     quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 

@@ -49,9 +49,9 @@ class Percentiles:
     """Milliseconds of one batch."""
 
     p50: float
-    p90: float
-    p99: float
-    p999: float | None = None  # None: too few calls for it
+    p90: float | None = None  # None: too few calls for it; p99 and p99.9 likewise
+    p99: float | None = None
+    p999: float | None = None
     calls: int = 0
     quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 

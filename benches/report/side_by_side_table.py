@@ -33,9 +33,10 @@ def print_side_by_side(result: SideBySide, console: Console) -> None:
         timings = [one.timings[place] for one in measured]
         table.add_section()
         add_row(table, f"batch {batch}", *(_speed(timing, floor) for timing in timings))
-        for title, name in (("median", "p50"), ("p90", "p90"), ("p99", "p99")):
-            add_row(table, f"  {title}", *(words.milliseconds(getattr(timing.latency, name)) for timing in timings))
-        add_row(table, "  p99.9", *(words.tail(timing.latency.p999, timing.latency.calls) for timing in timings))
+        add_row(table, "  median", *(words.milliseconds(timing.latency.p50) for timing in timings))
+        for title, name in (("p90", "p90"), ("p99", "p99"), ("p99.9", "p999")):
+            found = (words.tail(getattr(timing.latency, name), timing.latency.calls) for timing in timings)
+            add_row(table, f"  {title}", *found)
         for count in result.concurrency:
             add_row(table, f"  {count} at once", *(_rate(one, batch, count) for one in measured))
         if not result.energy_reason:

@@ -27,7 +27,6 @@ Progress = Callable[[int, int], None]  # (restarts done, restarts in all)
 GUIDE: Mapping[str, Any] = {"restarts": 3, "confidence": 0.8}
 # Shares of the calls that draw their distribution: both ends, and the tail more closely.
 SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
-_TAIL = 0.999  # the share that takes many calls
 _ROTATE = 4  # inputs that take turns, so that no run finds its own input in the cache
 
 
@@ -36,11 +35,11 @@ class Latency:
     """Milliseconds of one batch, over all runs; `low` and `high` bound the median from restart to restart."""
 
     p50: float
-    p90: float
-    p99: float
+    p90: float | None = None  # None: too few calls for it, see `intervals.enough_calls`; p99 and p99.9 likewise
+    p99: float | None = None
     low: float
     high: float
-    p999: float | None = None  # None: too few calls for it, see `intervals.enough_calls`
+    p999: float | None = None
     calls: int = 0  # single calls that all of this is of
     quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
 
@@ -230,18 +229,19 @@ def _speedup(logs: np.ndarray, floor: float, confidence: float) -> Interval:
 
 def _latency(runs: Sequence[Mapping[str, np.ndarray]], key: str, confidence: float) -> Latency:
     calls = np.concatenate([run[key] for run in runs])
-    enough = len(calls) >= intervals.enough_calls(_TAIL, confidence)
-    shares = [share for share in SHARES if share != _TAIL or enough]
+    shares = [
+        share for share in SHARES if not 0.5 < share < 1 or len(calls) >= intervals.enough_calls(share, confidence)
+    ]
     at = dict(zip(shares, np.quantile(calls, shares).tolist()))
     p50 = at[0.5]
     bounds = intervals.median_over_restarts(_medians(runs, key), confidence)
     return Latency(
         p50=p50,
-        p90=at[0.9],
-        p99=at[0.99],
+        p90=at.get(0.9),
+        p99=at.get(0.99),
         low=min(bounds.low, p50),
         high=max(bounds.high, p50),
-        p999=at.get(_TAIL),
+        p999=at.get(0.999),
         calls=len(calls),
         quantiles=tuple(at.items()),
     )

@@ -51,22 +51,25 @@ def test_identical_files_show_no_speed_up_and_half_the_layers_show_two(tmp_path:
         assert 1.2 < twice.low < twice.value < twice.high
         assert 0 < result.noise_floor < 0.5
         baseline, _, faster = result.latency
-        assert baseline.p50 < baseline.p90 < baseline.p99
+        assert baseline.p90 is not None and baseline.p90 > baseline.p50
         assert baseline.low <= baseline.p50 <= baseline.high
         assert baseline.p50 / faster.p50 == pytest.approx(twice.value, rel=0.3)
     # Milliseconds: a chain of 16 products of 16 x 128 x 128 takes some 0.1 ms, not 100 and not 0.0001.
     assert 0.01 < large.latency[0].p50 < 10
 
 
-@pytest.mark.parametrize(("calls", "tail"), [(2990, None), (3000, pytest.approx(3.0, abs=0.01))])
-def test_percentiles_of_single_calls(calls: int, tail: float | None) -> None:
-    """1 to 3 ms, evenly, in two restarts: each quantile is where it must be, and p99.9 needs enough calls."""
+@pytest.mark.parametrize(
+    ("calls", "most"), [(28, 0.75), (30, 0.9), (298, 0.95), (300, 0.99), (2990, 0.99), (3000, 0.999)]
+)
+def test_percentiles_of_single_calls(calls: int, most: float) -> None:
+    """1 to 3 ms, evenly, in two restarts: each quantile is where it must be, and a tail needs enough calls."""
     times = np.linspace(1.0, 3.0, calls)
     found = latency._latency([{"k": times[::2]}, {"k": times[1::2]}], "k", 0.95)
-    assert (found.calls, found.p999) == (calls, tail)
-    assert (found.p50, found.p90, found.p99) == pytest.approx((2.0, 2.8, 2.98), abs=1e-3)
     shares = [share for share, _ in found.quantiles]
-    assert shares == [share for share in latency.SHARES if tail is not None or share != 0.999]
+    assert shares == [share for share in latency.SHARES if share <= most or share == 1]
+    assert (found.calls, found.p50) == (calls, pytest.approx(2.0))
+    tails = {0.9: found.p90, 0.99: found.p99, 0.999: found.p999}
+    assert tails == {share: pytest.approx(1 + 2 * share) if share <= most else None for share in tails}
     assert [value for _, value in found.quantiles] == pytest.approx([1 + 2 * share for share in shares], abs=1e-9)
 
 
