@@ -25,7 +25,7 @@ from ..edit import BlockEdit
 from ..learning.losses import task_loss
 from ..stage import Context, Probe, Stage
 from ..structure import measure
-from . import asked, blocks, channel_statistics
+from . import asked, blocks, channel_statistics, plan_trials
 from .allocation import ALLOCATIONS
 from .channel_statistics import Statistics
 from .coupling import CoupledChannels, remove
@@ -57,6 +57,7 @@ class Prune(Stage):
     latency_ratio: Ratio | None = None  # of the deployed network's time on the judged target, at the first batch size
     latency_ms: Annotated[float, Field(gt=0)] | None = None  # the same as a time
     blocks: tuple[str, ...] = ("*",)  # with a latency: whole blocks (globs) that may leave
+    trial_epochs: Annotated[int, Field(ge=0)] = 0  # with a latency: of plans with more or fewer blocks, to choose by
     importance: str = "magnitude-l2"
     allocation: str = "global"
     intensity: Mapping[str, Weight] = dataclasses.field(default_factory=dict)  # glob -> weight, for per-group
@@ -76,6 +77,8 @@ class Prune(Stage):
             self._check_latency(task, where)
         elif self.blocks != ("*",):
             raise RecipeError(f"{where}.blocks: only a latency takes blocks out; see the stage 'prune-blocks'")
+        elif self.trial_epochs:
+            raise RecipeError(f"{where}.trial_epochs: only plans for a latency are tried; leave it out")
         importance = resolve(self.importance, IMPORTANCES, f"{where}.importance")
         if not isinstance(importance, Importance):
             raise RecipeError(f"{where}.importance: '{self.importance}' is no `Importance`; see importance.py")
@@ -103,7 +106,9 @@ class Prune(Stage):
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
         if self.measures():
-            return 120.0 + 60 * probe.export + min(90.0, 60 * self.samples * probe.forward)
+            samples = len(task.split("train", self.name)) * self.trial_epochs * len(plan_trials.PRICES)
+            trials = samples * (probe.forward + probe.backward) * self.time_left()
+            return 120.0 + 60 * probe.export + min(90.0, 60 * self.samples * probe.forward) + trials
         return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
 
     def time_left(self) -> float:
@@ -170,7 +175,7 @@ class Prune(Stage):
         scores = self._scores(module, groups, context)
         planner = Planner(value, every, scores, names, self._multiple(context), context)
         goal = Goal(ratio=self.latency_ratio, milliseconds=self.latency_ms)
-        edits = planner.edits(goal, self.samples, self.batch_size)
+        edits = planner.edits(goal, self.samples, self.batch_size, self.trial_epochs)
         if not edits:
             return value
         replay.apply(module, value.example, edits)

@@ -20,7 +20,7 @@ from .. import replay
 from ..candidate import Candidate
 from ..edit import BlockEdit, Edit
 from ..stage import Context
-from . import asked, deployed
+from . import asked, deployed, plan_trials
 from .coupling import CoupledChannels
 from .damage import measure_damage, seconds_of_sample, spread
 from .latency_allocation import GAP, Damage, Solution, allocate, damage_of
@@ -87,8 +87,15 @@ class Planner:
         self.structure = structure_of(candidate.module(), candidate.example, groups, set(scores), list(blocks))
         self.widths = {group.root: widths(group.channels, group.multiple(multiple)) for group in self._groups}
 
-    def edits(self, goal: Goal, samples: int, batch_size: int) -> tuple[Edit, ...]:
+    def edits(self, goal: Goal, samples: int, batch_size: int, trial_epochs: int = 0) -> tuple[Edit, ...]:
         """The edits of least damage that bring the deployed network to the goal or just below; none if it is there.
+
+        Args:
+            goal: what is asked.
+            samples: to measure damages on, at most.
+            batch_size: of them.
+            trial_epochs: that plans with blocks at several prices are trained for, the best is kept; 0: the one of
+                least damage.
 
         Raises:
             UnreachableError: even the smallest network is slower.
@@ -120,7 +127,12 @@ class Planner:
             f"fit, widths count in steps of {model.step}"
         )
         rounds = _Rounds(self, context, goal, whole, milliseconds)
-        return self._edits(rounds.confirmed(model, damage))
+        prices = plan_trials.PRICES if trial_epochs and structure.inner else (1.0,)
+        found = [rounds.confirmed(model, plan_trials.priced(damage, price)) for price in prices]
+        plans = [plan for index, plan in enumerate(found) if plan not in found[:index]]
+        plan = plan_trials.best(plans, self.without, trial_epochs, context) if len(plans) > 1 else plans[0]
+        context.notes.append(rounds.note(plan, damage))
+        return self._edits(plan)
 
     def _measured(self, form: Artifact, batch_size: int) -> dict[str, Any]:
         """Plans that were measured, their times in parts of the whole network's, and what a sample takes; kept for the
@@ -201,22 +213,27 @@ class _Rounds:
                 f"that can be had takes {self._text(min(each.time for each in self._tried))}; ask for more, lower "
                 "round_to, or let more layers and blocks go"
             )
-        best = min(kept, key=lambda each: damage_of(damage, each.plan))
-        took, asked = self._text(best.time), self._text(self._asked)
-        unsure = f", and up to {best.gap:.1%} of it may be needless: the solver's time ran out"
-        self._context.notes.append(
+        return min(kept, key=lambda each: damage_of(damage, each.plan)).plan
+
+    def note(self, plan: Plan, damage: Damage) -> str:
+        """What a confirmed plan takes and costs, for the ledger."""
+        tried = next(each for each in self._tried if each.plan == plan)
+        took, asked = self._text(tried.time), self._text(self._asked)
+        unsure = f", and up to {tried.gap:.1%} of it may be needless: the solver's time ran out"
+        return (
             f"time {took} of {self._milliseconds:.3g} ms as deployed, {asked} asked; loss before training again "
-            f"+{damage_of(damage, best.plan):.3g} at most" + (unsure if best.gap > GAP else "")
+            f"+{damage_of(damage, plan):.3g} at most" + (unsure if tried.gap > GAP else "")
         )
-        return best.plan
 
     def _search(self, model: LatencyModel, damage: Damage) -> None:
         """Until one is close, or none lies between the slowest that is fast enough and the fastest that is not."""
         asked, aim = self._asked, self._asked * _AIM
         fast, slow = 0.0, math.inf  # aims whose networks were faster, and slower, than asked
-        while len(self._tried) < _ROUNDS and slow / max(fast, 1e-9) > _APART:
+        seen: list[Plan] = []
+        while len(seen) < _ROUNDS and slow / max(fast, 1e-9) > _APART:
             solution = allocate(model, damage, aim) or Solution(plan=self._smallest, gap=0.0)
-            again = any(each.plan == solution.plan for each in self._tried)
+            again = solution.plan in seen
+            seen += [] if again else [solution.plan]
             time, planned = self._timed(solution, model), model.predict(solution.plan)
             if asked * (1 - _CLOSE) <= time <= asked or (solution.plan == self._smallest and time > asked):
                 return

@@ -1,0 +1,63 @@
+"""Several plans for one time: each is trained for a little, and validation data choose."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from edgesmith.compressor.candidate import Candidate
+from edgesmith.compressor.pruning import plan_trials
+from edgesmith.compressor.pruning.latency_allocation import Damage
+from edgesmith.compressor.pruning.latency_model import Plan
+from edgesmith.compressor.pruning.prune import Prune
+from edgesmith.compressor.stage import Context
+from edgesmith.core.errors import RecipeError
+from edgesmith.core.task import Task
+
+from .test_prune_to_latency import clock, cost
+
+__all__ = ["clock"]  # a fixture
+
+WHOLE, LESS = Plan(), Plan(gone=("block",))
+
+
+def test_the_price_of_blocks_is_not_that_of_channels() -> None:
+    damage = Damage(groups={"a": {8: 0.0, 4: 0.1}}, blocks={"b": 0.4})
+    assert plan_trials.priced(damage, 0.25) == Damage(groups=damage.groups, blocks={"b": 0.1})
+
+
+@pytest.mark.parametrize("order", [(WHOLE, LESS), (LESS, WHOLE)])
+def test_what_learns_is_taken(order: Sequence[Plan], original: Candidate, context: Context) -> None:
+    """A network whose last layer can never learn again, since all in front of it says zero, against the trained one."""
+    dead = {name: torch.zeros_like(tensor) for name, tensor in original.weights.items()}
+    broken = dataclasses.replace(original, weights=dead)
+    assert plan_trials.best(order, lambda plan: original if plan == LESS else broken, 1, context) == LESS
+    (note,) = context.notes
+    assert note.startswith("plans after 1 epoch(s) (accuracy on validation): with")
+    assert "without block 0.9" in note and "with every block 0.1" in note
+
+
+def test_plans_are_made_at_several_prices_and_meet_the_goal(
+    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Plan] = []
+    best = plan_trials.best
+
+    def watched(plans: Sequence[Plan], *given: object) -> Plan:
+        tried.extend(plans)
+        return best(plans, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(plan_trials, "best", watched)
+    monkeypatch.setattr(plan_trials, "PRICES", (1.0, 0.0, 1000.0))  # a block that costs nothing, and one that costs all
+    result = Prune(id="prune", round_to=2, latency_ratio=0.6, trial_epochs=1).run(original, context)
+    assert len(tried) >= 2 and len({plan.gone for plan in tried}) >= 2, "blocks leave in one and stay in another"
+    assert cost(result) * 1.2 / cost(original) <= 0.6
+    assert sum("as deployed" in note for note in context.notes) == 1
+    assert any(note.startswith("plans after 1 epoch(s)") for note in context.notes)
+
+
+def test_without_a_latency_there_are_no_plans_to_try(task: Task) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Prune(id="prune", macs_ratio=0.5, trial_epochs=1).check(task, "w")
+    assert str(caught.value) == "w.trial_epochs: only plans for a latency are tried; leave it out"
