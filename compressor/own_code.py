@@ -1,5 +1,6 @@
 """Code of the user's own that a result hangs on, by its source files: what they say, not what they are called."""
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -16,7 +17,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def of_function(function: Callable[..., Any]) -> str:
-    """Digest of the Python file a function comes from and of the files beside it that are loaded with it."""
+    """Digest of the Python file a function comes from and of the files beside it that this one imports."""
     if isinstance(function, functools.partial):
         arguments = repr(function.args), repr(sorted(function.keywords.items()))
         return digest.of_json([of_function(function.func), *arguments])
@@ -61,14 +62,42 @@ def of_names(config: Any) -> dict[str, str]:
 
 
 def _of_file(path: Path) -> str:
-    if path.is_relative_to(_PACKAGE):  # what else of this package is loaded hangs on the command
+    """Digest of a file and, where it is not this package's, of those beside it that it comes to import.
+
+    Which those are is read and not run: what else a process has loaded depends on the command.
+    """
+    if path.is_relative_to(_PACKAGE):
         return digest.of_file(path)
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    loaded = {Path(file) for file in files if file}
-    beside = sorted(
-        other for other in loaded if other.parent == path.parent and other.suffix == ".py" and other != path
-    )
-    return digest.of_json([digest.of_file(path), *(digest.of_file(other) for other in beside)])
+    found, waiting = {path}, [path]
+    while waiting:
+        new = set(_imported(waiting.pop())) - found
+        found |= new
+        waiting += new
+    return digest.of_json([digest.of_file(path), *(digest.of_file(other) for other in sorted(found - {path}))])
+
+
+def _imported(path: Path) -> Iterator[Path]:
+    """Files in the same folder that a Python file names in an import, wherever that stands in it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # it cannot be run either, and whoever runs it says so
+        return
+    for node in ast.walk(tree):
+        for part in {part for name in _names(node) for part in name.split(".")}:
+            if (beside := path.with_name(f"{part}.py")).is_file():
+                yield beside
+
+
+def _names(node: ast.AST) -> list[str]:
+    """Dotted names that a statement or a call imports."""
+    match node:
+        case ast.Import():
+            return [alias.name for alias in node.names]
+        case ast.ImportFrom(level=0 | 1):
+            return [node.module or "", *(alias.name for alias in node.names)]
+        case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+            return [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return []
 
 
 def _texts(config: Any) -> Iterator[str]:

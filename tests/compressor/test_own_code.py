@@ -1,5 +1,6 @@
 """What a run keeps of a user's own code is done again when that code changes."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,45 @@ def test_a_name_stands_for_what_its_file_and_those_beside_it_say(
     assert changed != found
     (tmp_path / "own_stage_here.py").write_text("class Mine:\n    name = 'other'\n")
     assert own_code.of_names(config) not in (found, changed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import helper",
+        "from helper import value",
+        "from . import helper",
+        "from .helper import value",
+        "import package.helper",
+        "from package import helper as other",
+        "def model():\n    import helper",
+        "import importlib\nhelper = importlib.import_module('helper')",
+        "import between",
+    ],
+)
+def test_a_file_that_is_imported_is_part_of_it(text: str, tmp_path: Path) -> None:
+    """However it is imported, at whatever time, and whatever else the process has loaded."""
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "between.py").write_text("import helper, between")
+    (tmp_path / "helper.py").write_text("value = 1")
+    (tmp_path / "other.py").write_text("value = 1")
+    found = own_code._of_file(tmp_path / "mine.py")
+    (tmp_path / "other.py").write_text("value = 2")
+    assert own_code._of_file(tmp_path / "mine.py") == found
+    (tmp_path / "helper.py").write_text("value = 2")
+    assert own_code._of_file(tmp_path / "mine.py") != found
+
+
+def test_what_else_is_loaded_from_there_is_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that hands its task over loads more than `edgesmith verify` does, which reads the task's file alone."""
+    (tmp_path / "task_alone_here.py").write_text("value = 1")
+    (tmp_path / "script_alone_here.py").write_text("import task_alone_here")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = own_code._of_file(tmp_path / "task_alone_here.py")
+    importlib.import_module("script_alone_here")
+    assert own_code._of_file(tmp_path / "task_alone_here.py") == before
+    (tmp_path / "task_alone_here.py").write_text("value = ")
+    assert own_code._of_file(tmp_path / "task_alone_here.py") != before
 
 
 def test_what_is_in_a_table_has_no_code_of_its_own() -> None:

@@ -24,8 +24,7 @@ _SECONDS = 6.0
 def task(net: Net, root: Path) -> edgesmith.Task:
     """The network as a task; what it is trained from is made where it is not there."""
     folder = Model(name=net.name, says="", prepare=lambda path: fashion.prepare(net.name, path)).folder(root)
-    # All of them, in every process: the task's digest hangs on what is loaded beside the files it comes from.
-    images, *_ = map(fashion.example, ("images", "networks", "train"))
+    images = fashion.example("images")
     return edgesmith.Task(
         name=net.name,
         model=functools.partial(fashion.network, net.name),
