@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from ...core.task import Metric
 from ..audits.disparity import Kind
 from ..metrics import metrics
 from ..metrics.groups import GroupLoss, class_masks, losses
+from ..report import words
 from ..report.report import Report, from_json
 
+_LARGE, _TIMES = 1 << 30, 100  # bytes; no predictions are packed as small as this, and a bomb fills all memory
 _LIMITS = {field.name for field in dataclasses.fields(Limits)} - {"confidence"} | {ASKED}
 
 
@@ -149,8 +152,13 @@ def read(path: Path) -> Finished:
     if not file.exists():
         return Finished(path=path, report=report, arrays=None)
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            arrays = dict(stored)
+        with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > max(_LARGE, _TIMES * file.stat().st_size):
+                raise ValueError(f"{words.size(unpacked)} in a file of {words.size(file.stat().st_size)}")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as stored:
+                arrays = dict(stored)
         labels = arrays["labels"]
     except Exception as error:  # zipfile, zlib and numpy have errors of their own for every kind of damage
         raise _damaged(file, error) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgesmith.benches.gates import finished
 from edgesmith.benches.report import words
 from edgesmith.benches.report.report import MetricSource
 from edgesmith.cli import main
@@ -150,7 +151,9 @@ def test_another_file_than_the_judged_one(last: Path, capsys: pytest.CaptureFixt
     assert text.startswith("fail: not the file that was judged: SHA-256 ")
 
 
-def test_predictions_of_another_run(last: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_of_another_run(
+    last: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = (RUN / "report.json").read_text()
     with np.load(RUN / "predictions.npz") as stored:
         replace_outputs(RUN, "final", stored["final/logits"] * np.float32(-1))
@@ -166,7 +169,11 @@ def test_predictions_of_another_run(last: Path, capsys: pytest.CaptureFixture[st
     assert (check["name"], check["found"]) == ("predictions", "0.00 %")
     said = words.metric_value(report_of(RUN).original.metrics["accuracy"])
     assert check["promise"] == f"predictions.npz gives the report's accuracy of the original, {said}"
-    (RUN / "predictions.npz").write_bytes((RUN / "predictions.npz").read_bytes()[:5000])
+    whole = (RUN / "predictions.npz").read_bytes()
+    np.savez_compressed(RUN / "predictions.npz", labels=np.zeros(10**6, np.int64))
+    monkeypatch.setattr(finished, "_LARGE", 10**6)
+    assert "predictions.npz: not a whole file of predictions: 8.00 MB in a file of " in refusal(capsys)
+    (RUN / "predictions.npz").write_bytes(whole[:5000])
     assert "predictions.npz: not a whole file of predictions: " in refusal(capsys)
     (RUN / "predictions.npz").unlink()
     assert refusal(capsys) == ("ArtifactError: runs/small: no predictions.npz; run `edgesmith compress` again")
