@@ -1,6 +1,7 @@
 """What each group of channels and each block is worth: taken alone, in the task's metric and in the deployed time."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -68,8 +69,13 @@ def measure_sensitivity(candidate: Candidate, context: Context, samples: int, wo
         if len(widths) > 1
     } | {block: [Plan(gone=(block,))] for block in names}
     split = _part(task, samples)
-    networks = [candidate, *(planner.without(plan) for plans in parts.values() for plan in plans)]
-    scored, timed = iter(_metrics(networks, split, context)), iter(_times(networks, context, work))
+    every = list(itertools.chain.from_iterable(parts.values()))
+
+    def networks() -> Iterator[Candidate]:
+        yield from itertools.chain([candidate], map(planner.without, every))  # one in memory at a time
+
+    scored = iter(_metrics(networks(), len(every), split, context))
+    timed = iter(_times(candidate, networks(), len(every), context, work))
     whole = next(scored)
 
     def point(name: str, plan: Plan) -> Point:
@@ -109,11 +115,11 @@ def _magnitudes(module: nn.Module, groups: Sequence[CoupledChannels], context: C
     return {root: values for root, values in scores.items() if values is not None}
 
 
-def _metrics(networks: Sequence[Candidate], split: Split, context: Context) -> list[float]:
+def _metrics(networks: Iterable[Candidate], others: int, split: Split, context: Context) -> list[float]:
     """Main metric of each; of all but the first, which is whole, with batch norms estimated anew."""
     task, metric = context.task, task_metrics(context.task)[0]
     found = []
-    with context.progress.bar("metric without one part", len(networks)) as advance:
+    with context.progress.bar("metric without one part", others + 1) as advance:
         for number, network in enumerate(networks):
             module = network.module()
             if number:
@@ -124,12 +130,14 @@ def _metrics(networks: Sequence[Candidate], split: Split, context: Context) -> l
     return found
 
 
-def _times(networks: Sequence[Candidate], context: Context, work: Path) -> Sequence[float | None]:
-    """Time of each after the first over the first's."""
+def _times(
+    whole: Candidate, networks: Iterable[Candidate], others: int, context: Context, work: Path
+) -> Sequence[float | None]:
+    """Time of each after the first, which is the whole one, over the first's."""
     if TARGETS[context.targets[0]].unmeasurable() is not None:
-        return [None] * (len(networks) - 1)
-    with context.progress.bar("time without one part", len(networks)) as advance:
-        form = deployed.best_form(networks[0], context, work / "whole")
+        return [None] * others
+    with context.progress.bar("time without one part", others + 1) as advance:
+        form = deployed.best_form(whole, context, work / "whole")
         return deployed.times(networks, form, context, work, lambda done: advance(done, "written"))
 
 

@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+import torch
 
 from edgesmith.benches.report.sensitivity_report import Sensitivity, render_html
 from edgesmith.cli import main
 from edgesmith.compressor.candidate import Candidate
 from edgesmith.compressor.pruning import blocks, deployed
+from edgesmith.compressor.pruning.latency_model import Plan
+from edgesmith.compressor.pruning.prune_to_latency import Planner
 from edgesmith.compressor.pruning.sensitivity import measure_sensitivity, trained
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import TaskError
@@ -34,9 +38,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     def times(
-        networks: Sequence[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
+        networks: Iterable[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
     ) -> list[float]:
-        return [network.parameters() / networks[0].parameters() for network in networks[1:]]
+        whole, *others = (network.parameters() for network in networks)
+        return [other / whole for other in others]
 
     monkeypatch.setattr(deployed, "best_form", best_form)
     monkeypatch.setattr(deployed, "times", times)
@@ -65,6 +70,26 @@ def test_every_group_and_block_is_taken_alone(clock: None, original: Candidate, 
     # Half the channels of the stream that everything reads cost more than half of one inner convolution's.
     narrow = {curve.name: curve.points[-1] for curve in groups}
     assert found.loss(narrow["stem"]) > found.loss(narrow["stage1.0.conv1"])
+
+
+def test_one_network_is_held_at_a_time(
+    clock: None, original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one for each width of each group: of a large network all of them would not fit into memory."""
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+    without = Planner.without
+
+    def watched(planner: Planner, plan: Plan) -> Candidate:
+        nonlocal most
+        found = without(planner, plan)
+        alive.add(next(iter(found.weights.values())))
+        most = max(most, len(alive))
+        return found
+
+    monkeypatch.setattr(Planner, "without", watched)
+    assert len(measured(original, context).curves) > 3
+    assert most <= 2
 
 
 def test_without_the_runtime_the_metric_is_still_told(original: Candidate, context: Context) -> None:
