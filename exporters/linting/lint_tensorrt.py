@@ -12,6 +12,8 @@ from onnx import TensorProto
 
 from ..graph.empty_bias import has_empty_bias
 from ..graph.graph_view import GraphView, attribute
+from ..graph.names import reads
+from ..graph.onnx_file import subgraphs
 from . import lint_onnx, lint_tensorrt_pairs as pairs
 from .lint import Finding, Rule, at
 from .lint_tensorrt_pairs import FLOATS, TAKEN, name_of
@@ -29,6 +31,10 @@ from .tensorrt_operators import (
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
 _OLDEST_PARSED = 7  # its parser knows no older rules of broadcasting
 _BROADCASTING = ("Add", "Div", "Gemm", "Mul", "Pow", "PRelu", "Sub")
+_LOOP_INPUTS = (  # what the body gets where the Loop is given it, and the remedy where it is not
+    ("the number of the iteration", "give it a trip count: the largest INT64, where the condition alone ends it"),
+    ("a condition", "give it True, and let the body pass it on, where the trip count alone ends it"),
+)
 _QUANTIZED = "TensorRT documentation, Explicit Quantization"
 _LAYER = "TensorRT API, IQuantizeLayer and IDequantizeLayer"
 
@@ -135,6 +141,8 @@ def _operator_use(view: GraphView) -> Iterator[Finding]:
         dilations = next((entry.ints for entry in node.attribute if entry.name == "dilations"), ())
         if node.op_type in UNDILATED and any(step != 1 for step in dilations):
             yield at(node, "operator-use", "TensorRT pools without dilation only", "express it with other operators")
+        if node.op_type == "Loop":
+            yield from _loop_use(view, node)
 
 
 def _empty_input(view: GraphView) -> Iterator[Finding]:
@@ -144,6 +152,26 @@ def _empty_input(view: GraphView) -> Iterator[Finding]:
             problem = "an input without a name, for the bias that it does not have"
             remedy = "leave it out" + (", as --fix does" if view.main else "")
             yield at(node, "empty-input", problem, remedy, fixable=view.main)
+
+
+def _loop_use(view: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
+    """Its parser gives the body only what the Loop is given; without either the builder sees no end."""
+    if not view.input(node, 0) and not view.input(node, 1):
+        yield at(node, "operator-use", "has neither a trip count nor a condition", "give it a trip count")
+        return
+    for body in subgraphs(node):
+        read = {name for inner in body.node for name in reads(inner)}
+        for index, (value, (what, remedy)) in enumerate(zip(body.input, _LOOP_INPUTS, strict=False)):
+            if not view.input(node, index) and value.name in read:
+                yield at(node, "operator-use", f"its body reads {what}, and it is given none", remedy)
+
+
+def _input_as_output(view: GraphView) -> Iterator[Finding]:
+    """Both would have one name, so its parser gives the input another: an engine has none of the file's name."""
+    for name in sorted(view.inputs & view.outputs if view.main else ()):
+        problem = f"input '{name}' is an output too, and the engine's input is called '__{name}'"
+        remedy = "give out an Identity of it, under a name of its own"
+        yield Finding(rule="input-as-output", problem=problem, remedy=remedy)
 
 
 RULES: dict[str, Rule] = {
@@ -167,6 +195,7 @@ RULES: dict[str, Rule] = {
     "opset": Rule(check=_opset, document="TensorRT documentation, ONNX Opset Guide"),
     "integer-operator": Rule(check=_integer_operator, document="onnx-tensorrt, docs/operators.md"),
     "empty-input": Rule(check=_empty_input, document="measured: TensorRT for RTX 1.7.1"),
+    "input-as-output": Rule(check=_input_as_output, document="measured: TensorRT for RTX 1.7.1"),
     "operator-use": Rule(check=_operator_use, document="onnx-tensorrt, docs/operators.md: restrictions"),
     "unsupported-operator": Rule(check=_unsupported_operator, document="onnx-tensorrt, docs/operators.md"),
 }

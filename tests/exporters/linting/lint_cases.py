@@ -30,8 +30,10 @@ from .lint_graphs import (
     eight_bit_float,
     in_branches,
     in_function,
+    input_as_output,
     integer,
     layer,
+    loop,
     microsoft,
     model,
     narrow,
@@ -130,7 +132,14 @@ _OTHERS: dict[str, Case] = {
     "non-zero": Case(graph=partial(one, "NonZero", (4, 4), (2, "n"), to=TensorProto.INT64)),
     "in-branches": Case(graph=partial(in_branches, S8(0))),
     "in-a-function": Case(graph=partial(in_function, S8(0))),
+    "loop": Case(graph=partial(loop, reads="ic")),
+    "loop-without-trips": Case(graph=partial(loop, "")),
+    "loop-without-condition": Case(graph=partial(loop, go="")),
     # what is not
+    "loop-reads-no-iteration": Case(graph=partial(loop, "", reads="i"), rules=("operator-use",)),
+    "loop-reads-no-condition": Case(graph=partial(loop, go="", reads="c"), rules=("operator-use",)),
+    "loop-without-end": Case(graph=partial(loop, "", ""), rules=("operator-use",)),
+    "input-as-output": Case(graph=input_as_output, rules=("input-as-output",)),
     "residual-zero-point": Case(graph=partial(residual, S8(9)), rules=("zero-point",)),
     "residual-u8-0": Case(graph=partial(residual, U8(0)), rules=("unsigned",)),
     "in-branches-zero-point": Case(graph=partial(in_branches, S8(3)), rules=("zero-point",)),
@@ -191,6 +200,11 @@ FALSE_REJECTS: tuple[Difference, ...] = (
     Difference(
         cases=tuple(f"{kind}-no-zero-point" for kind in SHAPES),
         why="without a zero point ONNX means UINT8 and the parser takes INT8, without a warning: the same clipping",
+    ),
+    Difference(
+        cases=("input-as-output",),
+        why="both would have one name, and the parser calls the engine's input `__x`: who feeds `x`, as the file says, "
+        "is refused",
     ),
     Difference(
         cases=("scale-is-an-input",),

@@ -225,6 +225,37 @@ def in_branches(zero: np.generic) -> onnx.ModelProto:
     return model(nodes, {"s": np.float32(0.05), "z": zero}, (2, 8), (2, 8))
 
 
+def loop(trips: str = "trips", go: str = "go", reads: str = "") -> onnx.ModelProto:
+    """A state that is multiplied three times; `reads` says which of `i` and `c`, iteration and condition, the body reads."""
+    nodes = [
+        helper.make_node("Identity", ["c" if "c" in reads else "go"], ["again"], name="n_again"),
+        helper.make_node("Cast", ["i" if "i" in reads else "trips"], ["number"], name="n_number", to=FLOAT),
+        helper.make_node("Mul", ["a", "number"], ["b"], name="n_b"),
+    ]
+    given = [
+        helper.make_tensor_value_info(name, kind, [])
+        for name, kind in (("i", TensorProto.INT64), ("c", TensorProto.BOOL))
+    ]
+    body = helper.make_graph(
+        nodes,
+        "body",
+        [*given, helper.make_tensor_value_info("a", FLOAT, [2, 8])],
+        [
+            helper.make_tensor_value_info("again", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("b", FLOAT, [2, 8]),
+        ],
+    )
+    made = helper.make_node("Loop", [trips, go, "x"], ["y"], body=body)
+    return model([made], {"trips": np.array(3), "go": np.array(True)}, (2, 8), (2, 8))
+
+
+def input_as_output() -> onnx.ModelProto:
+    """Its input is the second output."""
+    made = one("Relu", (2, 8), (2, 8))
+    made.graph.output.append(helper.make_tensor_value_info("x", FLOAT, [2, 8]))
+    return made
+
+
 def in_function(zero: np.generic) -> onnx.ModelProto:
     """A pair in a local function."""
     made = model([helper.make_node("Pair", ["x"], ["y"], domain="local")], {}, (2, 8), (2, 8))

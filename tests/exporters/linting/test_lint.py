@@ -13,7 +13,21 @@ from edgesmith.exporters.linting.lint_tensorrt import RULES
 
 from ..graphs import node, random
 from .lint_changes import axis, computed, from_data, in_constant_nodes, output_dtype, per_channel_activation, setting
-from .lint_graphs import PAIR, S8, U8, in_branches, in_function, integer, layer, microsoft, model, one, pair
+from .lint_graphs import (
+    PAIR,
+    S8,
+    U8,
+    in_branches,
+    in_function,
+    input_as_output,
+    integer,
+    layer,
+    loop,
+    microsoft,
+    model,
+    one,
+    pair,
+)
 
 
 def said(made: onnx.ModelProto, severity: str = "refused") -> list[str]:
@@ -92,6 +106,25 @@ def test_zero_points_of_activations(zero: np.generic, texts: list[str], change: 
             partial(microsoft, "FastGelu", "x"),
             "FastGelu 'n_y': TensorRT has no such operator (com.microsoft); express it with other operators, or write a plugin "
             "of that name [unsupported-operator]",
+        ),
+        (
+            partial(loop, go="", reads="c"),
+            "Loop 'n_y': its body reads a condition, and it is given none; give it True, and let the body pass it on, where the "
+            "trip count alone ends it [operator-use]",
+        ),
+        (
+            partial(loop, "", reads="i"),
+            "Loop 'n_y': its body reads the number of the iteration, and it is given none; give it a trip count: the largest "
+            "INT64, where the condition alone ends it [operator-use]",
+        ),
+        (
+            partial(loop, "", ""),
+            "Loop 'n_y': has neither a trip count nor a condition; give it a trip count [operator-use]",
+        ),
+        (
+            input_as_output,
+            "input 'x' is an output too, and the engine's input is called '__x'; give out an Identity of it, under a name of its "
+            "own [input-as-output]",
         ),
     ],
 )  # fmt: skip
