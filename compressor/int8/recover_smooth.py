@@ -7,9 +7,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ...exporters.graph.canonical import unused
 from ...exporters.graph.graph_index import GraphIndex, attribute, replaced
-from ...exporters.graph.names import names_read
+from ...exporters.graph.names import names_read, unused
 from .smooth_scale import best_scale
 
 _WORTH = 1.25  # times smaller has a Mul to make the noise, in power: 1 dB

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from ...core.errors import QuantizationError
 from .empty_bias import leave_out_empty_bias
+from .names import unused
 from .onnx_file import every_node, save, subgraphs
 from .opset import at_opset
 
@@ -162,14 +163,3 @@ def _strip_nodes(nodes: Iterable[onnx.NodeProto], taken: set[str]) -> None:
         del node.metadata_props[:]
         for graph in subgraphs(node):
             _strip_graph(graph, taken)
-
-
-def unused(name: str, taken: set[str]) -> str:
-    """`name`, or `name_1`, `name_2`, ... where that is taken; it is taken then."""
-    found = name
-    number = 0
-    while found in taken:
-        number += 1
-        found = f"{name}_{number}"
-    taken.add(found)
-    return found

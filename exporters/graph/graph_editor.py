@@ -2,11 +2,10 @@
 
 import numpy as np
 import onnx
-from onnx import inliner, numpy_helper
+from onnx import numpy_helper
 
-from .canonical import unused
-from .graph_view import GraphView, views
-from .names import names_read
+from .graph_view import GraphView, views, without_calls
+from .names import names_read, unused
 
 
 class GraphEditor:
@@ -17,9 +16,7 @@ class GraphEditor:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
-        if not model.functions:
-            self.model.CopyFrom(model)
+        self.model = without_calls(model)
         self.view: GraphView = next(views(self.model))
         self._taken = names_read(self.model.graph) | set(self.view.producers) | set(self.view.constants)
         self._removed: set[str] = set()

@@ -6,8 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .canonical import unused
-from .names import names_read, reads
+from .names import names_read, reads, unused
 
 
 class GraphIndex:

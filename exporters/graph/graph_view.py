@@ -74,7 +74,7 @@ class GraphView:
 def views(model: onnx.ModelProto) -> Iterator[GraphView]:
     """The main graph, then every graph inside it, depth first; a call of a local function is replaced by its nodes."""
     if model.functions:
-        model = inliner.inline_local_functions(model)
+        model = without_calls(model)
     opset = opset_of(model)
     types, shapes = _known(model)
     outer = GraphView(
@@ -89,6 +89,22 @@ def views(model: onnx.ModelProto) -> Iterator[GraphView]:
         outputs=frozenset(),
     )
     yield from _graph_views(model.graph, outer, main=True)
+
+
+def without_calls(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every call of a local function is replaced by its nodes.
+
+    ONNX's inliner leaves a function that imports another opset than the model. The standard wants operators in it that
+    are the same in both, and ONNX Runtime runs them as the model's: so they are taken here.
+    """
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    if not named.functions:
+        return named
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    for entry in (entry for function in named.functions for entry in function.opset_import):
+        entry.version = versions.get(entry.domain, entry.version)
+    return inliner.inline_local_functions(named)
 
 
 def opset_of(model: onnx.ModelProto | onnx.FunctionProto) -> int:

@@ -1,4 +1,4 @@
-"""Which names a graph and a node read, those inside their branches too."""
+"""Which names a graph and a node read, those inside their branches too, and names that are free."""
 
 import onnx
 
@@ -18,3 +18,14 @@ def reads(node: onnx.NodeProto) -> list[str]:
     """Names a node reads, those that graphs inside it take from outside too; these may name inner tensors as well."""
     inner = [name for graph in subgraphs(node) for name in sorted(names_read(graph))]
     return [name for name in dict.fromkeys([*node.input, *inner]) if name]
+
+
+def unused(name: str, taken: set[str]) -> str:
+    """`name`, or `name_1`, `name_2`, ... where that is taken; it is taken then."""
+    found = name
+    number = 0
+    while found in taken:
+        number += 1
+        found = f"{name}_{number}"
+    taken.add(found)
+    return found

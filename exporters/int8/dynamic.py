@@ -9,9 +9,8 @@ from onnx import helper, numpy_helper
 
 from ...core.errors import QuantizationError
 from ...core.values import QuantParams
-from ..graph.canonical import unused
 from ..graph.graph_index import attribute
-from ..graph.names import names_read
+from ..graph.names import names_read, unused
 from ..graph.unread import drop_unread_constants
 from .dialect import Dialect
 from .placement import Placement, place

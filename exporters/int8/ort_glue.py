@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..graph.canonical import unused
 from ..graph.graph_index import GraphIndex
-from ..graph.names import names_read
+from ..graph.names import names_read, unused
 from ..graph.unread import drop_nodes
 from . import ort_gelu
 from .placement import FLOAT_RESULT

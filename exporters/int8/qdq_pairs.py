@@ -8,8 +8,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ...core.errors import QuantizationError
-from ..graph.canonical import unused
-from ..graph.names import names_read
+from ..graph.names import names_read, unused
 from ..graph.onnx_file import subgraphs
 from .placement import never_negative
 from .qdq import DIALECT_NOTE

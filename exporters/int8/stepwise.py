@@ -13,9 +13,8 @@ import onnx
 from onnx import numpy_helper
 
 from ...core.values import Arrays, QuantParams
-from ..graph.canonical import unused
 from ..graph.graph_index import GraphIndex
-from ..graph.names import names_read, reads
+from ..graph.names import names_read, reads, unused
 from ..sessions.one_node import Constants, OneNode, alone
 from .dialect import Dialect
 from .layer import Layer, Visit

@@ -6,9 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..graph.canonical import unused
 from ..graph.graph_index import GraphIndex, attribute
-from ..graph.names import names_read
+from ..graph.names import names_read, unused
 from ..graph.unread import drop_unread_constants
 
 _LEAST = 4096  # numbers in a table: a smaller one saves nothing worth two more nodes

@@ -105,6 +105,14 @@ def test_what_would_change_numbers_is_left_alone(made: object) -> None:
     assert left(found)
 
 
+def test_a_function_of_another_opset_is_rewritten_too() -> None:
+    made = in_function(np.uint8(128))
+    made.functions[0].opset_import[0].version = 16
+    found = fixed(made)
+    assert (found.changes, left(found)) == ((f"1 tensor(s) in {UNSIGNED}",), [])
+    assert np.array_equal(run(made, feed(made))["y"], run(found.model, feed(made))["y"])
+
+
 def test_integers_that_are_seen_from_outside_keep_their_type() -> None:
     for inputs, outputs, nodes in (
         (TensorProto.UINT8, TensorProto.FLOAT, [node("DequantizeLinear", "x s z", "y")]),
