@@ -74,6 +74,34 @@ def test_a_resize_that_says_so_itself_is_left_alone() -> None:
     np.testing.assert_allclose(run(at_opset(model, 17), feed)["y"], run(model, feed)["y"], atol=1e-6)
 
 
+ROWWISE = ("Hardmax", "LogSoftmax", "Softmax")
+
+
+@pytest.mark.parametrize("opset", [7, 9, 11, 12])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, 3, -1, -2])
+@pytest.mark.parametrize("kind", ROWWISE)
+def test_all_axes_from_one_on_stay_together(kind: str, axis: int | None, opset: int) -> None:
+    """From opset 13 on it is that axis alone, and the last one by default."""
+    if axis is not None and axis < 0 and opset < 11:
+        return
+    nodes = [node("Relu", "x", "r"), node(kind, "r", "y", **({} if axis is None else {"axis": axis}))]
+    model, feed = graph(nodes, {}, {"x": ["n", 3, 4, 5]}, {"y": ["n", 3, 4, 5]}, opset), {"x": random(2, 3, 4, 5)}
+    newer = at_opset(model, 17)
+    onnx.checker.check_model(newer, full_check=True)
+    np.testing.assert_allclose(run(newer, feed)["y"], run(model, feed)["y"], atol=1e-6)
+
+
+def test_all_axes_stay_together_inside_a_branch() -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        made = helper.make_node("Hardmax", ["x"], [name], name=name)
+        return helper.make_graph([made], name, [], [helper.make_tensor_value_info(name, 1, ["a", "b", "c"])])
+
+    nodes = [node("ReduceMax", "x", "top", keepdims=0), node("Cast", "top", "go", to=onnx.TensorProto.BOOL)]
+    nodes.append(helper.make_node("If", ["go"], ["y"], then_branch=branch("t"), else_branch=branch("e")))
+    model, feed = graph(nodes, {}, {"x": [2, 3, 4]}, {"y": ["a", "b", "c"]}, 12), {"x": random(2, 3, 4)}
+    np.testing.assert_array_equal(run(at_opset(model, 17), feed)["y"], run(model, feed)["y"])
+
+
 def calling(body: list[onnx.NodeProto], opset: int, imported: int) -> onnx.ModelProto:
     """A model whose one node is a call of a local function of inputs a and b and output c."""
     function = helper.make_function("own", "Layer", ["a", "b"], ["c"], body, [helper.make_opsetid("", imported)])
@@ -93,9 +121,23 @@ def test_local_functions_are_written_out(opset: int, imported: int) -> None:
 
 
 def test_a_function_that_resizes_otherwise_than_the_model() -> None:
-    text = "the local function 'own::Layer' resizes as opset 9 does, and the model has 12; export it with one opset"
+    text = (
+        "the local function 'own::Layer' computes Upsample as opset 9 does, and the model has 12; export it with one "
+        "opset"
+    )
     with pytest.raises(ArtifactError, match=f"^{re.escape(text)}$"):
         at_opset(calling([node("Upsample", "a b", "c", mode="linear")], 12, 9), 17)
+
+
+@pytest.mark.parametrize("kind", ROWWISE)
+@pytest.mark.parametrize(("opset", "imported"), [(13, 12), (12, 13)])
+def test_a_function_that_takes_other_axes_than_the_model(kind: str, opset: int, imported: int) -> None:
+    text = (
+        f"the local function 'own::Layer' computes {kind} as opset {imported} does, and the model has {opset}; export "
+        "it with one opset"
+    )
+    with pytest.raises(ArtifactError, match=f"^{re.escape(text)}$"):
+        at_opset(calling([node("MatMul", "a b", "t"), node(kind, "t", "c")], opset, imported), 17)
 
 
 def test_a_function_that_cannot_be_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
