@@ -21,6 +21,7 @@ from edgesmith.benches.peers.int8_parts.cells import Cell
 from edgesmith.benches.peers.int8_parts.models import MODELS, Model
 from edgesmith.benches.peers.int8_parts.peers import PEERS, Peer
 from edgesmith.benches.timing import environment
+from edgesmith.compressor.commands import argument_types
 from edgesmith.core.errors import EdgesmithError
 from edgesmith.core.files import locked, remove_partial, write_atomic
 from edgesmith.core.tables import unknown
@@ -81,9 +82,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = {"models": [model.name for model in MODELS], "peers": [peer.name for peer in PEERS]}
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/int8-peers"), help="keeps everything")
     for name, known in names.items():
-        parser.add_argument(
-            f"--{name}", type=lambda text: text.split(","), default=known, metavar="A,B", help=", ".join(known)
-        )
+        parser.add_argument(f"--{name}", type=argument_types.names, default=known, metavar="A,B", help=", ".join(known))
     parser.add_argument("--python", action="append", default=[], metavar="TOOL=PYTHON", help="interpreter of a toolkit")
     parser.add_argument("--no-timing", action="store_true", help="quantize and judge only, as on a busy machine")
     return parser.parse_args(arguments)

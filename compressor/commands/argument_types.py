@@ -35,6 +35,11 @@ def _finite(text: str, fits: Callable[[float], bool], which: str) -> float:
     return value
 
 
+def names(text: str) -> tuple[str, ...]:
+    """`equalize,round`, with or without spaces."""
+    return tuple(part.strip() for part in text.split(","))
+
+
 def sizes(text: str) -> tuple[int, ...]:
     """`1,32`."""
     return tuple(positive(part) for part in text.split(","))

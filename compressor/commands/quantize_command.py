@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ExitCode
-from .argument_types import loss, positive, seconds
+from .argument_types import loss, names, positive, seconds
 
 _KEYS = ("target", "calibrator", "recover", "max_drop", "threads", "batch", "seconds", "device")
 
@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--calibrator", default="mse", metavar="C", help="how ranges are found (default: mse)")
     parser.add_argument(
         "--recover",
-        type=lambda text: tuple(text.split(",")),
+        type=names,
         default=(),
         metavar="R,R",
         help="equalize, smooth, round, bias-correction (default: the quick ones, where INT8 loses too much)",

@@ -18,6 +18,7 @@ from edgesmith.benches.timing import latency
 from edgesmith.benches.timing.latency import Latency, PairedLatency
 from edgesmith.calibration.calibrators import CALIBRATORS
 from edgesmith.cli import main
+from edgesmith.compressor.commands.argument_types import names
 from edgesmith.compressor.int8 import int8_search
 from edgesmith.compressor.int8.quantize_file import Options, quantize_file
 from edgesmith.core.errors import UsageError
@@ -268,6 +269,14 @@ def test_numbers_that_no_search_keeps(
         main(["quantize", "m.onnx", "--data", "data.npz", "--out", "q.onnx", option, value])
     assert caught.value.code == 2
     assert capsys.readouterr().err.endswith(f"error: argument {option}: {text}\n")
+
+
+def test_spaces_in_a_list_of_names(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(16, 16, 4)
+    code, found = quantize(capsys, "--recover", "smooth, equalise")
+    text = "--recover: unknown 'equalise'; did you mean 'equalize'? known: bias-correction, equalize, round, smooth"
+    assert (code, found["message"]) == (2, text)
+    assert names(" equalize ,round") == ("equalize", "round")
 
 
 def test_two_looks_at_the_time_share_one_error(
