@@ -78,9 +78,11 @@ def quantize_file(model: Path, data: Path, out: Path, options: Options, progress
     written_as = dialect_of(loaded)
     if written_as != "float":
         raise ArtifactError(f"{model}: is quantized already ({written_as}); give the float model it was made from")
-    inputs, _ = onnx_file.specs(loaded)
+    inputs, outputs = onnx_file.specs(loaded)
     no_task = data.is_dir() or data.suffix == ".npz"
     found = runs.from_file(data, inputs) if no_task else from_task(data, inputs)
+    if no_task:
+        runs.refuse_one_hot(data, found, outputs)
     base = _nothing(model, found, options)
     with tempfile.TemporaryDirectory(prefix="edgesmith-quantize-") as folder, storage_errors(Path(folder)):
         try:

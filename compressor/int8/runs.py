@@ -65,6 +65,27 @@ def from_file(path: Path, inputs: Sequence[TensorSpec]) -> RunData:
     return _parted(path, feeds, labels)
 
 
+def refuse_one_hot(path: Path, data: RunData, outputs: Sequence[TensorSpec]) -> None:
+    """Refuse labels `(N, C)` of which each row is a class; where an output has positions they may stand for those.
+
+    Raises:
+        DataError: says how they become class numbers.
+    """
+    parts = [part.labels for part in (data.validation, data.test) if part.labels is not None]
+    if not parts or any(len(spec.shape) > 2 for spec in outputs):
+        return
+    labels = np.concatenate(parts)
+    if labels.ndim == 2 and labels.shape[1] > 1 and _is_one_hot(labels):
+        raise DataError(
+            f"{path}: the labels are one-hot, (N, {labels.shape[1]}); give class numbers (N,), as "
+            "labels.argmax(axis=1) makes them"
+        )
+
+
+def _is_one_hot(labels: np.ndarray) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
 def batched(
     feeds: Sequence[Arrays], inputs: Sequence[TensorSpec], size: int | None, count: int
 ) -> dict[int, Sequence[Arrays]]:

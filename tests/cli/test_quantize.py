@@ -279,6 +279,15 @@ def test_spaces_in_a_list_of_names(project: Path, capsys: pytest.CaptureFixture[
     assert names(" equalize ,round") == ("equalize", "round")
 
 
+def test_one_hot_labels_are_refused_before_any_work(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(8, 8, 4, labels=True)
+    with np.load("data.npz") as data:
+        np.savez("data.npz", x=data["x"], labels=np.eye(4, dtype=np.int64)[data["labels"]])
+    code, found = quantize(capsys)
+    text = "data.npz: the labels are one-hot, (N, 4); give class numbers (N,), as labels.argmax(axis=1) makes them"
+    assert (code, found["message"]) == (2, text)
+
+
 def test_two_looks_at_the_time_share_one_error(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,12 @@
 """How the arrays of a file become runs, and what is refused."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgesmith.compressor.int8.runs import RunData, batched, from_file
+from edgesmith.compressor.int8.runs import RunData, batched, from_file, refuse_one_hot
 from edgesmith.core.errors import DataError
 from edgesmith.core.values import TensorSpec
 
@@ -134,6 +135,25 @@ def test_a_column_of_classes_is_a_vector(tmp_path: Path) -> None:
     data = read(tmp_path, ROWS, x=numbered(20, 3), labels=np.arange(20)[:, None])
     assert data.metric is not None and data.metric.name == "accuracy"
     assert data.test.labels is not None and data.test.labels.tolist() == seen(data, "test")
+
+
+SCORES = TensorSpec(name="y", dtype="float32", shape=("batch", 4))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.bool_, np.float32])
+def test_one_hot_labels_are_no_classes(kind: type, tmp_path: Path) -> None:
+    labels = np.eye(4)[np.arange(20) % 4].astype(kind)
+    data = read(tmp_path, ROWS, x=numbered(20, 3), labels=labels)
+    text = (
+        f"{tmp_path / 'data.npz'}: the labels are one-hot, (N, 4); give class numbers (N,), as labels.argmax(axis=1) "
+        "makes them"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(text)}$"):
+        refuse_one_hot(tmp_path / "data.npz", data, (SCORES,))
+    dense = TensorSpec(name="y", dtype="float32", shape=("batch", 2, 4))
+    refuse_one_hot(tmp_path / "data.npz", data, (dense,))  # one class of two at each of four positions
+    labels[:, 1] = 1
+    refuse_one_hot(tmp_path / "data.npz", read(tmp_path, ROWS, x=numbered(20, 3), labels=labels), (SCORES,))
 
 
 def test_one_array_under_the_name_of_several(tmp_path: Path) -> None:
