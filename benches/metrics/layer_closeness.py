@@ -38,7 +38,8 @@ def layer_closeness(original: Path, changed: Path, feeds: Sequence[Arrays]) -> t
         feeds: what both run on; only one run's tensors are held at a time.
 
     Raises:
-        ArtifactError: a file cannot be read, or they have no layer in common.
+        ArtifactError: a file cannot be read or loaded, or they have no layer in common.
+        DataError: the feeds do not fit one of them.
     """
     before, after = onnx_file.load(original), onnx_file.load(changed)
     layers = {node.output[0]: node for node in before.graph.node if node.op_type in _LAYERS}
@@ -47,10 +48,11 @@ def layer_closeness(original: Path, changed: Path, feeds: Sequence[Arrays]) -> t
     if not shared:
         raise ArtifactError(f"{changed}: no layer's result has a name that {original} has too; was it made from it?")
 
-    def run(model: onnx.ModelProto) -> Iterator[Arrays]:
-        return ({name: values[name] for name in shared} for values in taps.running(model, feeds, shared))
+    def run(model: onnx.ModelProto, path: Path) -> Iterator[Arrays]:
+        running = taps.running(model, feeds, shared, name=str(path))
+        return ({name: values[name] for name in shared} for values in running)
 
-    found = closeness.compare(run(before), run(after))
+    found = closeness.compare(run(before, original), run(after, changed))
     result = [
         LayerCloseness(
             layer=layers[each.output].name or each.output,

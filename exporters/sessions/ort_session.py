@@ -59,6 +59,7 @@ class OnnxRuntimeSession:
         exact: without the saturation of this CPU's INT8 kernels, where they have any, in the time of float ones: what
             another device computes of the same Q/DQ pairs.
         profile: what the name of the file begins with into which every kernel is written; empty: none is.
+        name: what errors call the file, where it is a copy of the user's; empty: its path.
 
     Raises:
         ArtifactError: ONNX Runtime cannot load it.
@@ -75,6 +76,7 @@ class OnnxRuntimeSession:
         shared_pool: bool = False,
         exact: bool = False,
         profile: str = "",
+        name: str = "",
     ) -> None:
         wanted, levels = provider(device), onnxruntime.GraphOptimizationLevel
         options = onnxruntime.SessionOptions()
@@ -90,13 +92,14 @@ class OnnxRuntimeSession:
         options.log_severity_level = 3  # its warnings are about its own optimizations
         if profile:
             options.enable_profiling, options.profile_file_prefix = True, profile
-        self._path = path
+        self._path = name or path
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=_providers(device, threads))
         except Exception as error:  # its exceptions share no base class
-            raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from error
+            said = _first_line(error).replace(str(path), str(self._path))
+            raise ArtifactError(f"{self._path}: ONNX Runtime cannot load it: {said}") from error
         if wanted not in self._session.get_providers():  # it only warns, and goes on with the CPU
-            raise MeasurementError(f"{path}: ONNX Runtime could not start {wanted}; {_NOT_STARTED[device]}")
+            raise MeasurementError(f"{self._path}: ONNX Runtime could not start {wanted}; {_NOT_STARTED[device]}")
         self._inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self._outputs = tuple(_spec(value) for value in self._session.get_outputs())
 

@@ -71,14 +71,14 @@ def channel_ranges(
 
 
 def running(
-    model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str], device: str = "cpu"
+    model: onnx.ModelProto, batches: Iterable[Arrays], tensors: Sequence[str], device: str = "cpu", name: str = ""
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Values of inputs, outputs and `tensors`, batch by batch."""
+    """Values of inputs, outputs and `tensors`, batch by batch; `name` is the file's that the model was read from."""
     inputs = {value.name for value in model.graph.input}
     with tempfile.TemporaryDirectory(prefix="edgesmith-taps-") as folder:
         path = Path(folder) / "tapped.onnx"
-        save(_tapped(model, [name for name in tensors if name not in inputs]), path)
-        session = OnnxRuntimeSession(path, device=device)
+        save(_tapped(model, [tensor for tensor in tensors if tensor not in inputs]), path)
+        session = OnnxRuntimeSession(path, device=device, name=name)
         try:
             for feed in batches:
                 yield session.run(feed) | dict(feed)  # no name holds the values while the next ones come

@@ -281,6 +281,9 @@ def test_layers_against_the_original_the_worst_first(spoiled: Path, capsys: pyte
         (["b.onnx", "--against", "a.onnx"], "UsageError: --against a.onnx: both files run on real inputs; give them with --data"),
         (["m.py", "--against", "a.onnx"], "UsageError: --against a.onnx: compares two ONNX files, not m.py"),
         (["b.onnx", "--against", "c.onnx", "--data", "data.npz"], "ArtifactError: b.onnx: no layer's result has a name that c.onnx has too; was it made from it?"),
+        (["b.onnx", "--against", "z.onnx", "--data", "data.npz"], "DataError: z.onnx: input 'z' is missing; given: x"),
+        (["b.onnx", "--against", "narrow.onnx", "--data", "data.npz"], "DataError: narrow.onnx: input 'x' must be float32 (n, 8), got float32 (1, 16)"),
+        (["foreign.onnx", "--against", "a.onnx", "--data", "data.npz"], "ArtifactError: foreign.onnx: ONNX Runtime cannot load it: [ONNXRuntimeError] : 1 : FAIL : Load model from foreign.onnx failed:Fatal error: com.acme:Strange(-1) is not a registered function/op"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_compared(
@@ -288,6 +291,14 @@ def test_what_cannot_be_compared(
 ) -> None:
     onnx.save(
         graph([node("Gemm", "x w", "other")], {"w": random(16, 16)}, {"x": ["n", 16]}, {"other": ["n", 16]}), "c.onnx"
+    )
+    for name, given, width in (("z", "z", 16), ("narrow", "x", 8)):
+        nodes = [node("Gemm", f"{given} w", "h0")]
+        onnx.save(graph(nodes, {"w": random(width, 16)}, {given: ["n", width]}, {"h0": ["n", 16]}), f"{name}.onnx")
+    foreign = helper.make_node("Strange", ["x"], ["odd"], domain="com.acme")
+    nodes = [node("Gemm", "x w", "h0"), foreign]
+    onnx.save(
+        graph(nodes, {"w": random(16, 16)}, {"x": ["n", 16]}, {"h0": ["n", 16]}, 17, ["com.acme"]), "foreign.onnx"
     )
     assert main(["inspect", *arguments]) != ExitCode.PASS
     assert capsys.readouterr().err.strip() == message
