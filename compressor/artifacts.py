@@ -99,7 +99,7 @@ def write(
             params=graph.params,
             target=chosen,
             baseline=baseline,
-            judge=Judge(baseline.path, _validation(task), promise, chosen.stand_in),
+            judge=Judge(baseline.path, _validation(task), promise, chosen.stand_in, folder=forms),
             feeds=latency.rotating_feeds(task.split("validation", "choosing the form"), measure.batch_sizes),
             threads=threads,
             seconds=measure.seconds,

@@ -178,11 +178,13 @@ def resolve_metric(metric: str | Metric, where: str) -> Metric:
 
 
 def _named(name: str, scores: Scores, misfit: Misfit, **more: Any) -> Metric:
-    return Metric(name=name, scores=scores, misfit=misfit, **more)
+    return Metric(name=name, scores=scores, misfit=misfit, **{"samplewise": True, **more})
 
 
 _SHARE: dict[str, Any] = {"bounds": (0.0, 1.0)}
 _STATISTIC: dict[str, Any] = {"kind": "statistic", **_SHARE}
+_BOXES: dict[str, Any] = {**_STATISTIC, "samplewise": False}  # as wide as the largest class of all samples
+_NEAREST: dict[str, Any] = {"kind": "proportion", "samplewise": False}
 _ERROR: dict[str, Any] = {"higher_is_better": False, "bounds": (0.0, math.inf)}
 
 METRICS: dict[str, Metric] = {
@@ -196,10 +198,10 @@ METRICS: dict[str, Metric] = {
         _named("label-accuracy", share_of_labels, label_misfit, **_SHARE),
         _named("label-f1", found_and_missed, label_misfit, reduce=f1_micro, **_STATISTIC),
         _named("label-map", output_and_labels, label_misfit, reduce=mean_precision, **_STATISTIC),
-        _named("box-map", matched_boxes, box_misfit, reduce=mean_average_precision, **_STATISTIC),
-        _named("box-map50", matched_boxes_at_half, box_misfit, reduce=mean_average_precision_at_half, **_STATISTIC),
-        _named("recall@1", functools.partial(recall_at, 1), embedding_misfit, kind="proportion"),
-        _named("recall@5", functools.partial(recall_at, 5), embedding_misfit, kind="proportion"),
+        _named("box-map", matched_boxes, box_misfit, reduce=mean_average_precision, **_BOXES),
+        _named("box-map50", matched_boxes_at_half, box_misfit, reduce=mean_average_precision_at_half, **_BOXES),
+        _named("recall@1", functools.partial(recall_at, 1), embedding_misfit, **_NEAREST),
+        _named("recall@5", functools.partial(recall_at, 5), embedding_misfit, **_NEAREST),
         _named("mae", absolute, number_misfit, **_ERROR),
         _named("mse", squared, number_misfit, **_ERROR),
         _named("rmse", squared, number_misfit, kind="statistic", reduce=root_mean, **_ERROR),

@@ -1,7 +1,7 @@
 """Is a changed file still good enough? Its outputs on real runs against the original's, or the metric they give."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ from ...core.errors import DataError
 from ...core.task import Metric
 from ...core.values import Arrays, Interval, Session
 from ...exporters.sessions.ort_session import OnnxRuntimeSession
+from .kept_answers import KeptAnswers
 from .runs import Runs
+from .streamed_scores import StreamedScores
 
 MIN_SNR_DB = 20.0  # outputs a tenth of their size away
 _SPARE_DB, _SPARE = 1.5, 0.75  # held back while choosing
@@ -38,7 +40,9 @@ class Promise:
 
 
 class Judge:
-    """Keeps what the original said on some runs.
+    """Holds files against what the original said on some runs; of outputs one run's are in memory at a time.
+
+    Those that a metric has to see together are held, see `Metric.samplewise`.
 
     Args:
         original: the file that others are held against.
@@ -46,6 +50,7 @@ class Judge:
         promise: what must hold.
         load: opens both; a target's `stand_in`.
         confidence: of each bound.
+        folder: where the original's outputs are kept meanwhile; None: with other temporary files.
     """
 
     def __init__(
@@ -55,30 +60,42 @@ class Judge:
         promise: Promise,
         load: Load = OnnxRuntimeSession,
         confidence: float = 0.95,
+        folder: Path | None = None,
     ) -> None:
         self._runs, self._promise, self._load, self._confidence = runs, promise, load, confidence
-        self._original = list(run(original, runs.feeds, load))
+        self._original = KeptAnswers(lambda: run(original, runs.feeds, load), folder)
         if promise.metric is None and promise.max_drop is not None:
             _check_answers(self._original)
 
     def quality(self, path: Path) -> Quality:
         """Run a file on the same runs."""
-        changed = list(run(path, self._runs.feeds, self._load))
-        found = closeness.compare(self._original, changed)
-        base = Quality(outputs=found, snr_db=closeness.worst_snr(found), drop=None)
         metric, labels = self._promise.metric, self._runs.labels
         if metric is not None and labels is not None:
-            read = metric.output or next(iter(self._original[0]))
-            metric = metrics.with_output(metric, read)
-            scores = [_scores(metric, outputs, labels) for outputs in (self._original, changed)]
-            values = [metrics.value(metric, each) for each in scores]
-            drop = accuracy.paired_drop(metric, scores[0], scores[1], self._confidence)
-            unread = [each for each in found if each.output != read]
-            unread_db = closeness.worst_snr(unread) if unread else None
-            return dataclasses.replace(base, drop=drop, original=values[0], changed=values[1], unread_db=unread_db)
+            return self._scored(path, metric, labels)
+        found = closeness.compare(self._original, self._outputs(path))
+        base = Quality(outputs=found, snr_db=closeness.worst_snr(found), drop=None)
         if self._promise.limit is not None:
             return dataclasses.replace(base, drop=_changed_answers(found, self._confidence))
         return base
+
+    def _scored(self, path: Path, metric: Metric, labels: np.ndarray) -> Quality:
+        read = metric.output or next(iter(next(iter(self._original))))
+        metric = metrics.with_output(metric, read)
+        first, second = StreamedScores(metric, labels), StreamedScores(metric, labels)
+        found = closeness.compare(first.watching(self._original), second.watching(self._outputs(path)))
+        original, changed = first.found(self._original), second.found(self._outputs(path))
+        unread = [each for each in found if each.output != read]
+        return Quality(
+            outputs=found,
+            snr_db=closeness.worst_snr(found),
+            drop=accuracy.paired_drop(metric, original, changed, self._confidence),
+            original=metrics.value(metric, original),
+            changed=metrics.value(metric, changed),
+            unread_db=closeness.worst_snr(unread) if unread else None,
+        )
+
+    def _outputs(self, path: Path) -> Iterator[dict[str, np.ndarray]]:
+        return run(path, self._runs.feeds, self._load)
 
     def keeps(self, quality: Quality, spare: bool = False) -> bool:
         """Whether the promise holds, by the estimates.
@@ -109,23 +126,6 @@ def run(path: Path, feeds: Sequence[Arrays], load: Load = OnnxRuntimeSession) ->
         session.close()
 
 
-def joined(outputs: Sequence[Arrays], name: str) -> np.ndarray:
-    """One output as one array, the runs one after the other.
-
-    Raises:
-        DataError: it has no rows, or not of one shape in all runs.
-    """
-    arrays = [each[name] for each in outputs]
-    if not all(array.ndim > 0 and array.shape[1:] == arrays[0].shape[1:] for array in arrays):
-        raise DataError(f"labels are for rows, and output '{name}' of the model has no rows of one shape in all runs")
-    return np.concatenate(arrays)
-
-
-def _scores(metric: Metric, outputs: Sequence[Arrays], labels: np.ndarray) -> np.ndarray:
-    whole = {name: joined(outputs, name) for name in outputs[0] if name == metric.output} or outputs[0]
-    return metrics.scores_of(metric, whole, labels)  # where no output has that name it says so
-
-
 def _changed_answers(found: Sequence[Closeness], confidence: float) -> Interval:
     """The largest share of changed answers among the outputs, with Wilson's interval."""
     worst = min((each for each in found if each.agreement is not None), key=lambda each: each.agreement or 0.0)
@@ -133,7 +133,7 @@ def _changed_answers(found: Sequence[Closeness], confidence: float) -> Interval:
     return intervals.wilson(changed, worst.answers, confidence)
 
 
-def _check_answers(original: Sequence[Arrays]) -> None:
+def _check_answers(original: Iterable[Arrays]) -> None:
     if all(found.agreement is None for found in closeness.compare(original, original)):
         raise DataError(
             "--max-drop: the data has no labels, and no output of the model has answers to compare (their last axis "

@@ -28,10 +28,11 @@ from ..progress import Progress
 from . import recover, runs
 from .calibrate import Rules, calibrate_and_recover
 from .calibration_cache import Cache, Calibrated
-from .closeness_judge import Judge, Promise, joined, run
+from .closeness_judge import Judge, Promise, run
 from .int8_forms import Form, Problem
 from .int8_search import Found, search
 from .runs import RunData
+from .streamed_scores import joined
 from .task_runs import from_task
 
 _RECOVERY = ("equalize", "smooth", "bias-correction")  # seconds; learned rounding is asked for by name
@@ -176,7 +177,7 @@ def _searched(
 ) -> tuple[_Attempt, Found]:
     """The search; where all layers lose too much it tries recovered weights, and only then gives layers back."""
     target = TARGETS[options.target]
-    judge = Judge(original, data.validation, promise, target.stand_in, options.confidence)
+    judge = Judge(original, data.validation, promise, target.stand_in, options.confidence, folder)
     feeds = runs.batched(data.validation.feeds, onnx_file.specs(graph)[0], options.batch, _ROTATE)
 
     said: list[str] = []
@@ -261,7 +262,7 @@ def _judged(
     base = dataclasses.replace(base, decisions=found.decisions, tried=tried)
     if found.best is None:
         return dataclasses.replace(base, reason=f"no INT8 form is close enough: {'; '.join(found.refused)}")
-    judge = Judge(Path(base.model), data.test, promise, problem.target.stand_in, options.confidence)
+    judge = Judge(Path(base.model), data.test, promise, problem.target.stand_in, options.confidence, problem.folder)
     quality = judge.quality(found.best.artifact.path)
     base = dataclasses.replace(base, quality=quality, dialect=found.best.artifact.dialect)
     if not judge.keeps(quality):

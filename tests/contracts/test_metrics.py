@@ -65,6 +65,16 @@ def test_one_row_per_sample_that_follows_its_sample(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_sample_alone_has_the_score_that_it_has_among_others(name: str) -> None:
+    """Where the table says so: outputs are then scored run by run, and not held."""
+    metric, (output, labels) = METRICS[name], case(name, 0.5)
+    assert metric.samplewise == (not name.startswith(("box-", "recall")))
+    if metric.samplewise:
+        alone = [metric.scores(output[i : i + 1], labels[i : i + 1]) for i in range(len(labels))]
+        np.testing.assert_array_equal(np.concatenate(alone), metric.scores(output, labels))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_better_model_is_better(name: str) -> None:
     metric = METRICS[name]
     good, bad = (metrics.value(metric, scores(name, noise)) for noise in (0.05, 3.0))

@@ -91,6 +91,7 @@ class Metric:
     output: str | None = None  # name of the output it reads; None: the first
     bounds: tuple[float, float] = (-math.inf, math.inf)  # what its value can be; an interval does not go beyond
     misfit: Callable[[np.ndarray, np.ndarray], str] | None = None  # (output, labels) -> what does not fit, or ""
+    samplewise: bool = False  # a sample's scores are its own, whatever others are there: outputs need not be held
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
