@@ -16,7 +16,8 @@ import onnx
 import onnxruntime
 
 from edgesmith.benches.timing import latency
-from edgesmith.compressor.fusion.fusing import FUSIONS, write_stack
+from edgesmith.compressor.fusion.fusing import FUSIONS
+from edgesmith.compressor.fusion.member_outputs import write_stack
 from edgesmith.core.values import Artifact, TensorSpec
 from edgesmith.exporters import from_torch
 from edgesmith.exporters.graph import compose, onnx_file

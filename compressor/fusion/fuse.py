@@ -26,13 +26,11 @@ from .fuse_checks import (
     check_order,
     check_same_width,
     check_unit,
-    listed,
     member_rows,
 )
 from .fuse_judge import Judge, answers, check_computes, rules_kept
 from .fusing import (
     FUSIONS,
-    LEAST,
     Combination,
     Gate,
     Mean,
@@ -40,11 +38,10 @@ from .fusing import (
     folds,
     needs_sklearn,
     selected,
-    softmax,
-    write_stack,
 )
 from .hierarchy import Hierarchy
 from .member_graphs import member_graphs
+from .member_outputs import LABELS, Form, Logarithms, LogOdds, Unchanged, fusible, kinds_of, of_classes, write_stack
 from .preparation import Preparation, check_prepare
 from .recalibrate import CALIBRATIONS, Calibration, best_calibration
 
@@ -54,7 +51,6 @@ _UNKNOWN = (
     "not checked: whether members learnt from the validation samples, as the task has no 'train' split to compare "
     "with; if they did, the figures above flatter them, and the test data will say so"
 )
-_KINDS = ("logits", "probabilities", "numbers")
 Fit = Callable[[np.ndarray, np.ndarray], "_Fused"]
 
 
@@ -82,7 +78,7 @@ class Fuse(Stage):
     returns: ClassVar[Literal["candidate", "graph"]] = "graph"
 
     members: tuple[str, ...] = ()  # "original", ids of earlier stages, names in the task's models
-    gives: str | Mapping[str, str] = ""  # "logits", "probabilities" or "numbers", of all members or by name
+    gives: str | Mapping[str, str] = ""  # in `member_outputs.KINDS`, of all members or by name
     prepare: Mapping[str, Preparation] = dataclasses.field(default_factory=dict)  # member -> what its input becomes
     rule: str = "mean"  # in `fusing.FUSIONS`
     select: bool = False  # greedy selection with replacement: who adds nothing is left out
@@ -91,7 +87,7 @@ class Fuse(Stage):
     exclusive: tuple[tuple[str, ...], ...] = ()  # groups of labels of which at most one is true
     implies: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)  # label -> what it implies
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of a prediction that is spread evenly
-    returns_logits: bool = True  # classes: logarithms of the probabilities; False: the probabilities
+    returns_logits: bool = True  # logarithms of classes' probabilities, log-odds of labels'; False: the probabilities
 
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`."""
@@ -105,10 +101,8 @@ class Fuse(Stage):
             raise RecipeError(f"{where}.members: {list(self.members)} names one twice")
         check_prepare(self.prepare, self.members, task.input_specs(), where)
         kinds = self._kinds(where)
-        if "numbers" in kinds.values() and set(kinds.values()) != {"numbers"}:
-            raise RecipeError(f"{where}.gives: numbers are not fused with classes: {listed(kinds)}")
-        if not self._shares(where):
-            self._check_numbers(where)
+        if not of_classes(kinds):
+            self._check_numbers(kinds[self.members[0]], where)
         if len(task.outputs) > 1:
             raise RecipeError(
                 f"{where}: the task has the outputs {', '.join(task.outputs)}, and what is fused is one; name that "
@@ -150,7 +144,7 @@ class Fuse(Stage):
             best = stack[:, self.members.index(context.for_verdict["best"])]
             context.for_verdict["gain"] = judge.compare(held_out, best, labels).gain.value
         path = self._write(graphs, fused, stack.shape[2], context)
-        check_computes(path, self._form(context.where)(fused(stack)), context)
+        check_computes(path, self._form(context.where), fused(stack), context)
         return Graph(path=path, digest=digest.of_file(path))
 
     def after_verdict(self, value: Graph, context: Context) -> list[str]:
@@ -160,7 +154,7 @@ class Fuse(Stage):
         labels, graphs = self._labels(split, context.where), member_graphs((best,), context, prepare=self.prepare)
         rows = self._answers_of(best, graphs[best], split, context)
         rows = rows.reshape(len(rows), -1).astype(np.float64)
-        alone = judge.scores(softmax(rows) if self._kinds(context.where)[best] == "logits" else rows, labels)
+        alone = judge.scores(fusible(rows, self._kinds(context.where)[best]), labels)
         found = judge.compared(judge.scores_of_file(answers(value.path, split, context), labels), alone)
         agrees = "agree" if gain * found.gain.value > 0 or gain == found.gain.value == 0 else "do not agree"
         proven = "" if found.gain.low > 0 or found.gain.high < 0 else ", and prove neither"
@@ -171,28 +165,18 @@ class Fuse(Stage):
         ]
 
     def _kinds(self, where: str) -> dict[str, str]:
-        given = self.gives if isinstance(self.gives, Mapping) else dict.fromkeys(self.members, self.gives)
-        for name in given:
-            if name not in self.members:
-                raise RecipeError(f"{where}.gives: '{name}' is no member; members: {', '.join(self.members)}")
-        for name in self.members:
-            if given.get(name, "") not in _KINDS:
-                raise RecipeError(
-                    f"{where}.gives: what '{name}' gives has to be said: logits, probabilities or numbers; "
-                    f"got {given.get(name, '')!r}"
-                )
-        return dict(given)
+        return kinds_of(self.gives, self.members, where)
 
     def _shares(self, where: str) -> bool:
-        return "numbers" not in self._kinds(where).values()
+        return of_classes(self._kinds(where))
 
-    def _check_numbers(self, where: str) -> None:
+    def _check_numbers(self, kind: str, where: str) -> None:
         if not FUSIONS[self.rule].numbers:
             known = ", ".join(sorted(name for name, rule in FUSIONS.items() if rule.numbers))
-            raise RecipeError(f"{where}.rule: '{self.rule}' fuses probabilities; for numbers: {known}")
+            raise RecipeError(f"{where}.rule: '{self.rule}' fuses probabilities of classes; for {kind}: {known}")
         for key in ("calibration", "smoothing"):
             if getattr(self, key):
-                raise RecipeError(f"{where}.{key}: numbers have none; leave it out")
+                raise RecipeError(f"{where}.{key}: {kind} have none; leave it out")
 
     def _known(self, task: Task, where: str) -> list[Exclusion | Hierarchy]:
         """What is known of the labels, in the order in which none undoes another."""
@@ -200,11 +184,16 @@ class Fuse(Stage):
             if getattr(self, key) and self._shares(where):
                 raise RecipeError(
                     f"{where}.{key}: a sample of one class is of no other that it could imply or exclude; this is for "
-                    'gives = "numbers", such as one for each of several labels'
+                    'several labels, gives = "label-logits", or for "numbers"'
                 )
             if getattr(self, key) and not task.classes:
                 raise RecipeError(
                     f"{where}.{key}: the task does not say what the columns are called; set classes= in the task"
+                )
+            if getattr(self, key) and len(task.classes) == 1:
+                raise RecipeError(
+                    f"{where}.{key}: a rule speaks of two columns, and the task has one, '{task.classes[0]}', which "
+                    "says yes or no and so excludes its contrary as it is; leave it out"
                 )
         known: list[Exclusion | Hierarchy] = []
         if self.exclusive:
@@ -214,10 +203,11 @@ class Fuse(Stage):
             known.append(Hierarchy.of(self.implies, task.classes, f"{where}.implies"))
         return known
 
-    def _form(self, where: str) -> Callable[[np.ndarray], np.ndarray]:
+    def _form(self, where: str) -> Form:
         """What the graph gives of what was fused."""
-        logs = self._shares(where) and self.returns_logits
-        return (lambda fused: np.log(np.maximum(fused, LEAST))) if logs else (lambda fused: fused)
+        if not self.returns_logits or "numbers" in self._kinds(where).values():
+            return Unchanged()
+        return Logarithms() if self._shares(where) else LogOdds()
 
     def _stack(self, graphs: Mapping[str, Any], context: Context) -> tuple[np.ndarray, np.ndarray]:
         """What the members say of the validation samples, `(N, members, C)`, and the labels."""
@@ -248,7 +238,13 @@ class Fuse(Stage):
         """Classes `(N,)`, or numbers `(N, C)`."""
         labels = accuracy.labels_of(split)
         if not self._shares(where):
-            return labels.reshape(len(labels), -1).astype(np.float64)
+            rows = labels.reshape(len(labels), -1).astype(np.float64)
+            if LABELS in self._kinds(where).values() and not ((rows >= 0) & (rows <= 1)).all():
+                raise DataError(
+                    f"{where}: labels go from {rows.min():g} to {rows.max():g}; beside {LABELS} they are 0 or 1, "
+                    "(N, labels)"
+                )
+            return rows
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise DataError(f"{where}: fusing classes needs integer labels (N,), got {labels.dtype} {labels.shape}")
         return labels
@@ -374,8 +370,7 @@ class Fuse(Stage):
         made = fused.combination.write(nodes, stack)
         for step in fused.after:
             made = step.write(nodes, made)
-        if self._shares(context.where) and self.returns_logits:
-            made = nodes.add("Log", nodes.add("Max", made, nodes.constant(LEAST)))
+        made = self._form(context.where).write(nodes, made)
         members = {name: graphs[name] for name in chosen}
         whole = TensorSpec(name=output, dtype="float32", shape=("batch", width))
         model = compose.joined(members, task.input_specs(), nodes, {made: whole})

@@ -11,7 +11,8 @@ from ...core.errors import DataError, RecipeError
 from ...core.task import Task
 from ...exporters.from_sklearn import check_convertible
 from ..data import sample_digests
-from .fusing import LEAST, softmax
+from .fusing import LEAST
+from .member_outputs import LABELS, fusible
 
 _SHARED = 0.01  # share of validation samples that may be in `train` too, as rare twins are in real data
 _VARIES = 1e-6  # of a member's largest output: what varies by less is rounding
@@ -21,8 +22,9 @@ _MOST_CLASSES = 2000  # whose order is found in reasonable time
 
 
 def member_rows(name: str, output: np.ndarray, kind: str, where: str) -> np.ndarray:
-    """A member's output as `(N, C)` in float64: probabilities, or numbers."""
-    if output.ndim > 2 or (output.ndim == 1 and kind != "numbers"):
+    """A member's output as `(N, C)` in float64: probabilities of classes or labels, or numbers."""
+    of_labels = kind in ("numbers", LABELS)
+    if output.ndim > 2 or (output.ndim == 1 and not of_labels):
         raise DataError(f"{where}: member '{name}' gives {output.shape}; what is fused is (N, classes) or (N, numbers)")
     rows = output.reshape(len(output), -1).astype(np.float64)
     finite = np.isfinite(rows).all(1)
@@ -36,8 +38,13 @@ def member_rows(name: str, output: np.ndarray, kind: str, where: str) -> np.ndar
             f"{where}: member '{name}' gives the same output for all {len(rows)} validation samples; it has learnt "
             "nothing, or reads another kind of input: leave it out"
         )
-    if kind == "numbers":
-        return rows
+    if of_labels:
+        return fusible(rows, kind)
+    if rows.shape[1] == 1:
+        raise DataError(
+            f"{where}.gives: '{name}' gives one number for each sample, and one class alone has no {kind}; if it says "
+            f"yes above 0, that is '{LABELS}' with labels (N, 1) of 0 or 1, else 'numbers'"
+        )
     distributions = bool((rows >= -1e-6).all() and (np.abs(rows.sum(1) - 1) < 1e-3).all())
     if kind == "probabilities" and not distributions:
         raise DataError(
@@ -50,11 +57,11 @@ def member_rows(name: str, output: np.ndarray, kind: str, where: str) -> np.ndar
             f"{where}.gives: '{name}' is said to give logits, but every row is a distribution already; say "
             "'probabilities'"
         )
-    return softmax(rows) if kind == "logits" else rows
+    return fusible(rows, kind)
 
 
 def check_same_width(widths: Mapping[str, int], task: Task, kinds: Mapping[str, str], where: str) -> None:
-    what = "numbers" if "numbers" in kinds.values() else "classes"
+    what = {"numbers": "numbers", LABELS: "labels"}.get(next(iter(kinds.values())), "classes")
     if len(set(widths.values())) != 1:
         raise DataError(f"{where}: members differ in their number of {what}: {listed(widths)}")
     if task.classes and next(iter(widths.values())) != len(task.classes):

@@ -1,6 +1,6 @@
 """What a member or a fusion answers, and what the task's main metric says of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..evaluation import BATCH, task_metrics
 from ..stage import Context
 from .exclusion import Exclusion
 from .hierarchy import Hierarchy
+from .member_outputs import Form
 
 
 def answers(path: Path, split: Split, context: Context) -> np.ndarray:
@@ -28,7 +29,7 @@ def answers(path: Path, split: Split, context: Context) -> np.ndarray:
 class Judge:
     """The task's main metric of fused outputs."""
 
-    def __init__(self, context: Context, form: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, context: Context, form: Form) -> None:
         self.metric: Metric = task_metrics(context.task)[0]
         self.sign = 1 if self.metric.higher_is_better else -1
         self._output, self._form = context.task.outputs[0], form
@@ -60,14 +61,15 @@ def rules_kept(known: Sequence[Exclusion | Hierarchy], before: np.ndarray, label
     rules, counts = sum(each.rules for each in known), [sum(e.broken(rows) for e in known) for rows in (before, after)]
     scores = [judge.sign * judge.score(rows, labels) for rows in (before, after)]
     return (
-        f"{rules} rules on {len(before):,} validation samples: {counts[0]:,} of {rules * len(before):,} broken before, "
-        f"{counts[1]:,} after; {judge.metric.name} {scores[0]:.4f} before, {scores[1]:.4f} after"
+        f"{rules} rule{'s' * (rules != 1)} on {len(before):,} validation samples: {counts[0]:,} of "
+        f"{rules * len(before):,} broken before, {counts[1]:,} after; {judge.metric.name} {scores[0]:.4f} before, {scores[1]:.4f} after"
     )
 
 
-def check_computes(path: Path, expected: np.ndarray, context: Context) -> None:
+def check_computes(path: Path, form: Form, fused: np.ndarray, context: Context) -> None:
     """The graph computes what was judged."""
-    difference = np.abs(answers(path, context.task.split("validation", context.where), context) - expected)
+    found, expected = answers(path, context.task.split("validation", context.where), context), form.undo(form(fused))
+    difference = np.abs(form.undo(found) - expected)
     # ONNX Runtime computes in single precision: close probabilities may change places in a vote.
     if not float(np.quantile(difference, 0.99)) <= 1e-3 * max(1.0, float(np.abs(expected).max())):
         raise ContractError(f"{context.where}: the fused graph differs from its parts by up to {difference.max():.3g}")

@@ -38,24 +38,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shares
 
 
-def write_stack(nodes: Nodes, outputs: Mapping[str, str], width: int) -> str:
-    """Members' outputs as one stack `(N, members, C)`; a softmax where they are logits, one for all if all are.
-
-    Args:
-        outputs: tensor -> "logits", "probabilities" (`(N, C)` both) or "numbers" (`(N,)` or `(N, C)`).
-        width: C.
-    """
-    shape = nodes.constant([-1, len(outputs), width], np.int64)
-    kinds = set(outputs.values())
-    if kinds == {"logits"}:
-        return nodes.add("Softmax", nodes.add("Reshape", nodes.add("Concat", *outputs, axis=1), shape), axis=-1)
-    rows = [nodes.add("Softmax", name, axis=-1) if kind == "logits" else name for name, kind in outputs.items()]
-    if kinds == {"numbers"}:
-        row = nodes.constant([-1, width], np.int64)
-        rows = [nodes.add("Reshape", name, row) for name in rows]
-    return nodes.add("Reshape", nodes.add("Concat", *rows, axis=1), shape)
-
-
 @dataclasses.dataclass(frozen=True)
 class Mean:
     """The weighted arithmetic mean (the linear opinion pool)."""

@@ -7,7 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax, write_stack
+from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax
+from edgesmith.compressor.fusion.member_outputs import write_stack
 from edgesmith.compressor.fusion.recalibrate import CALIBRATIONS, Calibration, Isotonic, Temperature, best_calibration
 from edgesmith.exporters.graph.compose import Nodes
 

@@ -17,6 +17,7 @@ from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.fusion.fuse import Fuse
 from edgesmith.compressor.fusion.fuse_checks import check_order, check_unit, member_rows
 from edgesmith.compressor.fusion.fuse_judge import check_computes
+from edgesmith.compressor.fusion.member_outputs import Unchanged
 from edgesmith.compressor.model_graph import graph_of
 from edgesmith.compressor.stage import Graph
 from edgesmith.core.errors import ArtifactError, ContractError, DataError, RecipeError, TaskError
@@ -37,14 +38,14 @@ def flat(task: Task) -> Task:
     [
         ({"members": ("linear",)}, "w.members: fusing takes at least two models; got ['linear']"),
         ({"members": ("linear", "linear")}, "w.members: ['linear', 'linear'] names one twice"),
-        ({"gives": ""}, "w.gives: what 'linear' gives has to be said: logits, probabilities or numbers; got ''"),
+        ({"gives": ""}, "w.gives: what 'linear' gives has to be said: logits, probabilities, label-logits or numbers; got ''"),
         ({"gives": {"liner": "logits"}}, "w.gives: 'liner' is no member; members: linear, forest, bayes"),
         ({"gives": "logits"}, "w.gives: 'linear' is a LogisticRegression, which gives probabilities, not logits"),
         (
             {"gives": {"linear": "numbers", "forest": "logits", "bayes": "logits"}},
             "w.gives: numbers are not fused with classes: linear numbers, forest logits, bayes logits",
         ),
-        ({"gives": "numbers", "rule": "voting"}, "w.rule: 'voting' fuses probabilities; for numbers: mean, stacking, weighted"),
+        ({"gives": "numbers", "rule": "voting"}, "w.rule: 'voting' fuses probabilities of classes; for numbers: mean, stacking, weighted"),
         ({"gives": "numbers", "calibration": "platt"}, "w.calibration: numbers have none; leave it out"),
         ({"calibration": "plat"}, "w.calibration: unknown 'plat'; did you mean 'platt'? known: best, isotonic, platt, temperature"),
         ({"rule": "meen"}, "w.rule: unknown 'meen'; did you mean 'mean'? known: adaptive, gate, log-mean, mean, stacking, voting, weighted"),
@@ -339,7 +340,7 @@ def test_labels_that_exclude_each_other_are_no_logits() -> None:
 def test_a_file_of_nan_is_not_what_was_judged(flat: Task, tmp_path: Path) -> None:
     graph, context = fused(flat, tmp_path)
     with pytest.raises(ContractError, match="the fused graph differs from its parts by up to nan"):
-        check_computes(graph.path, np.full((360, 10), np.nan), context)
+        check_computes(graph.path, Unchanged(), np.full((360, 10), np.nan), context)
 
 
 def test_what_members_were_trained_on_teaches_no_fusion(flat: Task) -> None:

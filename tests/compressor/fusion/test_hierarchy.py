@@ -168,8 +168,8 @@ def test_it_is_a_few_plain_nodes() -> None:
         ),
         (
             {"gives": "logits", "implies": {"one": ("two",)}},
-            "w.implies: a sample of one class is of no other that it could imply or exclude; this is for gives = "
-            '"numbers", such as one for each of several labels',
+            "w.implies: a sample of one class is of no other that it could imply or exclude; this is for several labels, "
+            'gives = "label-logits", or for "numbers"',
         ),
         ({"exclusive": (("one",),)}, "w.exclusive[0]: ['one']; labels exclude each other from two on"),
         (
