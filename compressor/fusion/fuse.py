@@ -279,11 +279,12 @@ class Fuse(Stage):
         fit = self._fit(judge.score, self._shares(context.where))
         scores = [judge.score(stack[:, member], labels) for member in range(len(self.members))]
         best = int(np.argmax(scores))
-        fused = fit(stack, labels)
         learns = self.select or FUSIONS[self.rule].fit is not None
-        held_out, fits = fused(stack), [fused]
-        if learns:
+        if learns:  # first, since it refuses what nothing can be learnt from
             held_out, fits = self._held_out(fit, stack, labels, context)
+        fused = fit(stack, labels)
+        if not learns:
+            held_out, fits = fused(stack), [fused]
         comparison = judge.compare(held_out, stack[:, best], labels)
         metric, sign = judge.metric, judge.sign
         context.for_verdict.update(best=self.members[best])

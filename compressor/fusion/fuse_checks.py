@@ -17,6 +17,7 @@ from .member_outputs import LABELS, fusible
 _SHARED = 0.01  # share of validation samples that may be in `train` too, as rare twins are in real data
 _VARIES = 1e-6  # of a member's largest output: what varies by less is rounding
 _REORDERED = 0.2  # share of the samples that another order of a member's classes would have to put right besides
+_OF_MOVED = 0.5  # or of those whose class would change its column
 _PER_CLASS = 5  # samples, without which the order of classes cannot be told
 _MOST_CLASSES = 2000  # whose order is found in reasonable time
 
@@ -126,7 +127,8 @@ def check_order(name: str, rows: np.ndarray, labels: np.ndarray, task: Task, whe
     only too fond of one class.
 
     Raises:
-        DataError: with the columns in the order that is right most often, a fifth of the samples more would be right.
+        DataError: with the columns in the order that is right most often, a fifth of the samples more would be right,
+            or half of those whose classes change places.
     """
     classes = rows.shape[1]
     if classes > _MOST_CLASSES or labels.min() < 0 or labels.max() >= classes:
@@ -141,7 +143,8 @@ def check_order(name: str, rows: np.ndarray, labels: np.ndarray, task: Task, whe
         scipy.optimize.linear_sum_assignment(table, maximize=True)[1] for table in (counts, sums / samples[:, None])
     )
     as_is, reordered = int(np.trace(counts)), int(counts[np.arange(classes), order].sum())
-    if reordered - as_is <= _REORDERED * len(labels) or not np.array_equal(order, by_means):
+    enough = min(_REORDERED * len(labels), _OF_MOVED * samples[order != np.arange(classes)].sum())
+    if reordered - as_is <= enough or not np.array_equal(order, by_means):
         return
     names = [task.classes[int(place)] if task.classes else str(place) for place in np.argsort(order)]
     raise DataError(

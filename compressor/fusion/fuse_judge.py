@@ -62,7 +62,8 @@ def rules_kept(known: Sequence[Exclusion | Hierarchy], before: np.ndarray, label
     scores = [judge.sign * judge.score(rows, labels) for rows in (before, after)]
     return (
         f"{rules} rule{'s' * (rules != 1)} on {len(before):,} validation samples: {counts[0]:,} of "
-        f"{rules * len(before):,} broken before, {counts[1]:,} after; {judge.metric.name} {scores[0]:.4f} before, {scores[1]:.4f} after"
+        f"{rules * len(before):,} broken before, {counts[1]:,} after; {judge.metric.name} {scores[0]:.4f} before, "
+        f"{scores[1]:.4f} after"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from ...benches.report.inspection import dialect_of
 from ...core.errors import RecipeError
 from ...core.files import as_file_name
 from ...exporters import from_torch
@@ -40,7 +41,13 @@ def member_graphs(
             path = value.path
         else:
             from_torch.export(value.module(), any_inputs(task), task.input_specs(), wanted, path)
-        found[name] = _with_outputs(onnx_file.load(path), name, wanted, context.where)
+        loaded = onnx_file.load(path)
+        if (written_as := dialect_of(loaded)) != "float":
+            raise RecipeError(
+                f"{context.where}.members: '{name}' is INT8 already ({written_as}); give the float model it was made from, "
+                "and quantize what comes out instead"
+            )
+        found[name] = _with_outputs(loaded, name, wanted, context.where)
         compose.check_inputs(name, found[name], task.input_specs())
         if prepare and name in prepare:
             prepared(found[name], prepare[name], task.input_specs()[0])

@@ -14,6 +14,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.fusion.combine import Combine
 from edgesmith.compressor.fusion.fuse import Fuse
 from edgesmith.compressor.fusion.fuse_checks import check_order, check_unit, member_rows
 from edgesmith.compressor.fusion.fuse_judge import check_computes
@@ -24,6 +25,7 @@ from edgesmith.core.errors import ArtifactError, ContractError, DataError, Recip
 from edgesmith.core.task import ArraySplit, Task
 from edgesmith.exporters.graph import onnx_file
 
+from ...exporters.graphs import U8, quantized
 from ..conftest import make_context
 from .digits_members import MEMBERS, flat_task, fused, graphs, measured
 
@@ -196,6 +198,19 @@ def test_of_a_class_that_validation_lacks_nothing_is_learnt(
     )
 
 
+def test_of_a_single_class_nothing_is_stacked(flat: Task, tmp_path: Path) -> None:
+    """scikit-learn's own error would speak of its solver."""
+    split = flat.split("validation", "t")
+    assert isinstance(split, ArraySplit) and split.labels is not None
+    only = dataclasses.replace(flat, validation=ArraySplit(*split.batch(np.flatnonzero(split.labels == 3))))
+    with pytest.raises(DataError) as caught:
+        fused(only, tmp_path, rule="stacking")
+    assert str(caught.value) == (
+        "stages[0] 'stage'.folds: validation: class 0 has 0 sample(s) for 5 folds: one would be without it; give the class "
+        "more samples"
+    )
+
+
 @pytest.mark.parametrize("keys", [{"rule": "weighted"}, {"rule": "gate"}, {"calibration": "temperature"}], ids=str)
 def test_what_learns_nothing_of_single_classes_needs_no_sample_of_each(
     keys: dict[str, str], flat: Task, tmp_path: Path
@@ -226,6 +241,21 @@ def test_columns_in_another_order_are_found_by_the_answers(flat: Task, tmp_path:
     )
 
 
+@pytest.mark.parametrize("share", [0.95, 0.7])
+def test_two_classes_that_changed_places_are_found(share: float) -> None:
+    """Of ten, where no more than a fifth of the samples is of them; and not where a member takes one for the other."""
+    rng, labels = np.random.default_rng(0), np.arange(500) % 10
+    said = np.where(rng.random(500) < share, labels, rng.integers(0, 10, 500))
+    rows = 0.5 * np.eye(10)[said] + 0.05
+    task = Task(name="t", model="m.onnx", test=ArraySplit({"x": rows.astype(np.float32)}, labels), outputs=("y",))
+    check_order("right", rows, labels, task, "w")
+    with pytest.raises(DataError, match=r"if its columns stood for 0, 1, 2, 4, 3, 5, 6, 7, 8, 9: it has the classes"):
+        check_order("swapped", rows[:, [0, 1, 2, 4, 3, 5, 6, 7, 8, 9]], labels, task, "w")
+    pair = np.isin(labels, (3, 4))
+    half = np.where(pair & (rng.random(500) < 0.6), 7 - labels, labels)
+    check_order("unsure", 0.5 * np.eye(10)[half] + 0.05, labels, task, "w")
+
+
 def test_a_member_that_is_too_fond_of_one_class_has_them_in_order() -> None:
     """One in twenty is positive, it calls most positive, and it ranks them nearly all right: for a fusion to mend."""
     rng = np.random.default_rng(0)
@@ -240,6 +270,24 @@ def test_a_member_that_is_too_fond_of_one_class_has_them_in_order() -> None:
     ):
         check_order("turned", np.eye(2)[labels][:, ::-1] * 0.8 + 0.1, labels, task, "w")
     check_order("few", np.eye(2)[labels][:3, ::-1] * 0.8 + 0.1, np.array([0, 1, 0]), task, "w")
+
+
+def test_a_file_that_is_int8_already_is_no_member(exported: Graph, task: Task, tmp_path: Path) -> None:
+    """Its pairs would stay what they are, in one dialect for all targets, beside those that `quantize` writes."""
+    feed, _ = task.split("validation", "t").batch(np.arange(16))
+    path = tmp_path / "int8.onnx"
+    onnx_file.save(quantized(onnx_file.load(exported.path), feed, U8), path)
+    context = make_context(task, tmp_path / "w", {"a": exported, "b": Graph(path=path, digest="")})
+    for stage in (
+        Fuse(id="f", members=("a", "b"), gives="logits"),
+        Combine(id="f", heads={"a": ("logits",), "b": ("more",)}),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            stage.run(None, context)
+        assert str(caught.value).startswith("stages[0] 'stage'.members: 'b' is INT8 already (")
+        assert str(caught.value).endswith(
+            "); give the float model it was made from, and quantize what comes out instead"
+        )
 
 
 def test_a_file_that_names_the_tasks_classes_has_their_order(flat: Task, tmp_path: Path) -> None:
