@@ -44,8 +44,8 @@ def member_graphs(
         loaded = onnx_file.load(path)
         if (written_as := dialect_of(loaded)) != "float":
             raise RecipeError(
-                f"{context.where}.members: '{name}' is INT8 already ({written_as}); give the float model it was made from, "
-                "and quantize what comes out instead"
+                f"{context.where}.members: '{name}' is INT8 already ({written_as}); give the float model it was made "
+                "from, and quantize what comes out instead"
             )
         found[name] = _with_outputs(loaded, name, wanted, context.where)
         compose.check_inputs(name, found[name], task.input_specs())

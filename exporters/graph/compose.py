@@ -12,11 +12,13 @@ from ...core.values import TensorSpec
 from . import onnx_file
 from .opset import at_opset
 
+OPSET = 18  # of what stands behind the members
 _STANDARD = ("", "ai.onnx")
+_IR_VERSION = 8  # the first that knows that opset
 
 
 class Nodes:
-    """Nodes and constants under names of their own, to be put behind the members."""
+    """Nodes of opset `OPSET` and constants under names of their own, to be put behind the members."""
 
     def __init__(self, prefix: str = "fuse") -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -55,7 +57,7 @@ def joined(
     """
     for name, model in members.items():
         check_inputs(name, model, inputs)
-    models = _of_one_opset(members)
+    models = _of_one_opset(members, OPSET if nodes.nodes else 1)
     graph = onnx.GraphProto(name="joined")
     graph.input.extend(_info(spec) for spec in inputs)
     whole = helper.make_model(graph, opset_imports=[])
@@ -79,7 +81,7 @@ def joined(
         graph.node.append(helper.make_node("Identity", [tensor], [spec.name], name=f"joined:{spec.name}"))
         graph.output.append(_info(spec))
     whole.graph.CopyFrom(graph)
-    whole.ir_version = max(model.ir_version for model in models.values())
+    whole.ir_version = max(_IR_VERSION, *(model.ir_version for model in models.values()))
     whole.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
     return whole
 
@@ -112,17 +114,17 @@ def _shown(shape: Sequence[int | str]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def _of_one_opset(members: Mapping[str, onnx.ModelProto]) -> dict[str, onnx.ModelProto]:
-    """All at the newest version of ONNX's own operators that one of them has."""
+def _of_one_opset(members: Mapping[str, onnx.ModelProto], least: int) -> dict[str, onnx.ModelProto]:
+    """All at the newest version of ONNX's own operators that one of them has, or at `least`."""
     versions = {name: _version(model) for name, model in members.items()}
-    newest = max(versions.values())
+    newest = max(least, *versions.values())
     found = {}
     for name, model in members.items():
         try:
             found[name] = model if versions[name] == newest else at_opset(model, newest)
         except Exception as error:  # the converter raises RuntimeError and others from C++
             raise ArtifactError(
-                f"member '{name}' has opset {versions[name]} and cannot be converted to {newest}, which others have: "
+                f"member '{name}' has opset {versions[name]} and cannot be converted to {newest}, which others need: "
                 f"{str(error).splitlines()[0]}; export it again"
             ) from error
     return found

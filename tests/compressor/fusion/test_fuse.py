@@ -110,3 +110,31 @@ def test_of_the_best_member_alone_nothing_is_claimed(
     _, context = fused(task, tmp_path, members=("linear", "noise"), rule="weighted")
     assert context.notes[-1] == "'weighted' is not better than linear, which is taken alone instead"
     assert not context.for_verdict
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+def test_files_of_an_older_opset_are_raised(opset: int, exported: Graph, task: Task, tmp_path: Path) -> None:
+    """To that of the nodes behind them, whose Shape, ReduceSum and ReduceMean older ones do not know."""
+    value = onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("Flatten", ["image"], ["rows"], axis=1),
+        onnx.helper.make_node("MatMul", ["rows", "w"], ["logits"]),
+    ]
+    named: dict[str, Candidate | Graph] = {}
+    for seed, name in enumerate("ab"):
+        weights = np.random.default_rng(seed).normal(size=(64, 10)).astype(np.float32)
+        graph = onnx.helper.make_graph(
+            nodes,
+            "old",
+            [value("image", 1, ["batch", 1, 8, 8])],
+            [value("logits", 1, ["batch", 10])],
+            [onnx.numpy_helper.from_array(weights, "w")],
+        )
+        path = tmp_path / f"{name}.onnx"
+        onnx_file.save(
+            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=6), path
+        )
+        named[name] = Graph(path=path, digest="")
+    context = make_context(task, tmp_path / "w", named)
+    fusion = Fuse(id="f", members=("a", "b"), gives="logits", rule="voting", smoothing=0.1).run(None, context)
+    onnx.checker.check_model(onnx.load(fusion.path), full_check=True)
