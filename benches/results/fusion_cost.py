@@ -1,10 +1,13 @@
 """What a fused graph costs beside the sum of its members: ``python benches/results/fusion_cost.py [rule ...]``.
 
-The trained members of examples/fashion_mnist, fused by every rule that learns nothing, in ONNX Runtime on one thread.
-Fused graph and members are timed in one process in turns: the ratio of the fused time to the sum of theirs is paired.
-ONNX Runtime's own profile says which share of a run the nodes behind the members take.
+The trained members of examples/fashion_mnist, fused by every rule, in ONNX Runtime on one thread; a rule that learns
+does so on the validation images. Fused graph and members are timed in one process in turns: the ratio of the fused
+time to the sum of theirs is paired. ONNX Runtime's own profile says how many nodes behind the members a run executes,
+and which share of it they take. ``--seconds`` is for each batch size; 0 counts the nodes alone.
 """
 
+import argparse
+import functools
 import importlib
 import json
 import sys
@@ -16,8 +19,8 @@ import onnx
 import onnxruntime
 
 from edgesmith.benches.timing import latency
-from edgesmith.compressor.fusion.fusing import FUSIONS
-from edgesmith.compressor.fusion.member_outputs import write_stack
+from edgesmith.compressor.fusion.fusing import FUSIONS, Combination
+from edgesmith.compressor.fusion.member_outputs import Logarithms, fusible, write_stack
 from edgesmith.core.values import Artifact, TensorSpec
 from edgesmith.exporters import from_torch
 from edgesmith.exporters.graph import compose, onnx_file
@@ -27,24 +30,29 @@ from edgesmith.exporters.targets.onnxruntime_cpu import OnnxRuntimeCpu
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist"
 INPUT = TensorSpec(name="image", dtype="float32", shape=("batch", 1, 28, 28))
 BATCHES, CLASSES, SECONDS = (1, 32), 10, 15.0
+MEMBERS = [f"seed{index}" for index in range(5)]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rules", nargs="*", metavar="rule", default=list(FUSIONS))
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    given = parser.parse_args()
     sys.path.insert(0, str(EXAMPLE))
-    names, rules = [f"seed{index}" for index in range(5)], sys.argv[1:] or ["mean", "log-mean", "voting", "adaptive"]
     rng = np.random.default_rng(0)
     feeds = {batch: [{"image": rng.random((batch, 1, 28, 28), np.float32)} for _ in range(4)] for batch in BATCHES}
     print("| rule | batch | fused, ms | sum of members, ms | over the sum, % (from restart to restart) |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="edgesmith-fusion-cost-") as name:
         folder = Path(name)
-        graphs = {member: exported(member, folder) for member in names}
+        graphs = {member: exported(member, folder) for member in MEMBERS}
         alone = [written(graph, folder / f"{member}-file.onnx") for member, graph in graphs.items()]
-        for rule in rules:
-            fused = written(joined(graphs, rule), folder / f"{rule}.onnx")
-            shares = ", ".join(f"{100 * behind(fused.path, feeds[batch]):.2f} % at batch {batch}" for batch in BATCHES)
-            print(f"<!-- {rule}: nodes behind the members {shares} -->")
-            for found in latency.compare([fused, *alone], feeds, seconds=SECONDS):
+        for rule in given.rules:
+            fused = written(joined(graphs, made(rule, folder)), folder / f"{rule}.onnx")
+            counted = {batch: behind(fused.path, feeds[batch]) for batch in BATCHES}
+            shares = ", ".join(f"{share:.2%} at batch {batch}" for batch, (_, share) in counted.items())
+            print(f"<!-- {rule}: {counted[1][0]} nodes behind the members, {shares} -->", flush=True)
+            for found in latency.compare([fused, *alone], feeds, seconds=given.seconds) if given.seconds else ():
                 print(f"| {rule} | {found.batch} | {row(found)} |", flush=True)
 
 
@@ -56,14 +64,35 @@ def exported(member: str, folder: Path) -> onnx.ModelProto:
     return onnx_file.load(path)
 
 
-def joined(graphs: dict[str, onnx.ModelProto], rule: str) -> onnx.ModelProto:
+def made(name: str, folder: Path) -> Combination:
+    """The rule with equal weights, or with what it learns."""
+    rule = FUSIONS[name]
+    if rule.make is not None:
+        return rule.make(np.full(len(MEMBERS), 1 / len(MEMBERS)))
+    assert rule.fit is not None
+    return rule.fit(*validation(folder), True)
+
+
+@functools.cache
+def validation(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """What the members say of the validation images, `(N, members, C)`, and the labels."""
+    split = importlib.import_module("images").splits()["validation"]
+    images, labels = split.batch(np.arange(len(split)))
+    sessions = [
+        onnxruntime.InferenceSession(str(folder / f"{member}-file.onnx"), providers=["CPUExecutionProvider"])
+        for member in MEMBERS
+    ]
+    logits = [np.asarray(session.run(None, images)[0], np.float64) for session in sessions]
+    return np.stack([fusible(rows, "logits") for rows in logits], 1), labels
+
+
+def joined(graphs: dict[str, onnx.ModelProto], combination: Combination) -> onnx.ModelProto:
     """All of them, fused as the stage does it."""
-    nodes, make = compose.Nodes(), FUSIONS[rule].make
-    assert make is not None
+    nodes = compose.Nodes()
     stack = write_stack(nodes, {f"{member}/logits": "logits" for member in graphs}, CLASSES)
-    made = make(np.full(len(graphs), 1 / len(graphs))).write(nodes, stack)
-    output = TensorSpec(name="probabilities", dtype="float32", shape=("batch", CLASSES))
-    return compose.joined(graphs, (INPUT,), nodes, {made: output})
+    fused = Logarithms().write(nodes, combination.write(nodes, stack, CLASSES))
+    output = TensorSpec(name="logits", dtype="float32", shape=("batch", CLASSES))
+    return compose.joined(graphs, (INPUT,), nodes, {fused: output})
 
 
 def written(model: onnx.ModelProto, path: Path) -> Artifact:
@@ -71,8 +100,8 @@ def written(model: onnx.ModelProto, path: Path) -> Artifact:
     return OnnxRuntimeCpu().write(canonicalise(model), None, None, path)
 
 
-def behind(path: Path, feeds: list[dict[str, np.ndarray]], runs: int = 60) -> float:
-    """The share of the kernels' time that goes to the nodes behind the members, from ONNX Runtime's profile."""
+def behind(path: Path, feeds: list[dict[str, np.ndarray]], runs: int = 60) -> tuple[int, float]:
+    """How many nodes behind the members a run executes, and their share of the kernels' time, from its profile."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.enable_profiling = 1, True
     options.profile_file_prefix = str(path.with_suffix(""))
@@ -81,8 +110,9 @@ def behind(path: Path, feeds: list[dict[str, np.ndarray]], runs: int = 60) -> fl
         session.run(None, feeds[index % len(feeds)])
     events = json.loads(Path(session.end_profiling()).read_text())
     kernels = [event for event in events if event["cat"] == "Node" and event["name"].endswith("_kernel_time")]
-    own = sum(event["dur"] for event in kernels if event["name"].startswith("fuse/"))
-    return float(own / sum(event["dur"] for event in kernels))
+    own = [event for event in kernels if event["name"].startswith("fuse/")]
+    share = sum(event["dur"] for event in own) / sum(event["dur"] for event in kernels)
+    return len(own) // runs, float(share)
 
 
 def row(found: latency.PairedLatency) -> str:

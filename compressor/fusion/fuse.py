@@ -367,8 +367,9 @@ class Fuse(Stage):
         kinds, output = self._kinds(context.where), task.outputs[0]
         chosen = [self.members[member] for member in fused.members]
         outputs = {f"{name}/{output}": kinds[name] for name in chosen}
-        stack = write_stack(nodes, outputs, width)
-        made = fused.combination.write(nodes, stack)
+        flat = [f"{name}/{output}" for name in chosen if len(onnx_file.specs(graphs[name])[1][0].shape) == 1]
+        stack = write_stack(nodes, outputs, width, flat)
+        made = fused.combination.write(nodes, stack, width)
         for step in fused.after:
             made = step.write(nodes, made)
         made = self._form(context.where).write(nodes, made)

@@ -27,8 +27,8 @@ class Combination(Protocol):
         """`(N, members, C)` to `(N, C)`."""
         ...
 
-    def write(self, nodes: Nodes, stack: str) -> str:
-        """The same as nodes behind the tensor `stack`; the name of what they give."""
+    def write(self, nodes: Nodes, stack: str, classes: int) -> str:
+        """The same as nodes behind the tensor `stack`, whose C is `classes`; the name of what they give."""
         ...
 
 
@@ -36,6 +36,17 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Over the last axis."""
     shares: np.ndarray = scipy.special.softmax(logits, axis=-1)
     return shares
+
+
+def write_logs(nodes: Nodes, shares: str) -> str:
+    """Logarithms of probabilities that nothing else reads, none taken to be below `LEAST`.
+
+    Where the last node is the softmax that made them, it becomes a LogSoftmax: one node less.
+    """
+    if nodes.nodes and nodes.nodes[-1].op_type == "Softmax" and nodes.nodes[-1].output[0] == shares:
+        nodes.nodes[-1].op_type = "LogSoftmax"
+        return nodes.add("Max", shares, nodes.constant(np.log(LEAST)))
+    return nodes.add("Log", nodes.add("Max", shares, nodes.constant(LEAST)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +59,12 @@ class Mean:
         mean: np.ndarray = np.einsum("m,nmc->nc", self.weights, stack)
         return mean
 
-    def write(self, nodes: Nodes, stack: str) -> str:
+    def write(self, nodes: Nodes, stack: str, classes: int) -> str:
+        members = nodes.constant([1], np.int64)
+        if not np.ptp(self.weights):
+            return nodes.add("ReduceMean", stack, members, keepdims=0)
         parts = nodes.add("Mul", stack, nodes.constant(self.weights[None, :, None]))
-        return nodes.add("ReduceSum", parts, nodes.constant([1], np.int64), keepdims=0)
+        return nodes.add("ReduceSum", parts, members, keepdims=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +76,8 @@ class LogMean:
     def __call__(self, stack: np.ndarray) -> np.ndarray:
         return softmax(Mean(self.weights)(np.log(np.maximum(stack, LEAST))))
 
-    def write(self, nodes: Nodes, stack: str) -> str:
-        logs = nodes.add("Log", nodes.add("Max", stack, nodes.constant(LEAST)))
-        return nodes.add("Softmax", Mean(self.weights).write(nodes, logs), axis=-1)
+    def write(self, nodes: Nodes, stack: str, classes: int) -> str:
+        return nodes.add("Softmax", Mean(self.weights).write(nodes, write_logs(nodes, stack), classes), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +90,13 @@ class Voting:
         votes = np.eye(stack.shape[2])[stack.argmax(2)]
         return (Mean(self.weights)(votes) + _TIE * Mean(self.weights)(stack)) / (1 + _TIE)
 
-    def write(self, nodes: Nodes, stack: str) -> str:
+    def write(self, nodes: Nodes, stack: str, classes: int) -> str:
         top = nodes.add("ArgMax", stack, axis=2, keepdims=0)
-        classes = nodes.add("Shape", stack, start=2, end=3)
-        votes = nodes.add("OneHot", top, classes, nodes.constant([0, 1]), axis=-1)
-        tied = nodes.add("Mul", Mean(self.weights).write(nodes, stack), nodes.constant(_TIE))
-        total = nodes.add("Add", Mean(self.weights).write(nodes, votes), tied)
-        return nodes.add("Div", total, nodes.constant(1 + _TIE))
+        votes = nodes.add(
+            "OneHot", top, nodes.constant(classes, np.int64), nodes.constant([0, 1 / (1 + _TIE)]), axis=-1
+        )
+        tied = nodes.add("Mul", stack, nodes.constant(_TIE / (1 + _TIE)))
+        return Mean(self.weights).write(nodes, nodes.add("Add", votes, tied), classes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +111,13 @@ class Adaptive:
         fused: np.ndarray = (counts * stack).sum(1) / counts.sum(1)
         return fused
 
-    def write(self, nodes: Nodes, stack: str) -> str:
+    def write(self, nodes: Nodes, stack: str, classes: int) -> str:
         members = nodes.constant([1], np.int64)
-        sure = nodes.add("Sub", nodes.constant(1), _entropy_nodes(nodes, stack, keepdims=1))
-        counts = nodes.add(
-            "Mul", nodes.add("Max", sure, nodes.constant(LEAST)), nodes.constant(self.weights[None, :, None])
-        )
+        most = np.log(classes)  # times 1 less the normalised entropy: what all counts share comes to nothing
+        sure = nodes.add("Add", _certainty_nodes(nodes, stack, keepdims=1), nodes.constant(most))
+        counts = nodes.add("Max", sure, nodes.constant(LEAST * most))
+        if np.ptp(self.weights):
+            counts = nodes.add("Mul", counts, nodes.constant(self.weights[None, :, None]))
         total = nodes.add("ReduceSum", counts, members, keepdims=0)
         return nodes.add("Div", nodes.add("ReduceSum", nodes.add("Mul", counts, stack), members, keepdims=0), total)
 
@@ -113,7 +127,7 @@ class Gate:
     """A mean whose weights a small gate gives for every input anew: a softmax of how sure each member is of it.
 
     A mixture of experts (Jacobs et al., 1991) whose gate, linear, sees of the members what they say: `matrix` reads
-    each one's highest probability and its normalised entropy.
+    each one's highest probability and its negative entropy.
     """
 
     matrix: np.ndarray  # (2 * members, members)
@@ -122,18 +136,17 @@ class Gate:
     @staticmethod
     def features(stack: np.ndarray) -> np.ndarray:
         """`(N, 2 * members)`."""
-        entropy = -(stack * np.log(np.maximum(stack, LEAST))).sum(2) / np.log(stack.shape[2])
-        return np.concatenate([stack.max(2), entropy], axis=1)
+        return np.concatenate([stack.max(2), (stack * np.log(np.maximum(stack, LEAST))).sum(2)], axis=1)
 
     def __call__(self, stack: np.ndarray) -> np.ndarray:
         shares = softmax(self.features(stack) @ self.matrix + self.bias)
         fused: np.ndarray = np.einsum("nm,nmc->nc", shares, stack)
         return fused
 
-    def write(self, nodes: Nodes, stack: str) -> str:
+    def write(self, nodes: Nodes, stack: str, classes: int) -> str:
         last = nodes.constant([2], np.int64)
-        entropy = _entropy_nodes(nodes, stack, keepdims=0)
-        features = nodes.add("Concat", nodes.add("ReduceMax", stack, last, keepdims=0), entropy, axis=1)
+        certainty = _certainty_nodes(nodes, stack, keepdims=0)
+        features = nodes.add("Concat", nodes.add("ReduceMax", stack, last, keepdims=0), certainty, axis=1)
         scores = nodes.add("Gemm", features, nodes.constant(self.matrix), nodes.constant(self.bias))
         shares = nodes.add("Unsqueeze", nodes.add("Softmax", scores, axis=-1), last)
         return nodes.add("ReduceSum", nodes.add("Mul", shares, stack), nodes.constant([1], np.int64), keepdims=0)
@@ -141,8 +154,9 @@ class Gate:
 
 def gated(stack: np.ndarray, labels: np.ndarray, shares: bool) -> Gate:
     """The gate with the least log loss, drawn a little (`_GATE_DECAY`) towards weights that are the same for all."""
-    own, features = stack[np.arange(len(stack)), :, labels], Gate.features(stack)
-    members = stack.shape[1]
+    own, members = stack[np.arange(len(stack)), :, labels], stack.shape[1]
+    scale = np.repeat([1.0, -1 / np.log(stack.shape[2])], members)  # entropy between 0 and 1, for the decay
+    features = Gate.features(stack) * scale
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         matrix, bias = flat[:-members].reshape(-1, members), flat[-members:]
@@ -154,15 +168,13 @@ def gated(stack: np.ndarray, labels: np.ndarray, shares: bool) -> Gate:
 
     start = np.zeros(features.shape[1] * members + members)
     found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B").x
-    return Gate(found[:-members].reshape(-1, members), found[-members:])
+    return Gate(found[:-members].reshape(-1, members) * scale[:, None], found[-members:])
 
 
-def _entropy_nodes(nodes: Nodes, stack: str, keepdims: int) -> str:
-    """Of every member's probabilities, divided by that of classes that are all as likely."""
+def _certainty_nodes(nodes: Nodes, stack: str, keepdims: int) -> str:
+    """The negative entropy of every member's probabilities."""
     logs = nodes.add("Log", nodes.add("Max", stack, nodes.constant(LEAST)))
-    total = nodes.add("ReduceSum", nodes.add("Mul", stack, logs), nodes.constant([2], np.int64), keepdims=keepdims)
-    count = nodes.add("Cast", nodes.add("Shape", stack, start=2, end=3), to=1)
-    return nodes.add("Div", nodes.add("Neg", total), nodes.add("Log", count))
+    return nodes.add("ReduceSum", nodes.add("Mul", stack, logs), nodes.constant([2], np.int64), keepdims=keepdims)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +189,8 @@ class Stacking:
         linear = _features(stack, self.shares) @ self.matrix + self.bias
         return softmax(linear) if self.shares else linear
 
-    def write(self, nodes: Nodes, stack: str) -> str:
-        logs = nodes.add("Log", nodes.add("Max", stack, nodes.constant(LEAST))) if self.shares else stack
+    def write(self, nodes: Nodes, stack: str, classes: int) -> str:
+        logs = write_logs(nodes, stack) if self.shares else stack
         flat = nodes.add("Reshape", logs, nodes.constant([-1, len(self.matrix)], np.int64))
         linear = nodes.add("Gemm", flat, nodes.constant(self.matrix), nodes.constant(self.bias))
         return nodes.add("Softmax", linear, axis=-1) if self.shares else linear

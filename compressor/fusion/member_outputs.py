@@ -1,7 +1,7 @@
 """What members give, what is fused of it, and the form in which the fusion gives it back."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +9,7 @@ import scipy
 
 from ...core.errors import RecipeError
 from ...exporters.graph.compose import Nodes
-from .fusing import LEAST, softmax
+from .fusing import LEAST, softmax, write_logs
 
 LABELS = "label-logits"
 KINDS = ("logits", "probabilities", LABELS, "numbers")
@@ -53,21 +53,21 @@ def fusible(rows: np.ndarray, kind: str) -> np.ndarray:
     return softmax(rows) if kind == "logits" else rows
 
 
-def write_stack(nodes: Nodes, outputs: Mapping[str, str], width: int) -> str:
+def write_stack(nodes: Nodes, outputs: Mapping[str, str], width: int, flat: Collection[str] = ()) -> str:
     """Members' outputs as one stack `(N, members, C)`; a softmax where they are logits, one for all if all are.
 
     Args:
-        outputs: tensor -> one of `KINDS`; classes are `(N, C)`, numbers and labels `(N,)` or `(N, C)`.
+        outputs: tensor -> one of `KINDS`, `(N, C)`.
         width: C.
+        flat: those that are `(N,)`.
     """
     shape = nodes.constant([-1, len(outputs), width], np.int64)
     kinds = set(outputs.values())
     if kinds == {"logits"}:
         return nodes.add("Softmax", nodes.add("Reshape", nodes.add("Concat", *outputs, axis=1), shape), axis=-1)
     rows = [nodes.add("Softmax", name, axis=-1) if kind == "logits" else name for name, kind in outputs.items()]
-    if not of_classes(outputs):
-        row = nodes.constant([-1, width], np.int64)
-        rows = [nodes.add("Reshape", name, row) for name in rows]
+    row = nodes.constant([-1, 1], np.int64) if flat else ""
+    rows = [nodes.add("Reshape", name, row) if name in flat else name for name in rows]
     stack = nodes.add("Reshape", nodes.add("Concat", *rows, axis=1), shape)
     return nodes.add("Sigmoid", stack) if kinds == {LABELS} else stack
 
@@ -109,7 +109,7 @@ class Logarithms(Unchanged):
         return logs
 
     def write(self, nodes: Nodes, fused: str) -> str:
-        return nodes.add("Log", nodes.add("Max", fused, nodes.constant(LEAST)))
+        return write_logs(nodes, fused)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import scipy
 
 from ...exporters.graph.compose import Nodes
-from .fusing import LEAST, log_loss, softmax
+from .fusing import LEAST, log_loss, softmax, write_logs
 
 _EDGE = 1e-6  # single precision tells a probability from 1 no closer
 _GRID = 1000  # isotonic: probabilities are told apart to 1 / _GRID, so that the table stays small and its slopes finite
@@ -44,7 +44,7 @@ class Temperature:
         return softmax(np.log(np.maximum(shares, LEAST)) / self.value)
 
     def write(self, nodes: Nodes, shares: str) -> str:
-        logs = nodes.add("Log", nodes.add("Max", shares, nodes.constant(LEAST)))
+        logs = write_logs(nodes, shares)
         return nodes.add("Softmax", nodes.add("Div", logs, nodes.constant(self.value)), axis=-1)
 
 

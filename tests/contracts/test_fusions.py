@@ -8,12 +8,14 @@ import onnxruntime
 import pytest
 
 from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax
-from edgesmith.compressor.fusion.member_outputs import write_stack
+from edgesmith.compressor.fusion.member_outputs import Logarithms, write_stack
 from edgesmith.compressor.fusion.recalibrate import CALIBRATIONS, Calibration, Isotonic, Temperature, best_calibration
 from edgesmith.exporters.graph.compose import Nodes
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
 LABELS = np.arange(60) % 4
+# Behind members that give logits: small nodes are what a fused graph adds to its members.
+NODES = {"mean": 6, "weighted": 7, "voting": 10, "log-mean": 7, "stacking": 8, "adaptive": 15, "gate": 16}
 
 
 def stack(members: int = 3) -> np.ndarray:
@@ -41,9 +43,17 @@ def run(nodes: Nodes, output: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
     return found
 
 
-def in_onnx(combination: Combination | Calibration, values: np.ndarray) -> np.ndarray:
+def in_onnx(combination: Calibration, values: np.ndarray) -> np.ndarray:
     nodes = Nodes()
     return run(nodes, combination.write(nodes, "x"), {"x": values})
+
+
+def from_logits(combination: Combination, logits: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Operators of a whole fusion as the stage writes it, from members' logits to logarithms; and what it gives."""
+    nodes, members = Nodes(), {f"m{index}": logits[:, index] for index in range(logits.shape[1])}
+    fused = combination.write(nodes, write_stack(nodes, dict.fromkeys(members, "logits"), 4), 4)
+    found = run(nodes, Logarithms().write(nodes, fused), members)
+    return [node.op_type for node in nodes.nodes], found
 
 
 @pytest.mark.parametrize(
@@ -69,15 +79,26 @@ def test_members_become_one_stack(kinds: tuple[str, ...], nodes: int) -> None:
 
 def test_numbers_may_come_without_a_column() -> None:
     made, given = Nodes(), {"a": np.arange(5.0), "b": np.arange(5.0)[:, None] + 10}
-    found = run(made, write_stack(made, dict.fromkeys(given, "numbers"), 1), given)
+    found = run(made, write_stack(made, dict.fromkeys(given, "numbers"), 1, ["a"]), given)
     np.testing.assert_array_equal(found[:, :, 0], np.stack([np.arange(5), np.arange(5) + 10], axis=1))
 
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))
 class TestFusion:
     def test_the_nodes_compute_the_same(self, name: str) -> None:
-        combination = made(name, stack())
-        np.testing.assert_allclose(in_onnx(combination, stack()), combination(stack()), rtol=1e-4, atol=1e-5)
+        combination, nodes = made(name, stack()), Nodes()
+        found = run(nodes, combination.write(nodes, "x", 4), {"x": stack()})
+        np.testing.assert_allclose(found, combination(stack()), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("scale", [1.0, 20.0])
+    def test_a_whole_fusion_computes_the_same_in_few_nodes(self, name: str, scale: float) -> None:
+        """With equal weights, and where members are so sure that the least probability bounds them."""
+        logits = scale * np.log(stack())
+        shares, rule = softmax(logits), FUSIONS[name]
+        combination = made(name, shares) if rule.make is None else rule.make(np.full(3, 1 / 3))
+        operators, found = from_logits(combination, logits)
+        assert len(operators) == NODES[name]
+        np.testing.assert_allclose(found, Logarithms()(combination(shares)), rtol=1e-4, atol=1e-4)
 
     def test_it_gives_probabilities(self, name: str) -> None:
         fused = made(name, stack())(stack())
