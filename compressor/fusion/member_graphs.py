@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 import onnx
+import torch
+from torch import nn
 
 from ...benches.report.inspection import dialect_of
-from ...core.errors import RecipeError
+from ...core.errors import RecipeError, TaskError
 from ...core.files import as_file_name
 from ...exporters import from_torch
 from ...exporters.graph import compose, onnx_file
+from ...exporters.sessions.torch_session import forward
+from ..candidate import Candidate
 from ..data import any_inputs
 from ..stage import Context, Graph
 from .preparation import Prepare, prepared
@@ -40,7 +44,9 @@ def member_graphs(
                 raise RecipeError(f"{context.where}.members: '{name}' is INT8 already; quantize what comes out instead")
             path = value.path
         else:
-            from_torch.export(value.module(), any_inputs(task), task.input_specs(), wanted, path)
+            module = value.module()
+            _check_returns(module, value, name, wanted, context.where)
+            from_torch.export(module, any_inputs(task), task.input_specs(), wanted, path)
         loaded = onnx_file.load(path)
         if (written_as := dialect_of(loaded)) != "float":
             raise RecipeError(
@@ -52,6 +58,15 @@ def member_graphs(
         if prepare and name in prepare:
             prepared(found[name], prepare[name], task.input_specs()[0])
     return found
+
+
+def _check_returns(module: nn.Module, value: Candidate, name: str, wanted: Sequence[str], where: str) -> None:
+    """Of a module every output has a name; the exporter would wrap that error in its own."""
+    try:
+        with torch.no_grad():
+            forward(module.eval(), value.example, wanted)
+    except TaskError as error:
+        raise RecipeError(f"{where}: member '{name}': {error}; name all that it returns, in order") from error
 
 
 def _with_outputs(model: onnx.ModelProto, name: str, wanted: Sequence[str], where: str) -> onnx.ModelProto:

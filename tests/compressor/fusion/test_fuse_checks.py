@@ -82,6 +82,14 @@ class Odd(nn.Module):
         return made if self.fill is None else made * 0 + self.fill
 
 
+class TwoOutputs(Odd):
+    def __init__(self) -> None:
+        super().__init__(10, None)
+
+    def forward(self, x: Any) -> Any:
+        return super().forward(x), x.flatten(1).sum(1)
+
+
 class FiveClasses(Odd):
     def __init__(self) -> None:
         super().__init__(5, None)
@@ -270,6 +278,22 @@ def test_a_member_that_is_too_fond_of_one_class_has_them_in_order() -> None:
     ):
         check_order("turned", np.eye(2)[labels][:, ::-1] * 0.8 + 0.1, labels, task, "w")
     check_order("few", np.eye(2)[labels][:3, ::-1] * 0.8 + 0.1, np.array([0, 1, 0]), task, "w")
+
+
+def test_a_module_has_a_name_for_all_that_it_returns(
+    original: Candidate, exported: Graph, task: Task, tmp_path: Path
+) -> None:
+    """The exporter's error speaks of operations that it does not know."""
+    odd = Candidate(factory=TwoOutputs, example=original.example, edits=(), weights=state_of(TwoOutputs()))
+    context = make_context(task, tmp_path, {"original": exported, "odd": odd})
+    with pytest.raises(RecipeError) as caught:
+        Combine(id="c", heads={"original": ("logits",), "odd": ("sum",)}).run(None, context)
+    assert str(caught.value) == (
+        "stages[0] 'stage': member 'odd': the model returns 2 value(s) (Tensor, Tensor), but the task names the outputs "
+        "['sum']; name all that it returns, in order"
+    )
+    together = Combine(id="c", heads={"original": ("logits",), "odd": ("more", "sum")}).run(None, context)
+    assert [value.name for value in onnx.load(together.path).graph.output] == ["logits", "more", "sum"]
 
 
 def test_a_file_that_is_int8_already_is_no_member(exported: Graph, task: Task, tmp_path: Path) -> None:
