@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...core.errors import RecipeError
+from ...core.errors import DataError, RecipeError
 from ...core.tables import resolve
 from ...core.task import Task
 from ...exporters.sessions.torch_session import forward
@@ -32,9 +32,24 @@ class NamedLoss:
         return _class if self.draw is None and self.classes else self.draw
 
 
+def _of_numbers(loss: Loss) -> Loss:
+    """With labels `(N,)` taken as those of an output `(N, 1)`, or the other way round; torch compares each with all.
+
+    The labels may be of any type of numbers.
+    """
+
+    def compared(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if [size for size in output.shape[1:] if size > 1] != [size for size in labels.shape[1:] if size > 1]:
+            raise DataError(f"labels {tuple(labels.shape)} are not those of an output {tuple(output.shape)}")
+        return loss(output, labels.to(output.dtype).reshape(output.shape))
+
+    return compared
+
+
+@_of_numbers
 def _binary(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Several labels for each sample: logits and labels (0, 1 or between) `(N, K)`."""
-    return functional.binary_cross_entropy_with_logits(output, labels.to(output.dtype))
+    return functional.binary_cross_entropy_with_logits(output, labels)
 
 
 def _class(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -56,9 +71,9 @@ def _number(output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 LOSSES: dict[str, NamedLoss] = {
     "cross-entropy": NamedLoss(hard=functional.cross_entropy, classes=True),
     "binary-cross-entropy": NamedLoss(hard=_binary, as_label=torch.sigmoid, draw=_yes_or_no),
-    "mse": NamedLoss(hard=functional.mse_loss, draw=_number),
-    "l1": NamedLoss(hard=functional.l1_loss, draw=_number),
-    "huber": NamedLoss(hard=functional.huber_loss, draw=_number),
+    "mse": NamedLoss(hard=_of_numbers(functional.mse_loss), draw=_number),
+    "l1": NamedLoss(hard=_of_numbers(functional.l1_loss), draw=_number),
+    "huber": NamedLoss(hard=_of_numbers(functional.huber_loss), draw=_number),
 }
 
 

@@ -24,7 +24,7 @@ from edgesmith.compressor.learning.distillation import (
     soft_part,
 )
 from edgesmith.compressor.learning.losses import LOSSES
-from edgesmith.core.errors import RecipeError
+from edgesmith.core.errors import DataError, RecipeError
 from edgesmith.core.task import Task
 
 CLASSES = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -263,3 +263,20 @@ def test_a_loss_stays_finite(name: str) -> None:
         loss = DISTILLATIONS[name]()(student, teacher, CLASSES[: len(student)], 4.0)
         (slope,) = torch.autograd.grad(loss, student)
         assert bool(torch.isfinite(loss)) and bool(torch.isfinite(slope).all())
+
+
+@pytest.mark.parametrize("name", ["mse", "l1", "huber", "binary-cross-entropy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+def test_labels_without_a_column_are_those_of_one(name: str, dtype: torch.dtype) -> None:
+    """Torch would compare each sample's output with all labels, whose mean is then the best that can be learnt."""
+    outputs, labels = torch.tensor([[0.3], [-1.5], [2.0]], requires_grad=True), torch.tensor([0, 1, 1]).to(dtype)
+    loss = LOSSES[name].hard
+    found = loss(outputs, labels)
+    found.backward()
+    assert found.item() == pytest.approx(loss(outputs[:, 0], labels[:, None]).item())
+    assert found.item() == pytest.approx(loss(outputs, labels.float()[:, None]).item())
+    if name == "mse":
+        assert found.item() == pytest.approx((0.09 + 6.25 + 1.0) / 3)
+    with pytest.raises(DataError) as caught:
+        loss(torch.zeros(3, 2), labels)
+    assert str(caught.value) == "labels (3,) are not those of an output (3, 2)"
