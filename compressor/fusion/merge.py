@@ -20,7 +20,7 @@ from ..schema import parse
 from ..stage import Context, Graph, Probe, Stage
 from .align import align, permutable
 from .merge_statistics import fisher, grams
-from .mergeable import parameter_names, require_alike
+from .mergeable import parameter_names, require_alike, require_finite
 from .merging import MERGES, Mix, State, averaged
 
 _GRAMS_AT_ONCE = 64  # samples
@@ -83,6 +83,7 @@ class Merge(Stage):
     def run(self, value: Any, context: Context) -> Candidate:
         """See `Stage.run`."""
         models = self._models(context)
+        require_finite(models, f"{context.where}.members")
         if self.align:
             models = self._aligned(models, context)
         members = [models[name] for name in self.members]

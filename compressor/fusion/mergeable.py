@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from ...core.errors import RecipeError
+from ...core.errors import DataError, RecipeError
 from ..candidate import Candidate
 
 _SHOWN = 3  # differing tensors in an error
@@ -29,6 +29,21 @@ def require_alike(models: Mapping[str, Candidate], where: str) -> None:
     for name, model in others:
         for problem in _differences(reference, model, first, name):
             raise RecipeError(f"{where}: '{name}' cannot be merged with '{first}': {problem}")
+
+
+def require_finite(models: Mapping[str, Candidate], where: str) -> None:
+    """Refuse trained models that would spoil all that is merged with them.
+
+    Raises:
+        DataError: parameters that are NaN or infinite; names one.
+    """
+    for name, model in models.items():
+        for each in parameter_names(model.module()):
+            if not bool(model.weights[each].isfinite().all()):
+                raise DataError(
+                    f"{where}: '{name}' holds NaN or infinity in '{each}', and so would all that is merged with it; "
+                    "leave it out"
+                )
 
 
 def _differences(a: Candidate, b: Candidate, first: str, second: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from edgesmith.compressor.fusion.merging import MERGES
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Graph
-from edgesmith.core.errors import RecipeError
+from edgesmith.core.errors import DataError, RecipeError
 from edgesmith.core.task import Task
 
 from ..conftest import make_context
@@ -221,6 +221,19 @@ def without(like: Candidate, channels: tuple[int, ...]) -> Candidate:
     edit, module = ChannelEdit(layer="features.0", remove=channels), LeNet()
     replay.apply(module, like.example, (edit,))
     return Candidate(factory=LeNet, example=like.example, edits=(edit,), weights=state_of(module))
+
+
+@pytest.mark.parametrize("rule", ["soup", "fisher"])
+def test_a_member_that_is_nan_is_refused(rule: str, original: Candidate, task: Task, tmp_path: Path) -> None:
+    spoilt = {name: tensor.clone() for name, tensor in original.weights.items()}
+    spoilt["head.weight"][0, 0] = float("nan")
+    context = make_context(task, tmp_path, {"a": original, "b": dataclasses.replace(original, weights=spoilt)})
+    with pytest.raises(DataError) as caught:
+        Merge(id="m", members=("a", "b"), rule=rule).run(None, context)
+    assert str(caught.value) == (
+        "stages[0] 'stage'.members: 'b' holds NaN or infinity in 'head.weight', and so would all that is merged with it; "
+        "leave it out"
+    )
 
 
 def test_a_file_is_refused(exported: Graph, original: Candidate, task: Task, tmp_path: Path) -> None:
