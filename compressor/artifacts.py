@@ -1,6 +1,7 @@
 """Values as files a target runs: one file per target, in the dialect that is fastest there."""
 
 import dataclasses
+import functools
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import pydantic
 
-from ..benches.report.int8_report import Decision, Trial
+from ..benches.report.int8_report import Decision, Trial, describe as described_quality
 from ..benches.report.words import size
 from ..benches.timing import latency
 from ..calibration.ranges import TensorRange
@@ -19,13 +20,14 @@ from ..exporters.engines.engine_options import Build
 from ..exporters.graph import onnx_file
 from ..exporters.graph.canonical import canonicalise
 from ..exporters.int8 import calibration_note
+from ..exporters.sessions.ort_session import OnnxRuntimeSession
 from ..exporters.targets.targets import TARGETS
 from . import engines
 from .data import sample_indices
 from .evaluation import task_metrics
 from .int8.bounds import FREE, Bounds
 from .int8.closeness_judge import Judge, Promise
-from .int8.int8_forms import EVEN, Form, Problem
+from .int8.int8_forms import EVEN, Form, Problem, closeness
 from .int8.int8_search import Found, again, search
 from .int8.runs import BATCH, VALIDATION_SAMPLES, Runs
 from .int8.split_runs import from_split
@@ -93,19 +95,20 @@ def write(
         baseline = chosen.write(model, None, None, forms / "float.onnx")
         calibration_note.write(model, graph.calibration)
         prepare(baseline)
-        promise = Promise(metric=task_metrics(task)[0], max_drop=max_drop)
+        judge = _judge(graph, baseline, task, Promise(metric=task_metrics(task)[0], max_drop=max_drop))
         problem = Problem(
             model=model,
             params=graph.params,
             target=chosen,
             baseline=baseline,
-            judge=Judge(baseline.path, _validation(task), promise, chosen.stand_in, folder=forms),
+            judge=judge,
             feeds=latency.rotating_feeds(task.split("validation", "choosing the form"), measure.batch_sizes),
             threads=threads,
             seconds=measure.seconds,
             folder=forms,
             prepare=prepare,
             bounds=bounds,
+            in_float=None if graph.trained is None else judge.quality(baseline.path),
         )
         written = _again(problem, like, graph) or _searched(problem, graph, measure.batch_sizes[0], progress)
         artifact = dataclasses.replace(written.artifact, path=folder / MODEL)
@@ -117,11 +120,24 @@ def write(
     return written
 
 
+def _judge(graph: Graph, baseline: Artifact, task: Task, promise: Promise) -> Judge:
+    """Holds files to the network in float; to the one that was trained in INT8, where there was one.
+
+    Weights that were trained to be rounded need not do without: in float that network may be right nowhere.
+    """
+    runs, load, folder = _validation(task), TARGETS[baseline.target].stand_in, baseline.path.parent
+    if graph.trained is None:
+        return Judge(baseline.path, runs, promise, load, folder=folder)
+    exact = functools.partial(OnnxRuntimeSession, exact=True)
+    return Judge(graph.trained, runs, promise, load, folder=folder, load_original=exact)
+
+
 def _searched(problem: Problem, graph: Graph, batch: int, progress: Progress | None) -> Written:
     """What a search comes to, the file where the search left it."""
     found = search(problem, graph.keep_float, progress or Progress())
     best, reason = chosen_form(found, problem)
-    kept = next((form.keep_float for form in found.forms if form.artifact == best), graph.keep_float)
+    forms = (*found.forms, *found.tried)
+    kept = next((form.keep_float for form in forms if form.artifact == best), graph.keep_float)
     tried = tuple(_trial(form, batch, form.artifact.path == best.path) for form in found.tried)
     layers = found.decisions if best != problem.baseline else tuple(_in_float(layer) for layer in found.decisions)
     return Written(artifact=best, reason=reason, layers=layers, tried=tried, in_float=dict(kept))
@@ -149,8 +165,12 @@ def _again(problem: Problem, like: Written | None, graph: Graph) -> Written | No
 def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     """The file to keep, and why."""
     refused = "".join(f"; {text}" for text in found.refused)
-    if found.best is None:
+    if found.best is None and problem.may_be_float:
         return problem.baseline, f"float: no INT8 form is good enough{refused}"
+    if found.best is None:
+        closest = max(found.tried, key=closeness).artifact
+        said = f"{closest.dialect} is closest to what was trained"
+        return closest, f"no form is good enough, nor is float; {said}{refused}"
     missing = problem.target.unmeasurable()
     if missing is not None:
         return found.best.artifact, missing
@@ -159,13 +179,16 @@ def chosen_form(found: Found, problem: Problem) -> tuple[Artifact, str]:
     in_float = dataclasses.replace(
         found.best, artifact=problem.baseline, keep_float={}, quality=None, speedup=as_it_is, milliseconds=took
     )
-    ranked = problem.ordered([*found.forms, in_float])
+    ranked = problem.ordered([*found.forms, in_float] if problem.may_be_float else found.forms)
+    if problem.in_float is not None and not problem.may_be_float:
+        refused += f"; float: {described_quality(problem.in_float)}, not good enough"
     best = ranked[0]
     listed = ", ".join(f"{_name(form)} {_speeds(form)}" for form in ranked)
     batches = f"batch size{'s' * (len(as_it_is) > 1)} {' / '.join(map(str, as_it_is))}"
     limited = problem.small_enough(best) and not problem.small_enough(ranked[-1])
     large = f" of at most {size(int(problem.bounds.max_bytes))}" if limited else ""
-    fastest = f"the fastest of {len(ranked)} forms{large} (against this network in float, at {batches}: {listed})"
+    forms = f"{len(ranked)} form{'s' * (len(ranked) > 1)}{large}"
+    fastest = f"the fastest of {forms} (against this network in float, at {batches}: {listed})"
     return best.artifact, fastest + _why(best, ranked, problem) + refused
 
 
@@ -182,7 +205,8 @@ def _why(best: Form, ranked: Sequence[Form], problem: Problem) -> str:
     if best.mean < 1 and not best.slower:
         return f"; no slower than float beyond the noise of {best.noise:.1%}, and smaller"
     if best.mean < fastest.mean and problem.as_fast(best, fastest):
-        return f"; the closest to float of those within the noise of {max(best.noise, EVEN):.1%}"
+        original = "float" if problem.may_be_float else "what was trained"
+        return f"; the closest to {original} of those within the noise of {max(best.noise, EVEN):.1%}"
     return ""
 
 

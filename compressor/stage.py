@@ -30,6 +30,7 @@ class Graph:
     keep_float: Mapping[str, str] = dataclasses.field(default_factory=dict)  # node that cannot run in INT8 -> why
     ranges: tuple[TensorRange, ...] = ()  # what calibration says of the activations' ranges
     calibration: str = ""  # digest of the split that the ranges come from
+    trained: Path | None = None  # the network as it was trained in INT8, with its pairs; files are held close to it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from ..core.values import QuantParams
 from .candidate import Candidate
 from .stage import Graph
 
-_WEIGHTS, _GRAPH, _PARAMS = "model.safetensors", "model.onnx", "quant_params.json"
+_WEIGHTS, _GRAPH, _PARAMS, _TRAINED = "model.safetensors", "model.onnx", "quant_params.json", "trained.onnx"
 
 
 def save(value: Candidate | Graph, folder: Path) -> None:
@@ -25,6 +25,8 @@ def save(value: Candidate | Graph, folder: Path) -> None:
         value.save(folder / _WEIGHTS)
         return
     shutil.copyfile(value.path, folder / _GRAPH)
+    if value.trained is not None:
+        shutil.copyfile(value.trained, folder / _TRAINED)
     if value.params is not None:
         data = {
             "params": params_to_json(value.params),
@@ -46,7 +48,8 @@ def load(folder: Path, like: Candidate | None) -> Candidate | Graph:
     params = params_from_json(data["params"])
     ranges = tuple(TensorRange(**each) for each in data["ranges"])
     kept = {"keep_float": data["keep_float"], "ranges": ranges, "calibration": data["calibration"]}
-    return Graph(path=path, digest=digest.of_file(path), params=params, **kept)
+    trained = folder / _TRAINED if (folder / _TRAINED).exists() else None
+    return Graph(path=path, digest=digest.of_file(path), params=params, trained=trained, **kept)
 
 
 def digest_of(value: Candidate | Graph) -> str:
@@ -56,11 +59,10 @@ def digest_of(value: Candidate | Graph) -> str:
     content = digest.of_file(value.path)
     if content != value.digest:
         raise ArtifactError(f"{value.path}: the file has changed since it was written")
-    return (
-        content
-        if value.params is None
-        else digest.of_json([content, params_to_json(value.params), dict(value.keep_float)])
-    )
+    if value.params is None:
+        return content
+    trained = [] if value.trained is None else [digest.of_file(value.trained)]
+    return digest.of_json([content, params_to_json(value.params), dict(value.keep_float), *trained])
 
 
 def params_to_json(params: Mapping[str, QuantParams]) -> dict[str, Any]:

@@ -48,9 +48,10 @@ class Judge:
         original: the file that others are held against.
         runs: what both are fed.
         promise: what must hold.
-        load: opens both; a target's `stand_in`.
+        load: opens files; a target's `stand_in`.
         confidence: of each bound.
         folder: where the original's outputs are kept meanwhile; None: with other temporary files.
+        load_original: opens the original, where that is not `load`.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class Judge:
         load: Load = OnnxRuntimeSession,
         confidence: float = 0.95,
         folder: Path | None = None,
+        load_original: Load | None = None,
     ) -> None:
         self._runs, self._promise, self._load, self._confidence = runs, promise, load, confidence
-        self._original = KeptAnswers(lambda: run(original, runs.feeds, load), folder)
+        self._original = KeptAnswers(lambda: run(original, runs.feeds, load_original or load), folder)
         if promise.metric is None and promise.max_drop is not None:
             _check_answers(self._original)
 

@@ -73,7 +73,7 @@ class Problem:
     model: onnx.ModelProto  # canonical
     params: Mapping[str, QuantParams]
     target: Target
-    baseline: Artifact  # the graph in float: kept close to, and what every form is timed against
+    baseline: Artifact  # the graph in float, which every form is timed against
     judge: Judge
     feeds: Mapping[int, Sequence[Arrays]]  # batch size -> what is timed
     threads: int
@@ -81,6 +81,12 @@ class Problem:
     folder: Path  # for files that are tried
     prepare: Callable[[Artifact], None] = lambda artifact: None  # what a file needs before it is timed
     bounds: Bounds = dataclasses.field(default_factory=Bounds)
+    in_float: Quality | None = None  # of the baseline, where files are held close to another network than that
+
+    @property
+    def may_be_float(self) -> bool:
+        """Whether the baseline itself is good enough: not where weights were trained for INT8 alone."""
+        return self.in_float is None or self.judge.keeps(self.in_float, spare=True)
 
     def write(self, dialect_name: str, keep_float: Mapping[str, str], stem: str) -> Form:
         """Write one form."""

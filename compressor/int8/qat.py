@@ -86,17 +86,20 @@ class QuantizationAwareTraining(Taught, Training, Stage):
     def _handed_over(self, module: FakeQuantized, value: Candidate, context: Context) -> Graph:
         """Float graph and parameters, once it is known that the graph is the trained network's."""
         task, samples = context.task, any_inputs(context.task)
-        quantized, path = context.work / "quantized.onnx", context.work / "model.onnx"
+        quantized, path = context.work / "trained.onnx", context.work / "model.onnx"
         from_torch.write(module.lowered(), samples, task.input_specs(), task.outputs, quantized)
         read = read_qdq(onnx_file.load(quantized))
-        quantized.unlink()
         onnx_file.save(read.model, path)
         trained = value.module()
         trained.load_state_dict(traced.weights_of(module.graph_module, value.weights))
         from_torch.check(trained, samples, task.input_specs(), task.outputs, path)
         params = all_params(read, self.samples, context)
         return Graph(
-            path=path, digest=digest.of_file(path), params=params, calibration=calibration_identity(context.task)
+            path=path,
+            digest=digest.of_file(path),
+            params=params,
+            calibration=calibration_identity(context.task),
+            trained=quantized,
         )
 
 

@@ -131,7 +131,7 @@ def open_teacher(model: Candidate | Graph, context: Context, output: str | None 
                 return forward(module, inputs, outputs)[output].float()
 
         return Teacher(ask=ask_module, module=module)
-    session: Session = OnnxRuntimeSession(model.path, device=context.machine.device)
+    session: Session = OnnxRuntimeSession(model.trained or model.path, device=context.machine.device)
     names = [spec.name for spec in session.outputs]
     if output not in names:
         raise RecipeError(

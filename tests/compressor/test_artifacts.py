@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgesmith.benches.report.int8_report import Decision
+from edgesmith.benches.report.int8_report import Decision, Quality
 from edgesmith.compressor import artifacts
 from edgesmith.compressor.artifacts import chosen_form
 from edgesmith.compressor.int8.bounds import Bounds
@@ -33,7 +33,11 @@ def timed(path: Artifact, speeds: dict[int, float], kept: dict[str, str], noise:
 def problem(bounds: Bounds, folder: Path) -> Any:
     """The network in float takes 100 kB."""
     case: Any = SimpleNamespace(
-        baseline=artifact(folder, "float", 100), bounds=bounds, target=SimpleNamespace(unmeasurable=lambda: None)
+        baseline=artifact(folder, "float", 100),
+        bounds=bounds,
+        target=SimpleNamespace(unmeasurable=lambda: None),
+        in_float=None,
+        may_be_float=True,
     )
     for name in ("small_enough", "fast_enough", "rank", "ordered", "_speed", "as_fast"):
         setattr(case, name, getattr(Problem, name).__get__(case))
@@ -164,6 +168,26 @@ def test_a_file_in_float_has_no_layer_in_int8(
     written = artifacts._searched(problem(Bounds(), tmp_path), Graph(path=tmp_path, digest=""), 1, None)
     assert [layer.int8 for layer in written.layers] == in_int8
     assert [layer.why for layer in written.layers] == ["" if any(in_int8) else "the whole file is in float", "slow"]
+
+
+@pytest.mark.parametrize(("float_db", "dialect"), [(40.0, "float"), (3.0, "s8")])
+def test_where_no_form_is_good_enough(float_db: float, dialect: str, tmp_path: Path) -> None:
+    """Float, unless it is not good enough itself, as after a training in INT8: then what is closest to that."""
+    forms = [
+        Form(artifact=artifact(tmp_path, name, 30), keep_float={}, quality=Quality(outputs=(), snr_db=db, drop=None))
+        for name, db in (("u8", 5.0), ("s8", 15.0))
+    ]
+    case = problem(Bounds(), tmp_path)
+    case.may_be_float = float_db > 20
+    best, reason = chosen_form(Found(best=None, forms=(), decisions=(), tried=tuple(forms)), case)
+    assert best.dialect == dialect
+    assert (
+        reason
+        == {
+            "float": "float: no INT8 form is good enough",
+            "s8": "no form is good enough, nor is float; s8 is closest to what was trained",
+        }[dialect]
+    )
 
 
 def test_what_a_choice_hangs_on(tmp_path: Path) -> None:
