@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from ...core.errors import ExportError
 from ...core.values import Arrays, TensorSpec
-from ...exporters.from_torch import Positional, cause_of, quiet
+from ...exporters.from_torch import Positional, cause_of, dynamic_axes, quiet
 from ...exporters.sessions.torch_session import to_tensors
 
 PREFIX = "module."  # of the traced module's own parameters and buffers
@@ -23,7 +23,7 @@ _DROPOUTS = {
 
 
 def trace(module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], outputs: Sequence[str]) -> fx.GraphModule:
-    """The graph of `module` in eval mode, on the CPU, for any batch size; it shares no weight with `module`.
+    """The graph of `module` in eval mode, on the CPU, for any batch size and length; it shares no weight with `module`.
 
     Takes the inputs by position and returns a tuple in the order of `outputs`. Its parameters and buffers have the
     names of the module's, behind `PREFIX`. Operators that write into their input are replaced by those that do not.
@@ -33,12 +33,9 @@ def trace(module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], ou
     """
     arguments = tuple(to_tensors({spec.name: samples[spec.name][:2] for spec in inputs}, "cpu").values())
     wrapped = Positional(module.cpu().eval(), [spec.name for spec in inputs], outputs)
-    batch = torch.export.Dim("batch")
     try:
         with quiet():
-            program = torch.export.export(
-                wrapped, arguments, dynamic_shapes=(tuple({0: batch} for _ in arguments),), strict=False
-            )
+            program = torch.export.export(wrapped, arguments, dynamic_shapes=(dynamic_axes(inputs),), strict=False)
             graph_module = program.module(check_guards=False)
     except Exception as error:  # torch.export raises many kinds, all of which mean the same to the user
         raise ExportError(f"the model cannot be traced: {cause_of(error)}") from error
