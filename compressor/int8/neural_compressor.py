@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from ...core import digest
-from ...core.errors import EdgesmithError, QuantizationError, RecipeError
+from ...core.errors import EdgesmithError, ExportError, QuantizationError, RecipeError
 from ...core.task import Metric, Task
 from ...exporters import from_torch
 from ...exporters.from_torch import quiet
@@ -106,13 +106,15 @@ def quantize(
 def _quantized(
     model: Any, calibrate: Callable[[Any], None], calibrator: str, tolerable_loss: float | None, context: Context
 ) -> Any:
-    vendor = load()
+    vendor, settings = load(), importlib.import_module("torch._inductor.config")
     model._exported, model.dynamic_shapes = True, None  # what its own `export` leaves on a traced model
-    if tolerable_loss is not None:
-        return _tuned(vendor, model, calibrate, tolerable_loss, context)
-    with quiet("torch", "torchao"):
-        config = vendor.StaticQuantConfig(act_algo=_ALGORITHMS[calibrator])
-        return vendor.quantize(model, config, run_fn=calibrate)
+    # It leaves a pass of its own there, for whatever this process compiles later.
+    with settings.patch(pre_grad_custom_pass=settings.pre_grad_custom_pass):
+        if tolerable_loss is not None:
+            return _tuned(vendor, model, calibrate, tolerable_loss, context)
+        with quiet("torch", "torchao"):
+            config = vendor.StaticQuantConfig(act_algo=_ALGORITHMS[calibrator])
+            return vendor.quantize(model, config, run_fn=calibrate)
 
 
 def _tuned(vendor: Any, model: Any, calibrate: Callable[[Any], None], tolerable_loss: float, context: Context) -> Any:
@@ -181,7 +183,14 @@ def _handed_over(quantized: Any, value: Candidate, samples: int, context: Contex
     read = read_qdq(onnx_file.load(file))
     file.unlink()
     onnx_file.save(read.model, path)
-    from_torch.check(value.module(), inputs, task.input_specs(), task.outputs, path)
+    try:
+        from_torch.check(value.module(), inputs, task.input_specs(), task.outputs, path)
+    except ExportError as error:
+        found = str(error).rpartition("; ")[0]  # what was found, without what it means of an exporter
+        raise QuantizationError(
+            f"{context.where}: neural-compressor made another network of it, rounding apart (it folds batch norms into "
+            f"layers that others read too): {found}; use backend = 'edgesmith'"
+        ) from error
     params = all_params(read, samples, context)
     return Graph(path=path, digest=digest.of_file(path), params=params, calibration=calibration_identity(task))
 

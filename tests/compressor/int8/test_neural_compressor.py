@@ -1,18 +1,22 @@
 """neural-compressor as the backend of `quantize`: its ranges, our files; its verdict, checked; its import, unseen."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from edgesmith.benches.metrics.metrics import METRICS
-from edgesmith.compressor.candidate import Candidate
+from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.int8 import neural_compressor
 from edgesmith.compressor.int8.quantize import Quantize
 from edgesmith.compressor.recipe import check_chain, from_mapping
@@ -107,6 +111,40 @@ def test_a_failure_of_its_own_is_an_error_of_ours(
     assert str(caught.value) == (
         "stages[0] 'stage': neural-compressor failed: AssertionError: no such thing; use backend = 'edgesmith'"
     )
+
+
+class ReadTwice(nn.Module):
+    """A convolution that a batch norm and a sum read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 10)
+        nn.init.constant_(self.norm.running_mean, 1.0)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.head((x + self.second(self.norm(x).relu())).mean((2, 3)))
+
+
+def test_a_network_that_it_changes_is_refused_by_its_name(original: Candidate, context: Context) -> None:
+    torch.manual_seed(0)
+    changed = Candidate(factory=ReadTwice, example=original.example, edits=(), weights=state_of(ReadTwice()))
+    with pytest.raises(QuantizationError) as caught:
+        Quantize(id="q", backend="neural-compressor", calibrator="min-max", samples=32).run(changed, context)
+    assert re.fullmatch(
+        r"stages\[0\] 'stage': neural-compressor made another network of it, rounding apart \(it folds batch norms into "
+        r"layers that others read too\): output 'logits': the exported file differs from torch by up to [\d.]+ "
+        r"\(batch of 1, allowed 0.0001\); use backend = 'edgesmith'",
+        str(caught.value),
+    )
+
+
+def test_its_pass_does_not_stay_in_torchs_compiler(original: Candidate, context: Context) -> None:
+    settings = importlib.import_module("torch._inductor.config")
+    with settings.patch(pre_grad_custom_pass=None):
+        Quantize(id="q", backend="neural-compressor", calibrator="min-max", samples=32).run(original, context)
+        assert settings.pre_grad_custom_pass is None
 
 
 # --- what its import does besides
