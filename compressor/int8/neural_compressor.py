@@ -25,6 +25,7 @@ from ...exporters.from_torch import quiet
 from ...exporters.graph import onnx_file
 from ...exporters.int8.qdq_read import read_qdq
 from ...exporters.sessions.torch_session import TorchSession
+from ...exporters.targets.targets import TARGETS
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split
 from ..evaluation import evaluate, task_metrics
@@ -180,7 +181,8 @@ def _handed_over(quantized: Any, value: Candidate, samples: int, context: Contex
     file, path = context.work / "quantized.onnx", context.work / "model.onnx"
     traced.set_device(quantized.cpu(), "cpu")
     from_torch.write(_Still(quantized), inputs, task.input_specs(), task.outputs, file)
-    read = read_qdq(onnx_file.load(file))
+    transposed = any(TARGETS[target].transposed for target in context.targets)
+    read = read_qdq(onnx_file.load(file), transposed)
     file.unlink()
     onnx_file.save(read.model, path)
     try:

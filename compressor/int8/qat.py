@@ -16,7 +16,9 @@ from ...core.errors import RecipeError
 from ...core.task import Task
 from ...exporters import from_torch
 from ...exporters.graph import onnx_file
+from ...exporters.graph.canonical import strip_notes
 from ...exporters.int8.qdq_read import read_qdq
+from ...exporters.targets.targets import TARGETS
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split, check_calibration
 from ..learning.teaching import Taught, lesson_of
@@ -88,7 +90,10 @@ class QuantizationAwareTraining(Taught, Training, Stage):
         task, samples = context.task, any_inputs(context.task)
         quantized, path = context.work / "trained.onnx", context.work / "model.onnx"
         from_torch.write(module.lowered(), samples, task.input_specs(), task.outputs, quantized)
-        read = read_qdq(onnx_file.load(quantized))
+        model = onnx_file.load(quantized)
+        strip_notes(model)  # paths of this machine; what is left is the same in every run
+        onnx_file.save(model, quantized)
+        read = read_qdq(model, transposed=any(TARGETS[target].transposed for target in context.targets))
         onnx_file.save(read.model, path)
         trained = value.module()
         trained.load_state_dict(traced.weights_of(module.graph_module, value.weights))

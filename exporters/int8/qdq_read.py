@@ -39,12 +39,16 @@ class Read:
     unused: tuple[str, ...]  # what the file quantizes and placement leaves in float
 
 
-def read_qdq(model: onnx.ModelProto) -> Read:
+def read_qdq(model: onnx.ModelProto, transposed: bool = False) -> Read:
     """Take the pairs out, and find what they said about each tensor that placement quantizes.
 
     Weights come back as floats: those of an integer weight are the numbers its integers stand for. A weight keeps its
     scale through what folding does to it (a batch norm multiplies both). Asymmetric activations keep their range;
     `scale` is then the symmetric one that covers it.
+
+    Args:
+        model: the quantized file.
+        transposed: leave transposed convolutions to be calibrated too, which some target runs in INT8.
 
     Raises:
         QuantizationError: see `qdq_pairs.strip` and `canonicalise`.
@@ -52,13 +56,15 @@ def read_qdq(model: onnx.ModelProto) -> Read:
     stripped = strip(model)
     canonical = canonicalise(stripped.model)
     placed = place(canonical)
+    with_transposed = place(canonical, transposed=transposed)
+    observed = dict.fromkeys((*tensors_to_observe(placed), *tensors_to_observe(with_transposed)))
     activations, used = _activations(stripped, canonical, placed)
     weights, weights_used = _weights(stripped, canonical, placed)
-    guessed = {name: found for name, found in weight_params(canonical, placed).items() if name not in weights}
+    guessed = {name: found for name, found in weight_params(canonical, with_transposed).items() if name not in weights}
     return Read(
         model=canonical,
         params={**weights, **guessed, **activations},
-        unseen=tuple(name for name in tensors_to_observe(placed) if name not in activations),
+        unseen=tuple(name for name in observed if name not in activations),
         guessed=tuple(guessed),
         unused=tuple(name for name in stripped.pairs if name not in used | weights_used),
     )

@@ -15,6 +15,7 @@ from edgesmith.compressor.measure_options import Measure
 from edgesmith.compressor.stage import Graph
 from edgesmith.core.task import Task
 from edgesmith.core.values import Interval
+from edgesmith.exporters.graph import onnx_file
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 from edgesmith.exporters.sessions.torch_session import to_tensors
 
@@ -57,5 +58,6 @@ def test_what_was_trained_is_kept_and_is_who_teaches(trained: tuple[Task, Graph]
     assert values.digest_of(kept) == values.digest_of(graph)
     inputs, _ = task.validation.batch(range(8))  # type: ignore[union-attr, arg-type]
     expected = OnnxRuntimeSession(kept.trained).run(inputs)["logits"]
+    assert not any(node.metadata_props for node in onnx_file.load(kept.trained).graph.node), "paths of this machine"
     context = make_context(task, tmp_path / "work", {})
     assert (open_teacher(kept, context)(to_tensors(inputs, "cpu")).numpy() == expected).all()

@@ -14,7 +14,8 @@ from edgesmith.core.task import Task
 from edgesmith.exporters.graph import onnx_file
 from edgesmith.exporters.graph.canonical import canonicalise
 from edgesmith.exporters.int8.dialect import Dialect
-from edgesmith.exporters.int8.qdq import placed, write_qdq
+from edgesmith.exporters.int8.qdq import activation_params, placed, write_qdq
+from edgesmith.exporters.int8.qdq_read import read_qdq
 from edgesmith.exporters.sessions.cpu import this_cpu
 from edgesmith.exporters.targets.openvino import OpenVino
 from edgesmith.exporters.targets.targets import TARGETS
@@ -79,6 +80,20 @@ def test_without_parameters_it_stays_in_float() -> None:
     params = calibrate(model, [FEED], "min-max").params
     assert placed(model, params, TAKING).nodes == ("n_c",)
     assert kinds(write_qdq(model, params, TAKING))["DequantizeLinear"] == 3
+
+
+def test_what_a_quantized_file_leaves_open_is_found_for_who_takes_it() -> None:
+    """Training in INT8 and neural-compressor leave it in float: its weight is rounded as it is, its pairs are calibrated."""
+    nodes = [*decoder().graph.node[:-1], node("Relu", "u", "s"), node("ConvTranspose", "s t", "y", **UP)]
+    written = write_qdq(images(nodes), calibrate(images(nodes), [FEED], "min-max").params, OTHER)
+    found = read_qdq(written, transposed=True)
+    assert (found.guessed, found.unseen) == (("t",), ("s", "y"))
+    assert (read_qdq(written).guessed, read_qdq(written).unseen) == ((), ())
+    params = {**found.params, **dict.fromkeys(found.unseen, activation_params(-3, 3, "given"))}
+    assert placed(found.model, params, TAKING).nodes == ("n_c", "n_u", "n_y")
+    assert placed(found.model, params, OTHER).nodes == ("n_c",)
+    for dialect in (TAKING, OTHER):
+        write_qdq(found.model, params, dialect)
 
 
 def test_what_only_passed_through_for_one_has_parameters_for_who_starts_there() -> None:
