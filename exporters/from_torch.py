@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +58,8 @@ def write(
         ExportError: torch cannot export the module.
     """
     arguments = tuple(to_tensors(example, "cpu").values())
+    dims = {name: torch.export.Dim(name) for spec in inputs for name in spec.shape if isinstance(name, str)}
+    dynamic = tuple({i: dims[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs)
     wrapped = Positional(module, [spec.name for spec in inputs], outputs)
     try:
         with quiet(), torch.inference_mode(False), torch.no_grad():
@@ -68,19 +69,13 @@ def write(
                 str(path),
                 input_names=[spec.name for spec in inputs],
                 output_names=list(outputs),
-                dynamic_shapes=(dynamic_axes(inputs),),
+                dynamic_shapes=(dynamic,),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds, all of which mean the same to the user
         raise ExportError(f"the model cannot be exported to ONNX: {cause_of(error)}") from error
-
-
-def dynamic_axes(inputs: tuple[TensorSpec, ...]) -> tuple[dict[int, Any], ...]:
-    """For each input torch.export's dimension of every axis that has a name; one for all axes of that name."""
-    dims = {name: torch.export.Dim(name) for spec in inputs for name in spec.shape if isinstance(name, str)}
-    return tuple({i: dims[n] for i, n in enumerate(spec.shape) if isinstance(n, str)} for spec in inputs)
 
 
 def cause_of(error: BaseException) -> str:

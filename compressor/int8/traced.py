@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from ...core.errors import ExportError
 from ...core.values import Arrays, TensorSpec
-from ...exporters.from_torch import Positional, cause_of, dynamic_axes, quiet
+from ...exporters.from_torch import Positional, cause_of, quiet
 from ...exporters.sessions.torch_session import to_tensors
 
 PREFIX = "module."  # of the traced module's own parameters and buffers
@@ -33,9 +33,11 @@ def trace(module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], ou
     """
     arguments = tuple(to_tensors({spec.name: samples[spec.name][:2] for spec in inputs}, "cpu").values())
     wrapped = Positional(module.cpu().eval(), [spec.name for spec in inputs], outputs)
+    free = torch.export.Dim.DYNAMIC  # up to whatever length the model takes: it has as many positions
+    dynamic = tuple({axis: free for axis, size in enumerate(spec.shape) if isinstance(size, str)} for spec in inputs)
     try:
         with quiet():
-            program = torch.export.export(wrapped, arguments, dynamic_shapes=(dynamic_axes(inputs),), strict=False)
+            program = torch.export.export(wrapped, arguments, dynamic_shapes=(dynamic,), strict=False)
             graph_module = program.module(check_guards=False)
     except Exception as error:  # torch.export raises many kinds, all of which mean the same to the user
         raise ExportError(f"the model cannot be traced: {cause_of(error)}") from error
