@@ -77,27 +77,47 @@ def _of_file(path: Path) -> str:
 
 
 def _imported(path: Path) -> Iterator[Path]:
-    """Files in the same folder that a Python file names in an import, wherever that stands in it."""
+    """Files in the same folder and in packages there that a Python file names in an import, wherever that stands in it.
+
+    A call that imports what only a run can tell may mean any file of the folder.
+    """
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):  # it cannot be run either, and whoever runs it says so
         return
+    yield from _existing(path.with_name("__init__.py"))
     for node in ast.walk(tree):
-        for part in {part for name in _names(node) for part in name.split(".")}:
-            if (beside := path.with_name(f"{part}.py")).is_file():
-                yield beside
+        for folder, name in _names(node, path.parent):
+            if name is None:
+                yield from sorted(folder.glob("*.py"))
+                continue
+            parts = name.split(".")
+            for end in range(len(parts)):  # a package's own name may stand in front of its files'
+                yield from _existing(folder / f"{parts[end]}.py")
+                yield from _existing(folder.joinpath(*parts[:end], f"{parts[end]}.py"))
+                yield from _existing(folder.joinpath(*parts[: end + 1], "__init__.py"))
 
 
-def _names(node: ast.AST) -> list[str]:
-    """Dotted names that a statement or a call imports."""
+def _names(node: ast.AST, folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """Where a statement or a call looks for what it imports, and the dotted name; None: only a run can tell."""
     match node:
         case ast.Import():
-            return [alias.name for alias in node.names]
-        case ast.ImportFrom(level=0 | 1):
-            return [node.module or "", *(alias.name for alias in node.names)]
+            yield from ((folder, alias.name) for alias in node.names)
+        case ast.ImportFrom():
+            for _ in range(node.level - 1):
+                folder = folder.parent
+            front = f"{node.module}." if node.module else ""
+            yield from ((folder, front + alias.name) for alias in node.names)
         case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
-            return [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-    return []
+            name = node.args[0] if node.args else None
+            known = isinstance(name, ast.Constant) and isinstance(name.value, str)
+            text = str(name.value).lstrip(".") if isinstance(name, ast.Constant) else ""
+            yield folder, (text if all(part.isidentifier() for part in text.split(".")) else "") if known else None
+
+
+def _existing(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
 
 
 def _texts(config: Any) -> Iterator[str]:

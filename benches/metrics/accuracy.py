@@ -119,7 +119,7 @@ def negative_flips(metric: Metric, original: np.ndarray, final: np.ndarray, conf
         )
     _check_pair(metric, original, final)
     lost, _ = _disagreements(metric, original, final)
-    return intervals.tango(lost, 0, len(original), confidence)
+    return intervals.share(lost, len(original), confidence)
 
 
 def samples_needed(

@@ -54,12 +54,20 @@ def wilson(successes: float, count: int, confidence: float) -> Interval:
     return Interval(value=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)))
 
 
+def share(successes: int, count: int, confidence: float) -> Interval:
+    """Score interval of a proportion with half a sample for continuity, which errs no more often than it says."""
+    value = successes / count
+    low = wilson(successes - 0.5, count, confidence).low if successes else 0.0
+    high = wilson(successes + 0.5, count, confidence).high if successes < count else 1.0
+    return Interval(value=value, low=min(value, low), high=max(value, high))
+
+
 def tango(only_first: float, only_second: float, count: float, confidence: float) -> Interval:
     """Difference of two proportions on the same samples: share right in the first minus share right in the second.
 
     A bound is the difference that a score test would just not reject (Tango, Stat. Med. 17(8), 1998), with half a
-    sample for continuity. Counted over all outcomes of 20 to 2,000 samples at their worst rates, one at 95 % errs in at
-    most 5.2 % of cases, one at 99 % in 1.3 (from 50 samples on 1.1), one at 99.95 % in 0.1 (from 360 on 0.05).
+    sample for continuity. Counted over all outcomes of 20 to 360 samples it errs no more often than it is said to where
+    up to half of the samples disagree; where nearly all are lost, one at 95 % errs in 6 % and one at 99 % in 2 %.
 
     Args:
         only_first: samples that the first got right and the second wrong.

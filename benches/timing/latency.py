@@ -35,10 +35,10 @@ class Latency:
     """Milliseconds of one batch, over all runs; `low` and `high` bound the median from restart to restart."""
 
     p50: float
-    p90: float | None = None  # None: too few calls for it, see `intervals.enough_calls`; p99 and p99.9 likewise
-    p99: float | None = None
     low: float
     high: float
+    p90: float | None = None  # None: too few calls for it, see `intervals.enough_calls`; p99 and p99.9 likewise
+    p99: float | None = None
     p999: float | None = None
     calls: int = 0  # single calls that all of this is of
     quantiles: tuple[tuple[float, float], ...] = ()  # (share of the calls, ms that they took at most), ascending
@@ -53,8 +53,8 @@ class PairedLatency:
     restarts: int
     latency: tuple[Latency, ...]  # one per file; the first is the baseline
     speedup: tuple[Interval, ...]  # baseline time / file time, one per file after the first
-    clocks: str = ""  # of a GPU: "watched", or why not; empty: there was none
     noise_floor: float  # relative: the largest "speed-up" that the baseline showed against its own twin, 0.012 is 1.2 %
+    clocks: str = ""  # of a GPU: "watched", or why not; empty: there was none
 
 
 def compare(

@@ -25,6 +25,7 @@ from .fuse_checks import (
     check_file,
     check_order,
     check_same_width,
+    check_threshold,
     check_unit,
     member_rows,
 )
@@ -103,6 +104,8 @@ class Fuse(Stage):
         kinds = self._kinds(where)
         if not of_classes(kinds):
             self._check_numbers(kinds[self.members[0]], where)
+        if not self.returns_logits and LABELS in kinds.values():
+            check_threshold(task, where)
         if len(task.outputs) > 1:
             raise RecipeError(
                 f"{where}: the task has the outputs {', '.join(task.outputs)}, and what is fused is one; name that "

@@ -11,6 +11,7 @@ from ...core.errors import DataError, RecipeError
 from ...core.task import Task
 from ...exporters.from_sklearn import check_convertible
 from ..data import sample_digests
+from ..evaluation import task_metrics
 from .fusing import LEAST
 from .member_outputs import LABELS, fusible
 
@@ -18,6 +19,8 @@ _SHARED = 0.01  # share of validation samples that may be in `train` too, as rar
 _VARIES = 1e-6  # of a member's largest output: what varies by less is rounding
 _REORDERED = 0.2  # share of the samples that another order of a member's classes would have to put right besides
 _OF_MOVED = 0.5  # or of those whose class would change its column
+_ABOVE_ZERO = ("label-accuracy", "label-f1")  # metrics of log-odds
+_CHANCE = 1e-4  # that it seems so of a member that only mixes them up
 _PER_CLASS = 5  # samples, without which the order of classes cannot be told
 _MOST_CLASSES = 2000  # whose order is found in reasonable time
 
@@ -143,14 +146,43 @@ def check_order(name: str, rows: np.ndarray, labels: np.ndarray, task: Task, whe
         scipy.optimize.linear_sum_assignment(table, maximize=True)[1] for table in (counts, sums / samples[:, None])
     )
     as_is, reordered = int(np.trace(counts)), int(counts[np.arange(classes), order].sum())
-    enough = min(_REORDERED * len(labels), _OF_MOVED * samples[order != np.arange(classes)].sum())
-    if reordered - as_is <= enough or not np.array_equal(order, by_means):
+    moved = order != np.arange(classes)
+    changed_places = reordered - as_is > _OF_MOVED * samples[moved].sum() and _is_no_chance(counts[moved], order, moved)
+    if not (reordered - as_is > _REORDERED * len(labels) or changed_places) or not np.array_equal(order, by_means):
         return
     names = [task.classes[int(place)] if task.classes else str(place) for place in np.argsort(order)]
     raise DataError(
         f"{where}: member '{name}' is right for {as_is} of {len(labels)} validation samples, but would be for "
         f"{reordered} if its columns stood for {', '.join(names)}: it has the classes in another order than the task"
     )
+
+
+def check_threshold(task: Task, where: str) -> None:
+    """A metric that takes what is above 0 for yes would call every probability one.
+
+    Raises:
+        RecipeError: the task has such a metric.
+    """
+    found = [metric.name for metric in task_metrics(task) if metric.name in _ABOVE_ZERO]
+    if found:
+        raise RecipeError(
+            f"{where}.returns_logits: '{found[0]}' takes a label for said where the output is above 0, as every "
+            "probability is; leave it out"
+        )
+
+
+def _is_no_chance(counts: np.ndarray, order: np.ndarray, moved: np.ndarray) -> bool:
+    """Whether a member that cannot tell such classes apart would hardly ever look as if they had changed places.
+
+    Args:
+        counts: samples of the classes that move, `[label, column]`.
+        order: column of each class, were it to be right most often.
+        moved: which classes these are.
+    """
+    rows = np.arange(len(counts))
+    then, now = int(counts[rows, order[moved]].sum()), int(counts[rows, np.flatnonzero(moved)].sum())
+    pairs = len(order) * (len(order) - 1) / 2  # of which the worst is seen
+    return float(scipy.stats.binom.sf(then - 1, then + now, 0.5)) * pairs < _CHANCE
 
 
 def check_unit(name: str, rows: np.ndarray, where: str) -> None:

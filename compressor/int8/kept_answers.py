@@ -1,5 +1,6 @@
 """What a file answers to some runs, on disk: memory does not depend on how many runs there are."""
 
+import errno
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -31,12 +32,10 @@ class KeptAnswers(Iterable[Arrays]):
         weakref.finalize(self, file.close)
         self._file: IO[bytes] | None = file
         for answers in ask():
-            if any(array.dtype.hasobject for array in answers.values()) or file.tell() > most:
-                file.close()
+            if not (file.tell() <= most and _written(answers, file)):
+                file.close()  # what there is no room for is asked for again
                 self._file = None
                 break
-            for array in answers.values():
-                np.save(file, array)
             self._names, self._runs = tuple(answers), self._runs + 1
 
     def __iter__(self) -> Iterator[Arrays]:
@@ -49,3 +48,18 @@ class KeptAnswers(Iterable[Arrays]):
             answers = {name: np.load(file) for name in self._names}
             position = file.tell()
             yield answers
+
+
+def _written(answers: Arrays, file: IO[bytes]) -> bool:
+    """False: they are no numbers, or the disk is full."""
+    if any(array.dtype.hasobject for array in answers.values()):
+        return False
+    try:
+        for array in answers.values():
+            np.save(file, array)
+        file.flush()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True

@@ -41,6 +41,7 @@ def _of_numbers(loss: Loss) -> Loss:
     def compared(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if [size for size in output.shape[1:] if size > 1] != [size for size in labels.shape[1:] if size > 1]:
             raise DataError(f"labels {tuple(labels.shape)} are not those of an output {tuple(output.shape)}")
+        output = output.to(torch.promote_types(output.dtype, torch.float32))  # half precision would round the labels
         return loss(output, labels.to(output.dtype).reshape(output.shape))
 
     return compared

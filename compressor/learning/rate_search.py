@@ -1,16 +1,16 @@
 """Which learning rate: each is tried for a few epochs from the same start, and validation data choose."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
 
 from ...core.errors import RecipeError, TrainingError
-from ...exporters.sessions.torch_session import TorchSession
 from ..candidate import Candidate
-from ..evaluation import evaluate, task_metrics
 from ..stage import Context
+from .short_trainings import best_on_validation
 from .training import Training
 
 
@@ -45,24 +45,13 @@ class RateSearchKeys:
         Raises:
             TrainingError: all diverge.
         """
-        task = context.task
-        metric = task_metrics(task)[0]
-        scores: dict[float, float] = {}
-        for rate in self.learning_rates:
-            trial = dataclasses.replace(context.within(f"rate-{rate:g}"), notes=[])
-            try:
-                module = trained(rate, trial).module().to(context.machine.device)
-            except TrainingError as error:
-                context.progress.say(f"  learning rate {rate:g}: {error}")
-                continue
-            session = TorchSession(module, task.input_specs(), task.outputs)
-            scores[rate] = evaluate(session, task.split("validation", context.where), (metric,))[metric.name]
-            context.progress.say(f"  learning rate {rate:g}: {metric.name} {scores[rate]:.4f} on validation")
-        if not scores:
+        trials = {f"{rate:g}": functools.partial(_within, trained, rate) for rate in self.learning_rates}
+        best, tried = best_on_validation(trials, context)
+        if best is None:
             raise TrainingError(f"{context.where}.learning_rates: every one diverges; give lower ones")
-        best = (max if metric.higher_is_better else min)(scores, key=lambda rate: scores[rate])
-        tried = ", ".join(
-            f"{rate:g} {scores[rate]:.4f}" if rate in scores else f"{rate:g} diverges" for rate in self.learning_rates
-        )
-        context.notes.append(f"learning rate {best:g}, the best of ({metric.name} on validation): {tried}")
-        return best
+        context.notes.append(f"learning rate {best}, the best of {tried}")
+        return self.learning_rates[list(trials).index(best)]
+
+
+def _within(trained: Callable[[float, Context], Candidate], rate: float, trial: Context) -> Candidate:
+    return trained(rate, trial.within(f"rate-{rate:g}"))

@@ -131,11 +131,12 @@ def open_teacher(model: Candidate | Graph, context: Context, output: str | None 
                 return forward(module, inputs, outputs)[output].float()
 
         return Teacher(ask=ask_module, module=module)
-    session: Session = OnnxRuntimeSession(model.trained or model.path, device=context.machine.device)
+    path, exact = model.trained or model.path, model.trained is not None
+    session: Session = OnnxRuntimeSession(path, device=context.machine.device, exact=exact)
     names = [spec.name for spec in session.outputs]
     if output not in names:
         raise RecipeError(
-            f"{context.where}.teacher: {model.path} has the outputs {names}, but the task's first is '{output}'"
+            f"{context.where}.teacher: {path} has the outputs {names}, but the task's first is '{output}'"
         )
 
     def ask_session(inputs: Tensors) -> torch.Tensor:

@@ -6,12 +6,13 @@ trained for a little, and validation data choose.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
-from ...exporters.sessions.torch_session import TorchSession
+from ...core.errors import TrainingError
 from ..candidate import Candidate
-from ..evaluation import evaluate, task_metrics
 from ..learning.finetune import Finetune
+from ..learning.short_trainings import best_on_validation
 from ..stage import Context
 from .latency_allocation import Damage
 from .latency_model import Plan
@@ -30,19 +31,25 @@ def best(plans: Sequence[Plan], without: Callable[[Plan], Candidate], epochs: in
     Args:
         plans: different ones; of equals the first is taken.
         without: plan -> the network that it leaves.
+
+    Raises:
+        TrainingError: all diverge.
     """
-    task, scores = context.task, []
-    metric = task_metrics(task)[0]
-    for plan in plans:
-        candidate = without(plan)
-        trial = dataclasses.replace(context.within(f"trial-{candidate.digest()[:12]}"), notes=[])
-        module = Finetune(id="trial", epochs=epochs, mixed_precision="auto").run(candidate, trial).module()
-        session = TorchSession(module.to(context.machine.device), task.input_specs(), task.outputs)
-        scores.append(evaluate(session, task.split("validation", context.where), (metric,))[metric.name])
-        context.progress.say(f"  {_text(plan)}: {metric.name} {scores[-1]:.4f} on validation")
-    tried = ", ".join(f"{_text(plan)} {score:.4f}" for plan, score in zip(plans, scores, strict=True))
-    context.notes.append(f"plans after {epochs} epoch(s) ({metric.name} on validation): {tried}")
-    return plans[scores.index((max if metric.higher_is_better else min)(scores))]
+    named = {f"{number} ({_text(plan)})": plan for number, plan in enumerate(plans, 1)}
+
+    def trained(plan: Plan, trial: Context) -> Candidate:
+        candidate = without(plan)  # a killed run may have found other plans: each has a checkpoint of its own
+        short = Finetune(id="trial", epochs=epochs, mixed_precision="auto")
+        return short.run(candidate, trial.within(f"trial-{candidate.digest()[:12]}"))
+
+    trials = {name: functools.partial(trained, plan) for name, plan in named.items()}
+    chosen, tried = best_on_validation(trials, context)
+    if chosen is None:
+        raise TrainingError(
+            f"{context.where}.trial_epochs: every plan diverges as `finetune` trains by itself; leave trial_epochs out"
+        )
+    context.notes.append(f"plan {chosen.split()[0]}, the best after {epochs} epoch(s) {tried}")
+    return named[chosen]
 
 
 def _text(plan: Plan) -> str:

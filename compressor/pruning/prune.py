@@ -77,8 +77,8 @@ class Prune(Stage):
             self._check_latency(task, where)
         elif self.blocks != ("*",):
             raise RecipeError(f"{where}.blocks: only a latency takes blocks out; see the stage 'prune-blocks'")
-        elif self.trial_epochs:
-            raise RecipeError(f"{where}.trial_epochs: only plans for a latency are tried; leave it out")
+        if self.trial_epochs and not (self.measures() and self.blocks):
+            raise RecipeError(f"{where}.trial_epochs: only plans for a latency in which blocks may leave are tried")
         importance = resolve(self.importance, IMPORTANCES, f"{where}.importance")
         if not isinstance(importance, Importance):
             raise RecipeError(f"{where}.importance: '{self.importance}' is no `Importance`; see importance.py")
@@ -108,7 +108,8 @@ class Prune(Stage):
         if self.measures():
             samples = len(task.split("train", self.name)) * self.trial_epochs * len(plan_trials.PRICES)
             trials = samples * (probe.forward + probe.backward) * self.time_left()
-            return 120.0 + 60 * probe.export + min(90.0, 60 * self.samples * probe.forward) + trials
+            searches = len(plan_trials.PRICES) if self.trial_epochs else 1
+            return 60.0 * (1 + searches) + 60 * probe.export + min(90.0, 60 * self.samples * probe.forward) + trials
         return 5.0 + self.steps * (self.samples * (probe.forward + probe.backward) + 5.0)
 
     def time_left(self) -> float:
@@ -124,7 +125,8 @@ class Prune(Stage):
         module = value.module()
         groups, _ = self._groups(module, value, context, report=False)
         if self.measures():
-            self._blocks(module, value, context)
+            if not self._blocks(module, value, context) and self.trial_epochs:
+                raise RecipeError(f"{context.where}.trial_epochs: no block of this network may leave; leave it out")
             missing = TARGETS[context.targets[0]].unmeasurable()
             if missing is not None:
                 raise RecipeError(

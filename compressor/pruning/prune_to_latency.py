@@ -129,8 +129,13 @@ class Planner:
         rounds = _Rounds(self, context, goal, whole, milliseconds)
         prices = plan_trials.PRICES if trial_epochs and structure.inner else (1.0,)
         found = [rounds.confirmed(model, plan_trials.priced(damage, price)) for price in prices]
-        plans = [plan for index, plan in enumerate(found) if plan not in found[:index]]
-        plan = plan_trials.best(plans, self.without, trial_epochs, context) if len(plans) > 1 else plans[0]
+        different = [plan for index, plan in enumerate(found) if plan not in found[:index]]
+        if len(different) > 1:
+            plan = plan_trials.best(different, self.without, trial_epochs, context)
+        else:
+            plan = different[0]
+            if trial_epochs:
+                context.notes.append("no plan is tried: blocks at any price give the same one")
         context.notes.append(rounds.note(plan, damage))
         return self._edits(plan)
 

@@ -6,6 +6,7 @@ from onnx import numpy_helper
 
 from .graph_view import GraphView, views, without_calls
 from .names import names_read, unused
+from .opset import check_functions
 
 
 class GraphEditor:
@@ -16,6 +17,7 @@ class GraphEditor:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        check_functions(model)
         self.model = without_calls(model)
         self.view: GraphView = next(views(self.model))
         self._taken = names_read(self.model.graph) | set(self.view.producers) | set(self.view.constants)

@@ -57,7 +57,7 @@ def _flatten_hardmax(graph: onnx.GraphProto, taken: set[str]) -> None:
         for inner in subgraphs(node):
             _flatten_hardmax(inner, taken)
         axis = attribute(node, "axis", 1)
-        if node.op_type != "Hardmax" or axis == -1:  # the last one alone is the same
+        if node.op_type != "Hardmax" or node.domain or axis == -1:  # the last one alone is the same
             nodes.append(node)
             continue
         (x,), (y,) = node.input, node.output
@@ -75,7 +75,7 @@ def _flatten_hardmax(graph: onnx.GraphProto, taken: set[str]) -> None:
 
 def _without_calls(model: onnx.ModelProto) -> onnx.ModelProto:
     """Local functions written out, those of another opset than the model's in the model's."""
-    _check_functions(model)
+    check_functions(model)
     typed = onnx.ModelProto()
     typed.CopyFrom(model)
     known = {value.name for value in (*typed.graph.input, *typed.graph.value_info, *typed.graph.output)}
@@ -93,7 +93,12 @@ def _without_calls(model: onnx.ModelProto) -> onnx.ModelProto:
     return whole
 
 
-def _check_functions(model: onnx.ModelProto) -> None:
+def check_functions(model: onnx.ModelProto) -> None:
+    """Refuse local functions of an opset in which one of their operators is another function than in the model's.
+
+    Raises:
+        ArtifactError: names function and operator.
+    """
     opset = opset_of(model)
     for function in model.functions:
         own = opset_of(function)

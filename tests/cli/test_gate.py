@@ -10,6 +10,7 @@ import pytest
 from edgesmith.benches.gates import finished
 from edgesmith.benches.report import words
 from edgesmith.benches.report.report import MetricSource
+from edgesmith.benches.timing import intervals
 from edgesmith.cli import main
 from edgesmith.core.errors import ExitCode
 from tests.cli.gated import BASELINE, RUN, gate, nudge, on_one_screen, red, refusal
@@ -220,8 +221,10 @@ def test_as_many_answers_lost_as_won(last: Path, capsys: pytest.CaptureFixture[s
     replace_outputs(RUN, "final", logits)
     found = red(gate(capsys, ExitCode.LIMIT_MISSED))
     assert list(found) == ["limit: negative_flips", "baseline: negative_flips"]
-    share = f"{100 * len(wrong) / len(labels):.2f} % ("
-    assert found["baseline: negative_flips"].startswith(f"fail: {share}")
+    share = intervals.share(len(wrong), len(labels), 0.95)
+    assert found["baseline: negative_flips"].startswith(
+        f"fail: {100 * share.value:.2f} % ({100 * share.low:.2f} to {100 * share.high:.2f}"
+    )
     assert found["baseline: negative_flips"].endswith("); 497 test samples")
     (BASELINE.parent / "predictions.npz").unlink()
     checks = gate(capsys, ExitCode.LIMIT_MISSED)["checks"]

@@ -54,6 +54,26 @@ def too_new(text: str) -> Iterator[str]:
             yield f"line {node.lineno}: {ast.unparse(node)}"
 
 
+def defaults_in_front(text: str) -> Iterator[str]:
+    """Fields behind one with a default that have none: without `kw_only` Python makes no such dataclass."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+            fields = [
+                each
+                for each in node.body
+                if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each.annotation)
+            ]
+            given = [each.value is not None for each in fields]
+            if True in given and False in given[given.index(True) :]:
+                yield f"line {node.lineno}: {node.name}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_fields_with_a_default_stand_last(name: str) -> None:
+    """A bundle leaves `kw_only` out before Python 3.10."""
+    assert not list(defaults_in_front(MODULES[name].read_text()))
+
+
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """Level and dotted name of everything a file imports, `if TYPE_CHECKING` and functions too."""
     for node in ast.walk(ast.parse(path.read_text())):

@@ -16,7 +16,7 @@ from torch import nn
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.fusion.combine import Combine
 from edgesmith.compressor.fusion.fuse import Fuse
-from edgesmith.compressor.fusion.fuse_checks import check_order, check_unit, member_rows
+from edgesmith.compressor.fusion.fuse_checks import check_unit, member_rows
 from edgesmith.compressor.fusion.fuse_judge import check_computes
 from edgesmith.compressor.fusion.member_outputs import Unchanged
 from edgesmith.compressor.model_graph import graph_of
@@ -225,59 +225,6 @@ def test_what_learns_nothing_of_single_classes_needs_no_sample_of_each(
 ) -> None:
     graph, _ = fused(lacking(flat, 9), tmp_path, **keys)
     assert measured(graph.path, flat) > 0.8
-
-
-def test_columns_in_another_order_are_found_by_the_answers(flat: Task, tmp_path: Path) -> None:
-    """As of a torch member or a file, which does not say what its columns are."""
-    named = graphs(flat, tmp_path / "g")
-    model = onnx_file.load(tmp_path / "g" / "linear.onnx")
-    order = np.roll(np.arange(10), 1)  # its first column is the task's last class
-    model.graph.node[-1].output[0] = "straight"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(order, "order"))
-    model.graph.node.append(onnx.helper.make_node("Gather", ["straight", "order"], ["probabilities"], axis=1))
-    onnx_file.save(model, tmp_path / "turned.onnx")
-    named["turned"] = Graph(path=tmp_path / "turned.onnx", digest="")
-    right = round(360 * measured(tmp_path / "g" / "linear.onnx", flat))
-    wrong = round(360 * measured(tmp_path / "turned.onnx", flat))
-    with pytest.raises(DataError) as caught:
-        Fuse(id="f", members=("bayes", "turned"), gives="probabilities").run(
-            None, make_context(flat, tmp_path / "w", named)
-        )
-    assert str(caught.value) == (
-        f"stages[0] 'stage': member 'turned' is right for {wrong} of 360 validation samples, but would be for {right} if its "
-        "columns stood for 9, 0, 1, 2, 3, 4, 5, 6, 7, 8: it has the classes in another order than the task"
-    )
-
-
-@pytest.mark.parametrize("share", [0.95, 0.7])
-def test_two_classes_that_changed_places_are_found(share: float) -> None:
-    """Of ten, where no more than a fifth of the samples is of them; and not where a member takes one for the other."""
-    rng, labels = np.random.default_rng(0), np.arange(500) % 10
-    said = np.where(rng.random(500) < share, labels, rng.integers(0, 10, 500))
-    rows = 0.5 * np.eye(10)[said] + 0.05
-    task = Task(name="t", model="m.onnx", test=ArraySplit({"x": rows.astype(np.float32)}, labels), outputs=("y",))
-    check_order("right", rows, labels, task, "w")
-    with pytest.raises(DataError, match=r"if its columns stood for 0, 1, 2, 4, 3, 5, 6, 7, 8, 9: it has the classes"):
-        check_order("swapped", rows[:, [0, 1, 2, 4, 3, 5, 6, 7, 8, 9]], labels, task, "w")
-    pair = np.isin(labels, (3, 4))
-    half = np.where(pair & (rng.random(500) < 0.6), 7 - labels, labels)
-    check_order("unsure", 0.5 * np.eye(10)[half] + 0.05, labels, task, "w")
-
-
-def test_a_member_that_is_too_fond_of_one_class_has_them_in_order() -> None:
-    """One in twenty is positive, it calls most positive, and it ranks them nearly all right: for a fusion to mend."""
-    rng = np.random.default_rng(0)
-    labels = (rng.random(2000) < 0.05).astype(np.int64)
-    positive = 1 / (1 + np.exp(-(1.0 + 2.5 * labels + rng.normal(size=2000))))
-    rows = np.stack([1 - positive, positive], 1)
-    assert (rows.argmax(1) == labels).mean() < 0.3
-    task = Task(name="t", model="m.onnx", test=ArraySplit({"x": rows.astype(np.float32)}, labels), outputs=("y",))
-    check_order("fond", rows, labels, task, "w")
-    with pytest.raises(
-        DataError, match=r"^w: member 'turned' is right for .* if its columns stood for 1, 0: it has the"
-    ):
-        check_order("turned", np.eye(2)[labels][:, ::-1] * 0.8 + 0.1, labels, task, "w")
-    check_order("few", np.eye(2)[labels][:3, ::-1] * 0.8 + 0.1, np.array([0, 1, 0]), task, "w")
 
 
 def test_a_module_has_a_name_for_all_that_it_returns(

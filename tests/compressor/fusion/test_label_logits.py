@@ -90,7 +90,13 @@ def test_the_mean_is_that_of_the_probabilities(columns: slice, task: Task, tmp_p
     path, _ = fused(some, tmp_path)
     shares = np.mean([expit(answers(tmp_path / f"{name}.onnx", some)) for name in MEMBERS], axis=0)
     np.testing.assert_allclose(answers(path, some), logit(shares), rtol=1e-3, atol=1e-3)
-    path, _ = fused(some, tmp_path, returns_logits=False)
+    with pytest.raises(RecipeError) as caught:
+        fused(some, tmp_path, returns_logits=False)
+    assert str(caught.value) == (
+        "w.returns_logits: 'label-accuracy' takes a label for said where the output is above 0, as every probability is; "
+        "leave it out"
+    )
+    path, _ = fused(dataclasses.replace(some, metrics=("mse",)), tmp_path, returns_logits=False)
     np.testing.assert_allclose(answers(path, some), shares, atol=1e-6)
 
 

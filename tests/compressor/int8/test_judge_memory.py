@@ -1,5 +1,6 @@
 """A judge gives the numbers that all outputs together would give, and holds those of one run."""
 
+import errno
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -122,3 +123,19 @@ def test_what_is_too_large_or_no_number_is_asked_for_again(tmp_path: Path) -> No
     first, second = iter(kept), iter(kept)
     assert [(int(a["y"][0]), int(b["y"][0])) for a, b in zip(first, second, strict=True)] == [(0, 0), (1, 1), (2, 2)]
     assert [each["y"].tolist() for each in KeptAnswers(words, tmp_path)] == [["yes", "no"]]
+
+
+def test_what_the_disk_has_no_room_for_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: object, array: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    asked = []
+
+    def ask() -> Iterator[Arrays]:
+        asked.append(1)
+        yield from ({"y": np.full(2, value)} for value in range(3))
+
+    monkeypatch.setattr(np, "save", full)
+    kept = KeptAnswers(ask)
+    assert [float(each["y"][0]) for each in kept] == [0, 1, 2]
+    assert len(asked) == 2

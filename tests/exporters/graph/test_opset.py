@@ -102,6 +102,11 @@ def test_all_axes_stay_together_inside_a_branch() -> None:
     np.testing.assert_array_equal(run(at_opset(model, 17), feed)["y"], run(model, feed)["y"])
 
 
+def test_a_hardmax_of_somebody_elses_is_left_alone() -> None:
+    model = graph([node("Hardmax", "x", "y", domain="own")], {}, {"x": ["n", 3, 4]}, {"y": ["n", 3, 4]}, 12, ["own"])
+    assert [each.op_type for each in at_opset(model, 17).graph.node] == ["Hardmax"]
+
+
 def calling(body: list[onnx.NodeProto], opset: int, imported: int) -> onnx.ModelProto:
     """A model whose one node is a call of a local function of inputs a and b and output c."""
     function = helper.make_function("own", "Layer", ["a", "b"], ["c"], body, [helper.make_opsetid("", imported)])
