@@ -138,7 +138,7 @@ def equal_accuracy(root: Path, net: Net, rows: Sequence[Row], times: Mapping[int
     paired over samples, each sample's score the mean over the seeds.
     """
     names = list(dict.fromkeys(row.name for row in rows))
-    ours = [name for name in names if name.startswith("edgesmith ")]
+    ours = [name for name in names if name.startswith("edgesmith")]
     scores = {part: {name: _mean(root, net, rows, name, part) for name in names} for part in ("validation", "test")}
     lines = [f"At equal accuracy: at most {100 * MARGIN:g} points more lost on validation data "
              f"(paired, the bound at {_CONFIDENCE:.0%}); in brackets the points lost more on test data:",

@@ -56,6 +56,11 @@ def _to_latency(level: float, _: int) -> Stages:
     return [{"use": "prune", "latency_ratio": level, "importance": "taylor"}]
 
 
+def _tried(level: float, rounding: int) -> Stages:
+    (prune,) = _to_latency(level, rounding)
+    return [{**prune, "trial_epochs": 1}]
+
+
 def _halp(level: float, _: int) -> Stages:
     return [{"use": f"{_HERE}.halp_stage:Halp", "id": "prune", "latency_ratio": level}]
 
@@ -63,6 +68,7 @@ def _halp(level: float, _: int) -> Stages:
 WAYS = (
     Way(name="not pruned", levels=(1.0,), prune=lambda level, rounding: [], teaching=None),
     Way(name="edgesmith", levels=(0.6, 0.4, 0.28), prune=_to_latency, teaching="distill"),
+    Way(name="edgesmith, plans tried", levels=(0.5, 0.4, 0.28), prune=_tried, teaching="distill"),
     Way(name="edgesmith, labels alone", levels=(0.28,), prune=_to_latency),
     Way(
         name="Torch-Pruning, group norm",
