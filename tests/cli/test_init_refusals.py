@@ -45,8 +45,8 @@ def test_data_that_cannot_be_used(folder: Path, capsys: pytest.CaptureFixture[st
     )
     np.savez("digits.npz", image=images[:30], labels=labels[:30])
     assert refused(capsys, *given) == (
-        "DataError: 6 test samples cannot prove any useful limit on the accuracy; give at least 11 to judge on "
-        "(159 prove a drop of 3 points, 2,773 one of 1 point)\n"
+        "DataError: 6 test samples cannot prove any useful limit on the accuracy; give at least 17 to judge on "
+        "(220 prove a drop of 3 points, 3,099 one of 1 point)\n"
     )
     write_digits(image=np.where(images > 0.9, np.nan, images))
     assert refused(capsys, *given) == "DataError: digits.npz: 'image' holds NaN or infinity; clean the data\n"

@@ -111,7 +111,7 @@ def test_an_unknown_key_gets_a_suggestion() -> None:
 
 def test_limits_that_judge_nothing_are_refused() -> None:
     assert refusal(limits={}).startswith(
-        "limits: nothing is judged; set at least one of drop, metric, class_drop, slice_"
+        "limits: nothing is judged; set at least one of drop, metric, negative_flips, class_drop, slice_"
     )
 
 
