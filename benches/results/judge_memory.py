@@ -55,7 +55,7 @@ def measure(folder: Path, count: int) -> tuple[int, int]:
 
     forget_peak()
     before = resident_bytes()
-    judge = Judge(folder / "original.onnx", Runs(feeds=Samples(count)), Promise())  # type: ignore[arg-type]
+    judge = Judge(folder / "original.onnx", Runs(feeds=Samples(count)), Promise())  # type: ignore[arg-type]  # made when read
     judge.quality(folder / "changed.onnx")
     return before, peak_bytes()
 
