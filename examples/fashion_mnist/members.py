@@ -2,7 +2,8 @@
 
 `seed0` to `seed4` start from random weights of their own; `shared` is one more of them, and `tuned0` to `tuned4` go on
 from it, each with its own order of the images and its own learning rate, as a search for one would leave them behind.
-Writes `checkpoints/members/NAME.safetensors` and `.log`; one core needs about 10 minutes.
+Writes `checkpoints/members/NAME.safetensors` and `.log`; one core needs about 10 minutes. `--seeds 10` trains five more
+members from random weights, for draws of five out of ten.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--tuning-epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="members from random weights")
     parser.add_argument("--bfloat16", action="store_true", help="mixed precision")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -36,6 +38,7 @@ def main() -> None:
     data = splits()
     plans = [(name, None, options.epochs, 0.1) for name in (*SEEDS, "shared")]
     plans += [(name, "shared", options.tuning_epochs, rate) for name, rate in TUNED.items()]
+    plans += [(f"seed{i}", None, options.epochs, 0.1) for i in range(len(SEEDS), options.seeds)]
     for number, (name, start, epochs, rate) in enumerate(plans):
         path = FOLDER / f"{name}.safetensors"
         if path.exists():

@@ -35,15 +35,16 @@ def untrained_lenet() -> edgesmith.Task:
 
 def ensemble() -> edgesmith.Task:
     """The first of five networks is the original; the other four started elsewhere."""
-    return _members("ensemble", "seed0", [f"seed{i}" for i in range(1, 5)])
+    return of_members("ensemble", "seed0", [f"seed{i}" for i in range(1, 5)])
 
 
 def tuned() -> edgesmith.Task:
     """The checkpoint is the original; five networks went on from it, each in its own way."""
-    return _members("tuned", "shared", [f"tuned{i}" for i in range(5)])
+    return of_members("tuned", "shared", [f"tuned{i}" for i in range(5)])
 
 
-def _members(name: str, original: str, others: list[str]) -> edgesmith.Task:
+def of_members(name: str, original: str, others: list[str]) -> edgesmith.Task:
+    """One network of members.py is the original, others may teach."""
     models = {other: functools.partial(trained, other) for other in others}
     return _task(name, SmallResNet, load_weights=functools.partial(load, f"members/{original}"), models=models)
 
