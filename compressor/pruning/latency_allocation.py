@@ -39,14 +39,23 @@ class Solution:
     gap: float
 
 
-def allocate(model: LatencyModel, damage: Damage, time: float) -> Solution | None:
+def allocate(
+    model: LatencyModel, damage: Damage, time: float, size: tuple[LatencyModel, float] | None = None
+) -> Solution | None:
     """The plan of least damage whose predicted time is at most `time`, proven to 0.1 % (or the best within a minute).
 
+    Args:
+        size: a model of parameters in place of time, of the same structure, and how many there may be, in parts of the
+            whole network's; None: any number.
+
     Returns:
-        None: no plan is that fast.
+        None: no plan is that fast, or none that small.
     """
-    problem = _Problem(model, damage)
-    limits = [*problem.choices(), scipy.optimize.LinearConstraint(problem.times(), -np.inf, time)]
+    budgets = [(model, time), *([] if size is None else [size])]
+    problem = _Problem([each for each, _ in budgets], damage)
+    limits = problem.choices()
+    for row, (_, most) in zip(problem.costs(), budgets, strict=True):
+        limits.append(scipy.optimize.LinearConstraint(row, -np.inf, most))
 
     def solved(options: Mapping[str, float]) -> Any:
         return scipy.optimize.milp(
@@ -70,20 +79,55 @@ def damage_of(damage: Damage, plan: Plan) -> float:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Costs:
+    """What a model charges: for each option, for each pair of options that meet in a layer, and in any case."""
+
+    options: Mapping[str, np.ndarray]
+    pairs: Mapping[tuple[str, str], np.ndarray]
+    always: float
+
+    @classmethod
+    def of(cls, model: LatencyModel, options: Mapping[str, Sequence[int]]) -> _Costs:
+        shares = {name: np.array([_share(model, name, option) for option in each]) for name, each in options.items()}
+        linear = {name: np.zeros(len(each)) for name, each in options.items()}
+        pairs: dict[tuple[str, str], np.ndarray] = {}
+        always = 0.0
+        for weight, term in zip(model.weights, model.structure.terms, strict=True):
+            for product, part in term.products.items():
+                powers = Counter(product)
+                raised = [shares[name] ** power for name, power in powers.items()]
+                if not product:
+                    always += weight * part
+                elif len(powers) == 1:
+                    linear[product[0]] += weight * part * raised[0]
+                else:
+                    first, second = powers
+                    meet = weight * part * np.outer(*raised)
+                    pairs[first, second] = pairs[first, second] + meet if (first, second) in pairs else meet
+        return cls(options=linear, pairs={key: meet for key, meet in pairs.items() if meet.any()}, always=always)
+
+
+def _share(model: LatencyModel, name: str, option: int) -> float:
+    """Of a block or a group that an option leaves."""
+    if name in model.structure.inner or option == 0:
+        return float(option)
+    return model.structure.shares(Plan(kept={name: option}), model.step)[name]
+
+
 class _Problem:
     """0/1 variables: one for each option of each group and block, one for each pair of options that meet in a layer."""
 
-    def __init__(self, model: LatencyModel, damage: Damage) -> None:
-        self._model, self._damage, structure = model, damage, model.structure
+    def __init__(self, models: Sequence[LatencyModel], damage: Damage) -> None:
+        self._damage, self._structure = damage, models[0].structure
+        structure = self._structure
         self._block = {root: block for block, roots in structure.inner.items() for root in roots}
         self._options: dict[str, list[int]] = {block: [1, 0] for block in structure.inner}
         for root in structure.channels:
             self._options[root] = [*damage.groups[root], *([0] if root in self._block else [])]
-        self._shares = {
-            name: [self._share(name, option) for option in options] for name, options in self._options.items()
-        }
-        linear, pairs = self._coefficients()
-        self._linear, self._pairs = linear, pairs
+        self._costs = [_Costs.of(model, self._options) for model in models]
+        pairs = {pair: None for costs in self._costs for pair in costs.pairs}
+        self._pairs = tuple(pairs)
         self._start: dict[tuple[str, ...], int] = {}
         size = 0
         for name, options in self._options.items():
@@ -94,31 +138,6 @@ class _Problem:
             self._start[first, second] = size
             size += len(self._options[first]) * len(self._options[second])
         self._size = size
-
-    def _share(self, name: str, option: int) -> float:
-        structure = self._model.structure
-        if name in structure.inner or option == 0:
-            return float(option)
-        return structure.shares(Plan(kept={name: option}), self._model.step)[name]
-
-    def _coefficients(self) -> tuple[dict[str, np.ndarray], dict[tuple[str, str], np.ndarray]]:
-        """Times by option, and by pair of options."""
-        linear = {name: np.zeros(len(options)) for name, options in self._options.items()}
-        pairs: dict[tuple[str, str], np.ndarray] = {}
-        self._always = 0.0
-        for weight, term in zip(self._model.weights, self._model.structure.terms, strict=True):
-            for product, part in term.products.items():
-                powers = Counter(product)
-                shares = [np.array(self._shares[name]) ** power for name, power in powers.items()]
-                if not product:
-                    self._always += weight * part
-                elif len(powers) == 1:
-                    linear[product[0]] += weight * part * shares[0]
-                else:
-                    first, second = powers
-                    meet = weight * part * np.outer(*shares)
-                    pairs[first, second] = pairs[first, second] + meet if (first, second) in pairs else meet
-        return linear, {key: meet for key, meet in pairs.items() if meet.any()}
 
     def damages(self) -> np.ndarray:
         found = np.zeros(self._size)
@@ -134,18 +153,22 @@ class _Problem:
         """Pairs follow from the options they join."""
         return (np.arange(self._size) < self._choices).astype(int)
 
-    def times(self) -> scipy.sparse.csr_array:
+    def costs(self) -> list[scipy.sparse.csr_array]:
+        """A row for each model."""
+        return [scipy.sparse.csr_array(self._row(costs)[None]) for costs in self._costs]
+
+    def _row(self, costs: _Costs) -> np.ndarray:
         row = np.zeros(self._size)
-        for name, values in self._linear.items():
+        for name, values in costs.options.items():
             row[self._start[name,] :][: len(values)] = values
-        for key, values in self._pairs.items():
+        for key, values in costs.pairs.items():
             row[self._start[key] :][: values.size] = values.ravel()
         # "always" is paid once, whatever is chosen: it stands with the first group, of which one option is.
         first = next(iter(self._options))
-        row[self._start[first,] :][: len(self._options[first])] += self._always
-        return scipy.sparse.csr_array(row[None])
+        row[self._start[first,] :][: len(self._options[first])] += costs.always
+        return row
 
-    def choices(self) -> Sequence[scipy.optimize.LinearConstraint]:
+    def choices(self) -> list[scipy.optimize.LinearConstraint]:
         """One option of each; blocks and their groups leave together; a pair stands where both its options do."""
         rows: list[dict[int, float]] = []
         values: list[float] = []
@@ -175,6 +198,6 @@ class _Problem:
             name: options[int(np.argmax(solution[self._start[name,] :][: len(options)]))]
             for name, options in self._options.items()
         }
-        gone = tuple(block for block in self._model.structure.inner if chosen[block] == 0)
-        kept = {root: chosen[root] for root in self._model.structure.channels if chosen[root]}
+        gone = tuple(block for block in self._structure.inner if chosen[block] == 0)
+        kept = {root: chosen[root] for root in self._structure.channels if chosen[root]}
         return Plan(kept=kept, gone=gone)

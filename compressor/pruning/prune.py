@@ -42,7 +42,7 @@ _GOALS = ("macs_ratio", "params_ratio", "channel_ratio", "latency_ratio", "laten
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prune(Stage):
-    """Remove coupled channels of least importance until exactly one goal is met.
+    """Remove coupled channels of least importance until one goal is met, or a time and a share of the parameters both.
 
     A ratio is what is left / what there was: of MACs, parameters or channels, or of the deployed network's time.
     """
@@ -71,8 +71,10 @@ class Prune(Stage):
     def check(self, task: Task, where: str) -> None:
         """See `Stage.check`."""
         given = [name for name in _GOALS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise RecipeError(f"{where}: set exactly one of {', '.join(_GOALS)}; got {given or 'none'}")
+        if len(given) != 1 and not (len(given) == 2 and self.params_ratio and self.measures()):
+            raise RecipeError(
+                f"{where}: set one of {', '.join(_GOALS)}, or a latency and params_ratio; got {given or 'none'}"
+            )
         if self.measures():
             self._check_latency(task, where)
         elif self.blocks != ("*",):
@@ -176,7 +178,7 @@ class Prune(Stage):
         names = self._blocks(module, value, context)
         scores = self._scores(module, groups, context)
         planner = Planner(value, every, scores, names, self._multiple(context), context)
-        goal = Goal(ratio=self.latency_ratio, milliseconds=self.latency_ms)
+        goal = Goal(ratio=self.latency_ratio, milliseconds=self.latency_ms, params=self.params_ratio)
         edits = planner.edits(goal, self.samples, self.batch_size, self.trial_epochs)
         if not edits:
             return value

@@ -37,10 +37,11 @@ _RANDOM = 16  # of them at least
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What is asked: a share of the network's time, or milliseconds."""
+    """What is asked: a share of the network's time, or milliseconds; beside it a share of the parameters."""
 
     ratio: float | None
     milliseconds: float | None
+    params: float | None = None  # at most; None: any number
 
     @property
     def value(self) -> float:
@@ -98,13 +99,13 @@ class Planner:
                 least damage.
 
         Raises:
-            UnreachableError: even the smallest network is slower.
+            UnreachableError: even the smallest network is slower, or larger.
         """
         context, structure = self._context, self.structure
         whole = deployed.best_form(self._candidate, context, context.work)
         milliseconds, _ = deployed.compare(whole, whole, context)
         asked.keep(goal.key, goal.value, whole, context)
-        if goal.share(milliseconds) >= 1:
+        if goal.share(milliseconds) >= 1 and goal.params is None:
             now, wanted = (goal.text(share, milliseconds) for share in (1.0, goal.share(milliseconds)))
             context.notes.append(f"nothing is pruned: it takes {now} as deployed, and {wanted} is asked")
             return ()
@@ -126,7 +127,8 @@ class Planner:
             f"latency model: {len(plans)} networks measured, median error {model.error:.1%} on those left out of a "
             f"fit, widths count in steps of {model.step}"
         )
-        rounds = _Rounds(self, context, goal, whole, milliseconds)
+        size = None if goal.params is None else fit(structure, plans, facts["params"])
+        rounds = _Rounds(self, context, goal, whole, milliseconds, size)
         prices = plan_trials.PRICES if trial_epochs and structure.inner else (1.0,)
         found = [rounds.confirmed(model, plan_trials.priced(damage, price)) for price in prices]
         different = [plan for index, plan in enumerate(found) if plan not in found[:index]]
@@ -140,8 +142,9 @@ class Planner:
         return self._edits(plan)
 
     def _measured(self, form: Artifact, batch_size: int) -> dict[str, Any]:
-        """Plans that were measured, their times in parts of the whole network's, and what a sample takes; kept for the
-        machine, so that the next goal is planned on the same. Which of its INT8 forms was the fastest is
+        """Plans that were measured, their times and parameters in parts of the whole network's, what a sample takes.
+
+        Kept for the machine, so that the next goal is planned on the same. Which of its INT8 forms was the fastest is
         no part of what they are kept under: forms as fast as each other take turns.
         """
         plans = samples(self.structure, self.widths)
@@ -150,15 +153,23 @@ class Planner:
             "plans": [dataclasses.asdict(plan) for plan in plans],
             "precision": form.precision,
             "batch_size": batch_size,
+            "facts": ("times", "params", "seconds"),
         }
 
         def make(work: Path) -> dict[str, Any]:
-            context = self._context
+            context, params = self._context, []
+
+            def counted(plan: Plan) -> Candidate:
+                candidate = self.without(plan)
+                params.append(self.left(candidate))
+                return candidate
+
             with context.progress.bar(f"latency of other widths, {context.where}", len(plans) + 1) as advance:
-                candidates = itertools.chain([self._candidate], map(self.without, plans))  # one in memory at a time
+                candidates = itertools.chain([self._candidate], map(counted, plans))  # one in memory at a time
                 times = deployed.times(candidates, form, context, work, lambda done: advance(done, "exported"))
             seconds = seconds_of_sample(self._candidate.module(), context, batch_size)
-            return {"plans": [dataclasses.asdict(plan) for plan in plans], "times": times, "seconds": seconds}
+            listed = [dataclasses.asdict(plan) for plan in plans]
+            return {"plans": listed, "times": times, "params": params, "seconds": seconds}
 
         return self._context.deployment.once(key, make)
 
@@ -167,6 +178,10 @@ class Planner:
         inner = {root for roots in self.structure.inner.values() for root in roots}
         kept = {root: each[-1] for root, each in self.widths.items() if root not in inner}
         return Plan(kept=kept, gone=tuple(self.structure.inner))
+
+    def left(self, candidate: Candidate) -> float:
+        """Its parameters in parts of the whole network's."""
+        return parameters(candidate) / parameters(self._candidate)
 
     def without(self, plan: Plan) -> Candidate:
         """The network that a plan leaves, with the least important channels of each group gone."""
@@ -186,10 +201,13 @@ class Planner:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Tried:
-    """A plan, its time as deployed over the whole network's, and how far its damage may be from the least."""
+    """A plan, its time as deployed and its parameters over the whole network's, how far its damage may be from the
+    least.
+    """
 
     plan: Plan
     time: float
+    params: float
     gap: float
 
 
@@ -198,27 +216,49 @@ class _Rounds:
 
     Args:
         whole: the file of the network before pruning, which takes `milliseconds`.
+        size: a model of its parameters; None: there may be any number.
     """
 
-    def __init__(self, planner: Planner, context: Context, goal: Goal, whole: Artifact, milliseconds: float) -> None:
-        self._planner, self._context, self._goal = planner, context, goal
+    def __init__(
+        self,
+        planner: Planner,
+        context: Context,
+        goal: Goal,
+        whole: Artifact,
+        milliseconds: float,
+        size: LatencyModel | None,
+    ) -> None:
+        self._planner, self._context, self._goal, self._size = planner, context, goal, size
         self._whole, self._milliseconds, self._asked = whole, milliseconds, goal.share(milliseconds)
+        self._most = math.inf if goal.params is None else goal.params  # parameters, in parts of the whole network's
         self._smallest = planner.smallest()
         self._tried: list[_Tried] = []
 
     def confirmed(self, model: LatencyModel, damage: Damage) -> Plan:
-        """The plan of least damage among those that were measured to be fast enough."""
+        """The plan of least damage among those that were measured to be fast, and small, enough."""
         self._search(model, damage)
-        if all(each.time > self._asked for each in self._tried):
+        if not any(map(self._fits, self._tried)):
             self._timed(Solution(plan=self._smallest, gap=0.0), model)
-        kept = [each for each in self._tried if each.time <= self._asked]
+        kept = [each for each in self._tried if self._fits(each)]
         if not kept:
-            raise UnreachableError(
-                f"{self._context.where}.{self._goal.key}: {self._text(self._asked)} cannot be reached; the fastest "
-                f"that can be had takes {self._text(min(each.time for each in self._tried))}; ask for more, lower "
-                "round_to, or let more layers and blocks go"
-            )
+            remedy = "ask for more, lower round_to, or let more layers and blocks go"
+            raise UnreachableError(f"{self._context.where}.{self._missed()}; {remedy}")
         return min(kept, key=lambda each: damage_of(damage, each.plan)).plan
+
+    def _fits(self, tried: _Tried) -> bool:
+        return tried.time <= self._asked and not self._large(tried)
+
+    def _large(self, tried: _Tried) -> bool:
+        return tried.params > self._most
+
+    def _missed(self) -> str:
+        """What cannot be had, now that the smallest network was tried too."""
+        fewest = min(self._tried, key=lambda each: each.params)
+        if self._large(fewest):
+            best = f"the fewest that can be left are {fewest.params:.3g}"
+            return f"params_ratio: {self._most} cannot be reached; {best}"
+        best = f"the fastest that can be had takes {self._text(min(each.time for each in self._tried))}"
+        return f"{self._goal.key}: {self._text(self._asked)} cannot be reached; {best}"
 
     def note(self, plan: Plan, damage: Damage) -> str:
         """What a confirmed plan takes and costs, for the ledger."""
@@ -226,20 +266,28 @@ class _Rounds:
         took, asked = self._text(tried.time), self._text(self._asked)
         unsure = f", and up to {tried.gap:.1%} of it may be needless: the solver's time ran out"
         return (
-            f"time {took} of {self._milliseconds:.3g} ms as deployed, {asked} asked; loss before training again "
-            f"+{damage_of(damage, plan):.3g} at most" + (unsure if tried.gap > GAP else "")
+            f"time {took} of {self._milliseconds:.3g} ms as deployed, {asked} asked{self._sizes(tried)}; "
+            f"loss before training again +{damage_of(damage, plan):.3g} at most" + (unsure if tried.gap > GAP else "")
         )
 
     def _search(self, model: LatencyModel, damage: Damage) -> None:
-        """Until one is close, or none lies between the slowest that is fast enough and the fastest that is not."""
-        asked, aim = self._asked, self._asked * _AIM
+        """Until one is close, or none lies between the slowest that is fast enough and the fastest that is not.
+
+        Parameters are counted, not measured: where the model counts too few, the next plan has less room.
+        """
+        asked, aim, room = self._asked, self._asked * _AIM, self._most
         fast, slow = 0.0, math.inf  # aims whose networks were faster, and slower, than asked
         seen: list[Plan] = []
         while len(seen) < _ROUNDS and slow / max(fast, 1e-9) > _APART:
-            solution = allocate(model, damage, aim) or Solution(plan=self._smallest, gap=0.0)
+            size = None if self._size is None else (self._size, room)
+            solution = allocate(model, damage, aim, size) or Solution(plan=self._smallest, gap=0.0)
             again = solution.plan in seen
             seen += [] if again else [solution.plan]
-            time, planned = self._timed(solution, model), model.predict(solution.plan)
+            tried, planned = self._timed(solution, model), model.predict(solution.plan)
+            if self._large(tried) and solution.plan != self._smallest:
+                room *= _AIM * self._most / tried.params
+                continue
+            time = tried.time
             if asked * (1 - _CLOSE) <= time <= asked or (solution.plan == self._smallest and time > asked):
                 return
             if again and slow == math.inf:
@@ -247,21 +295,32 @@ class _Rounds:
             fast, slow = (fast, min(slow, planned)) if time > asked else (max(fast, aim), slow)
             aim = math.sqrt(fast * slow) if fast > 0 and slow < math.inf else planned * asked * _AIM / time
 
-    def _timed(self, solution: Solution, model: LatencyModel) -> float:
-        """Over the whole network's time; each plan is measured once."""
+    def _timed(self, solution: Solution, model: LatencyModel) -> _Tried:
+        """Each plan is measured once."""
         plan, context = solution.plan, self._context
-        known = next((each.time for each in self._tried if each.plan == plan), None)
+        known = next((each for each in self._tried if each.plan == plan), None)
         if known is not None:
             return known
-        file = deployed.best_form(self._planner.without(plan), context, context.work)
+        candidate = self._planner.without(plan)
+        file = deployed.best_form(candidate, context, context.work)
         _, time = deployed.compare(self._whole, file, context)
-        self._tried.append(_Tried(plan=plan, time=time, gap=solution.gap))
+        tried = _Tried(plan=plan, time=time, params=self._planner.left(candidate), gap=solution.gap)
+        self._tried.append(tried)
         planned, measured, wanted = map(self._text, (model.predict(plan), time, self._asked))
-        context.progress.say(f"  planned {planned}, measured {measured}; asked {wanted}")
-        return time
+        context.progress.say(f"  planned {planned}, measured {measured}; asked {wanted}{self._sizes(tried)}")
+        return tried
+
+    def _sizes(self, tried: _Tried) -> str:
+        """Its parameters beside what is asked of them; nothing where nothing is."""
+        return "" if self._size is None else f"; {tried.params:.3g} of the parameters, {self._most:.3g} asked"
 
     def _text(self, share: float) -> str:
         return self._goal.text(share, self._milliseconds)
+
+
+def parameters(candidate: Candidate) -> int:
+    """How many it has; what is shared counts once."""
+    return sum(parameter.numel() for parameter in candidate.module().parameters())
 
 
 def widths(channels: int, multiple: int) -> list[int]:

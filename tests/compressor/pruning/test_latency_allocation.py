@@ -1,5 +1,6 @@
 """The allocation is the best there is: against every plan of small networks, tried one by one."""
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -64,6 +65,25 @@ def test_nothing_better_fits_into_the_time(seed: int) -> None:
         assert solution.gap <= 1e-3
         assert model.predict(plan) <= time + 1e-6
         assert damage_of(damage, plan) == pytest.approx(min(possible), rel=2e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_better_fits_into_the_time_and_the_size(seed: int) -> None:
+    model, damage = problem(seed)
+    size = dataclasses.replace(problem(seed + 100)[0], step=1)
+    bound = 0
+    for time, most in itertools.product((0.9, 0.7, 0.5), repeat=2):
+        fast = [plan for plan in every_plan() if model.predict(plan) <= time]
+        possible = [damage_of(damage, plan) for plan in fast if size.predict(plan) <= most]
+        solution = allocate(model, damage, time, (size, most))
+        assert (solution is not None) == bool(possible)
+        if solution is None:
+            continue
+        assert model.predict(solution.plan) <= time + 1e-6 and size.predict(solution.plan) <= most + 1e-6
+        found = damage_of(damage, solution.plan)
+        assert found == pytest.approx(min(possible), rel=2e-3, abs=1e-6)
+        bound += found > min(damage_of(damage, plan) for plan in fast) + 1e-3
+    assert bound >= 2, "the size never mattered"
 
 
 def test_blocks_leave_with_their_groups() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from edgesmith.compressor.pruning import deployed, prune_to_latency
 from edgesmith.compressor.pruning.latency_allocation import Damage
 from edgesmith.compressor.pruning.latency_model import LatencyModel
 from edgesmith.compressor.pruning.prune import Prune
+from edgesmith.compressor.pruning.prune_to_latency import parameters
 from edgesmith.compressor.stage import Context, Deployment, Graph
 from edgesmith.compressor.structure import measure
 from edgesmith.core.errors import RecipeError, UnreachableError
@@ -81,6 +83,29 @@ def test_what_is_measured_meets_the_goal(
     assert any(note.startswith("latency model: ") for note in context.notes)
     shown = "0.6 asked" if "latency_ratio" in goal else "1.2 ms asked"
     assert any("of 2 ms as deployed" in note and shown in note for note in context.notes)
+
+
+@pytest.mark.parametrize("time", [0.6, 3.0])
+def test_a_size_is_met_beside_the_time(time: float, clock: list[float], original: Candidate, context: Context) -> None:
+    """However loose the time is, and where it alone would have left more parameters."""
+    free = Prune(id="prune", round_to=2, latency_ms=time * WHOLE_MS).run(original, context)
+    result = Prune(id="prune", round_to=2, latency_ms=time * WHOLE_MS, params_ratio=0.35).run(original, context)
+    whole = parameters(original)
+    assert parameters(free) > 0.36 * whole
+    assert 0.3 * whole < parameters(result) <= 0.35 * whole
+    assert cost(result) * 1.2 / cost(original) <= time
+    assert any(re.search(r"asked; 0\.3\d+ of the parameters, 0\.35 asked; loss ", note) for note in context.notes)
+
+
+def test_a_size_below_everything_is_refused_with_the_best_there_is(
+    clock: list[float], original: Candidate, context: Context
+) -> None:
+    with pytest.raises(
+        UnreachableError,
+        match=r"^stages\[0\] 'stage'\.params_ratio: 0\.001 cannot be reached; the fewest that can be left are 0\.0\d+; "
+        r"ask for more, lower round_to, or let more layers and blocks go$",
+    ):
+        Prune(id="prune", latency_ratio=0.6, params_ratio=0.001).run(original, context)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +229,7 @@ def test_a_plan_that_comes_back_unchanged_ends_the_rounds(
     solved: list[float] = []
     solve = prune_to_latency.allocate
 
-    def counted(model: LatencyModel, damage: Damage, time: float) -> Any:
+    def counted(model: LatencyModel, damage: Damage, time: float, _: object) -> Any:
         assert len(solved) < 3, "solved in a loop"
         solved.append(time)
         return solve(model, damage, 0.5)
@@ -323,8 +348,12 @@ def test_another_goal_measures_no_other_widths_again(
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"latency_ratio": 0.5, "macs_ratio": 0.5}, "w: set exactly one of macs_ratio, params_ratio, channel_ratio, "
-         "latency_ratio, latency_ms; got ['macs_ratio', 'latency_ratio']"),
+        ({"latency_ratio": 0.5, "macs_ratio": 0.5}, "w: set one of macs_ratio, params_ratio, channel_ratio, "
+         "latency_ratio, latency_ms, or a latency and params_ratio; got ['macs_ratio', 'latency_ratio']"),
+        ({"latency_ratio": 0.5, "latency_ms": 1.0}, "w: set one of macs_ratio, params_ratio, channel_ratio, "
+         "latency_ratio, latency_ms, or a latency and params_ratio; got ['latency_ratio', 'latency_ms']"),
+        ({"params_ratio": 0.5, "channel_ratio": 0.5}, "w: set one of macs_ratio, params_ratio, channel_ratio, "
+         "latency_ratio, latency_ms, or a latency and params_ratio; got ['params_ratio', 'channel_ratio']"),
         ({"latency_ms": 1.0, "steps": 2}, "w.steps: a latency is met by measurement; leave it out"),
         ({"latency_ms": 1.0, "allocation": "uniform"}, "w.allocation: a latency is met by measurement; leave it out"),
         ({"macs_ratio": 0.5, "blocks": ("a",)}, "w.blocks: only a latency takes blocks out; see the stage 'prune-blocks'"),
