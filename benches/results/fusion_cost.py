@@ -1,9 +1,11 @@
 """What a fused graph costs beside the sum of its members: ``python benches/results/fusion_cost.py [rule ...]``.
 
 The trained members of examples/fashion_mnist, fused by every rule, in ONNX Runtime on one thread; a rule that learns
-does so on the validation images. Fused graph and members are timed in one process in turns: the ratio of the fused
-time to the sum of theirs is paired. ONNX Runtime's own profile says how many nodes behind the members a run executes,
-and which share of it they take. ``--seconds`` is for each batch size; 0 counts the nodes alone.
+does so on the validation images. Fused graph, the same members side by side in one graph without anything behind them,
+and each member alone are timed in one process in turns. Against the side by side the ratio is one paired ratio; the sum
+of the members alone holds a call for each, and the bounds of its ratio add up those of every member. ONNX Runtime's own
+profile says how many nodes behind the members a run executes, and which share of it they take. ``--seconds`` is for
+each batch size; 0 counts the nodes alone.
 """
 
 import argparse
@@ -41,18 +43,21 @@ def main() -> None:
     sys.path.insert(0, str(EXAMPLE))
     rng = np.random.default_rng(0)
     feeds = {batch: [{"image": rng.random((batch, 1, 28, 28), np.float32)} for _ in range(4)] for batch in BATCHES}
-    print("| rule | batch | fused, ms | sum of members, ms | over the sum, % (from restart to restart) |")
-    print("|---|---|---|---|---|")
+    print("| rule | batch | fused, ms | over the members side by side, % | sum of members alone, ms | over it, % |")
+    print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="edgesmith-fusion-cost-") as name:
         folder = Path(name)
         graphs = {member: exported(member, folder) for member in MEMBERS}
         alone = [written(graph, folder / f"{member}-file.onnx") for member, graph in graphs.items()]
+        beside = written(side_by_side(graphs), folder / "side-by-side.onnx")
         for rule in given.rules:
             fused = written(joined(graphs, made(rule, folder)), folder / f"{rule}.onnx")
             counted = {batch: behind(fused.path, feeds[batch]) for batch in BATCHES}
             shares = ", ".join(f"{share:.2%} at batch {batch}" for batch, (_, share) in counted.items())
             print(f"<!-- {rule}: {counted[1][0]} nodes behind the members, {shares} -->", flush=True)
-            for found in latency.compare([fused, *alone], feeds, seconds=given.seconds) if given.seconds else ():
+            for found in (
+                latency.compare([fused, beside, *alone], feeds, seconds=given.seconds) if given.seconds else ()
+            ):
                 print(f"| {rule} | {found.batch} | {row(found)} |", flush=True)
 
 
@@ -95,6 +100,15 @@ def joined(graphs: dict[str, onnx.ModelProto], combination: Combination) -> onnx
     return compose.joined(graphs, (INPUT,), nodes, {fused: output})
 
 
+def side_by_side(graphs: dict[str, onnx.ModelProto]) -> onnx.ModelProto:
+    """The members in one graph, each with its own output: what they cost without being fused."""
+    outputs = {
+        f"{member}/logits": TensorSpec(name=f"logits-{member}", dtype="float32", shape=("batch", CLASSES))
+        for member in graphs
+    }
+    return compose.joined(graphs, (INPUT,), compose.Nodes(), outputs)
+
+
 def written(model: onnx.ModelProto, path: Path) -> Artifact:
     """The file that the target gets."""
     return OnnxRuntimeCpu().write(canonicalise(model), None, None, path)
@@ -116,12 +130,17 @@ def behind(path: Path, feeds: list[dict[str, np.ndarray]], runs: int = 60) -> tu
 
 
 def row(found: latency.PairedLatency) -> str:
-    """The ratio, from every member's paired ratio to the fused graph; the bounds add the members' bounds up."""
-    shares = [(1 / each.value, 1 / each.high, 1 / each.low) for each in found.speedup]
-    total, low, high = (sum(column) for column in zip(*shares, strict=True))
+    """Both ratios, with their bounds."""
+    beside, *alone = [(1 / each.value, 1 / each.high, 1 / each.low) for each in found.speedup]
+    total = tuple(map(sum, zip(*alone, strict=True)))
     fused = found.latency[0].p50
-    over, least, most = (100 * (1 / each - 1) for each in (total, high, low))
-    return f"{fused:.4f} | {fused * total:.4f} | {over:.1f} ({least:.1f} to {most:.1f})"
+    return f"{fused:.4f} | {_over(beside)} | {fused * total[0]:.4f} | {_over(total)}"
+
+
+def _over(shares: tuple[float, ...]) -> str:
+    """Percent that the fused graph takes more, of a share of its time: value, low, high."""
+    over, most, least = (100 * (1 / each - 1) for each in shares)
+    return f"{over:.1f} ({least:.1f} to {most:.1f})"
 
 
 if __name__ == "__main__":
