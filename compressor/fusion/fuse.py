@@ -1,7 +1,7 @@
 """Fusion: the predictions of several models as one graph, which goes through the rest of a recipe like any other."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,10 +30,9 @@ from .fuse_checks import (
     member_rows,
 )
 from .fuse_judge import Judge, answers, check_computes, rules_kept
+from .fused import Fused, said
 from .fusing import (
     FUSIONS,
-    Combination,
-    Gate,
     Mean,
     Smoothing,
     folds,
@@ -41,10 +40,11 @@ from .fusing import (
     selected,
 )
 from .hierarchy import Hierarchy
+from .label_by_label import EachLabel, best_of_each_label, each_label_apart
 from .member_graphs import member_graphs
 from .member_outputs import LABELS, Form, Logarithms, LogOdds, Unchanged, fusible, kinds_of, of_classes, write_stack
 from .preparation import Preparation, check_prepare
-from .recalibrate import CALIBRATIONS, Calibration, best_calibration
+from .recalibrate import CALIBRATIONS, best_calibration
 
 _BEST = "best"  # of all calibrations
 _EACH_CLASS = ("stacking", "platt", "isotonic", _BEST)  # rules and calibrations that learn something of every class
@@ -52,22 +52,7 @@ _UNKNOWN = (
     "not checked: whether members learnt from the validation samples, as the task has no 'train' split to compare "
     "with; if they did, the figures above flatter them, and the test data will say so"
 )
-Fit = Callable[[np.ndarray, np.ndarray], "_Fused"]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fused:
-    """What is made of the stack: a combination of some of its members, and what comes after it."""
-
-    members: tuple[int, ...]
-    combination: Combination
-    after: tuple[Calibration, ...] = ()
-
-    def __call__(self, stack: np.ndarray) -> np.ndarray:
-        fused = self.combination(stack[:, list(self.members)])
-        for step in self.after:
-            fused = step(fused)
-        return fused
+Fit = Callable[[np.ndarray, np.ndarray], Fused]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,8 +87,8 @@ class Fuse(Stage):
             raise RecipeError(f"{where}.members: {list(self.members)} names one twice")
         check_prepare(self.prepare, self.members, task.input_specs(), where)
         kinds = self._kinds(where)
-        if not of_classes(kinds):
-            self._check_numbers(kinds[self.members[0]], where)
+        if "numbers" in kinds.values():
+            self._check_numbers(where)
         if not self.returns_logits and LABELS in kinds.values():
             check_threshold(task, where)
         if len(task.outputs) > 1:
@@ -173,13 +158,17 @@ class Fuse(Stage):
     def _shares(self, where: str) -> bool:
         return of_classes(self._kinds(where))
 
-    def _check_numbers(self, kind: str, where: str) -> None:
+    def _labels_apart(self, where: str) -> bool:
+        """Whether there are several labels, each of which is a yes or a no."""
+        return LABELS in self._kinds(where).values()
+
+    def _check_numbers(self, where: str) -> None:
         if not FUSIONS[self.rule].numbers:
             known = ", ".join(sorted(name for name, rule in FUSIONS.items() if rule.numbers))
-            raise RecipeError(f"{where}.rule: '{self.rule}' fuses probabilities of classes; for {kind}: {known}")
+            raise RecipeError(f"{where}.rule: '{self.rule}' fuses probabilities; for numbers: {known}")
         for key in ("calibration", "smoothing"):
             if getattr(self, key):
-                raise RecipeError(f"{where}.{key}: {kind} have none; leave it out")
+                raise RecipeError(f"{where}.{key}: numbers have none; leave it out")
 
     def _known(self, task: Task, where: str) -> list[Exclusion | Hierarchy]:
         """What is known of the labels, in the order in which none undoes another."""
@@ -252,34 +241,36 @@ class Fuse(Stage):
             raise DataError(f"{where}: fusing classes needs integer labels (N,), got {labels.dtype} {labels.shape}")
         return labels
 
-    def _fit(self, score: Callable[[np.ndarray, np.ndarray], float], shares: bool) -> Fit:
+    def _fit(self, score: Callable[[np.ndarray, np.ndarray], float], where: str) -> Fit:
         """From a stack and labels to what is fused: selection first, then what the rule learns."""
-        rule = FUSIONS[self.rule]
+        rule, shares = FUSIONS[self.rule], self._shares(where)
+        if self._labels_apart(where) and not rule.numbers:
+            rule = each_label_apart(rule)
 
-        def fit(stack: np.ndarray, labels: np.ndarray) -> _Fused:
+        def fit(stack: np.ndarray, labels: np.ndarray) -> Fused:
             weights = np.full(stack.shape[1], 1 / stack.shape[1])
             if self.select:
                 weights = selected(stack, rule.make or Mean, lambda fused: score(fused, labels))
             kept = np.flatnonzero(weights)
             if rule.fit is None:
                 assert rule.make is not None
-                return _Fused(tuple(map(int, kept)), rule.make(weights[kept]))
+                return Fused(tuple(map(int, kept)), rule.make(weights[kept]))
             found = rule.fit(stack[:, kept], labels, shares)
             if isinstance(found, Mean):
                 kept, found = kept[found.weights > 0], Mean(found.weights[found.weights > 0])
-            return _Fused(tuple(map(int, kept)), found)
+            return Fused(tuple(map(int, kept)), found)
 
         return fit
 
     def _chosen(
         self, stack: np.ndarray, labels: np.ndarray, judge: Judge, context: Context
-    ) -> tuple[_Fused, np.ndarray]:
+    ) -> tuple[Fused, np.ndarray]:
         """The rule's fusion; or the best member alone where what was learnt is no better than that.
 
         Returns:
             It, and what it says of every sample having learnt nothing from it, `(N, C)`.
         """
-        fit = self._fit(judge.score, self._shares(context.where))
+        fit = self._fit(judge.score, context.where)
         scores = [judge.score(stack[:, member], labels) for member in range(len(self.members))]
         best = int(np.argmax(scores))
         learns = self.select or FUSIONS[self.rule].fit is not None
@@ -303,13 +294,13 @@ class Fuse(Stage):
         if learns and worse:
             context.notes.append(f"'{self.rule}' is not better than {self.members[best]}, which is taken alone instead")
             context.for_verdict.clear()  # nothing is claimed that test data could speak for
-            return _Fused((best,), Mean(np.ones(1))), stack[:, best]
-        context.notes.append(self._said(fused, fits))
+            return Fused((best,), Mean(np.ones(1))), stack[:, best]
+        context.notes.append(said(fused, fits, self.members))
         return fused, held_out
 
     def _held_out(
         self, fit: Fit, stack: np.ndarray, labels: np.ndarray, context: Context
-    ) -> tuple[np.ndarray, list[_Fused]]:
+    ) -> tuple[np.ndarray, list[Fused]]:
         """Every sample as it is fused by what was learnt without its fold, and what was learnt each time."""
         made, fits = np.empty((len(stack), stack.shape[2])), []
         for part in self._parts(labels, stack.shape[2], context):
@@ -328,31 +319,15 @@ class Fuse(Stage):
         except ValueError as error:
             raise DataError(f"{context.where}.folds: validation: {error}") from error
 
-    def _said(self, fused: _Fused, fits: Sequence[_Fused]) -> str:
-        """Who counts how much, and who is left out."""
-        weights = getattr(fused.combination, "weights", None)
-        names = [self.members[member] for member in fused.members]
-        if weights is None:
-            kind = "a gate" if isinstance(fused.combination, Gate) else "a linear model"
-            said = f"{kind} on {', '.join(names)}; learnt on validation data"
-        else:
-            errors = _jackknife([_spread(each, len(self.members)) for each in fits])
-            shown = [
-                f"{name} {weight:.3f}" + (f" (standard error {errors[member]:.3f})" if len(fits) > 1 else "")
-                for name, weight, member in zip(names, weights, fused.members, strict=True)
-            ]
-            said = f"weights: {', '.join(shown)}"
-        left = [name for name in self.members if name not in names]
-        return said + (f"; left out, as adding nothing: {', '.join(left)}" if left else "")
-
     def _finished(
-        self, fused: _Fused, held_out: np.ndarray, labels: np.ndarray, judge: Judge, context: Context
-    ) -> _Fused:
+        self, fused: Fused, held_out: np.ndarray, labels: np.ndarray, judge: Judge, context: Context
+    ) -> Fused:
         """With calibration, what is known of the labels, and smoothing."""
         if self.calibration is not None:
             names = list(CALIBRATIONS) if self.calibration == _BEST else [self.calibration]
             parts = self._parts(labels, held_out.shape[1], context)
-            best, found, losses = best_calibration(names, held_out, labels, parts, judge.score)
+            choose = best_of_each_label if self._labels_apart(context.where) else best_calibration
+            best, found, losses = choose(names, held_out, labels, parts, judge.score)
             each = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
             context.notes.append(f"calibration, log loss on validation out of fold: {each}; taken: {best}")
             if found is not None:
@@ -362,10 +337,12 @@ class Fuse(Stage):
             fused = dataclasses.replace(fused, after=(*fused.after, *known))
             context.notes.append(rules_kept(known, held_out, labels, judge))
         if self.smoothing:
-            fused = dataclasses.replace(fused, after=(*fused.after, Smoothing(self.smoothing)))
+            smoothing = Smoothing(self.smoothing)
+            step = EachLabel(smoothing, held_out.shape[1]) if self._labels_apart(context.where) else smoothing
+            fused = dataclasses.replace(fused, after=(*fused.after, step))
         return fused
 
-    def _write(self, graphs: Mapping[str, Any], fused: _Fused, width: int, context: Context) -> Path:
+    def _write(self, graphs: Mapping[str, Any], fused: Fused, width: int, context: Context) -> Path:
         task, nodes = context.task, compose.Nodes()
         kinds, output = self._kinds(context.where), task.outputs[0]
         chosen = [self.members[member] for member in fused.members]
@@ -382,16 +359,3 @@ class Fuse(Stage):
         path = context.work / "model.onnx"
         onnx_file.save(model, path)
         return path
-
-
-def _spread(fused: _Fused, members: int) -> np.ndarray:
-    weights = np.zeros(members)
-    weights[list(fused.members)] = getattr(fused.combination, "weights", 0.0)
-    return weights
-
-
-def _jackknife(estimates: Sequence[np.ndarray]) -> np.ndarray:
-    """The standard error of an estimate from those made without one fold each (Efron & Stein, 1981)."""
-    values, count = np.stack(estimates), len(estimates)
-    error: np.ndarray = np.sqrt((count - 1) * values.var(0))
-    return error

@@ -47,7 +47,7 @@ def flat(task: Task) -> Task:
             {"gives": {"linear": "numbers", "forest": "logits", "bayes": "logits"}},
             "w.gives: numbers are not fused with classes: linear numbers, forest logits, bayes logits",
         ),
-        ({"gives": "numbers", "rule": "voting"}, "w.rule: 'voting' fuses probabilities of classes; for numbers: mean, stacking, weighted"),
+        ({"gives": "numbers", "rule": "voting"}, "w.rule: 'voting' fuses probabilities; for numbers: mean, stacking, weighted"),
         ({"gives": "numbers", "calibration": "platt"}, "w.calibration: numbers have none; leave it out"),
         ({"calibration": "plat"}, "w.calibration: unknown 'plat'; did you mean 'platt'? known: best, isotonic, platt, temperature"),
         ({"rule": "meen"}, "w.rule: unknown 'meen'; did you mean 'mean'? known: adaptive, gate, log-mean, mean, stacking, voting, weighted"),

@@ -100,7 +100,57 @@ def test_the_mean_is_that_of_the_probabilities(columns: slice, task: Task, tmp_p
     np.testing.assert_allclose(answers(path, some), shares, atol=1e-6)
 
 
-@pytest.mark.parametrize("rule", ["weighted", "stacking"])
+def certainty(shares: np.ndarray) -> np.ndarray:
+    """1 less the entropy in bits of each yes or no."""
+    return 1 + shares * np.log2(shares) + (1 - shares) * np.log2(1 - shares)
+
+
+EACH_LABEL = {
+    "voting": lambda shares: np.mean((shares > 0.5) + 1e-3 * shares, axis=0) / 1.001,
+    "log-mean": lambda shares: expit(np.mean(logit(shares), axis=0)),
+    "adaptive": lambda shares: (certainty(shares) * shares).sum(0) / certainty(shares).sum(0),
+}
+
+
+@pytest.mark.parametrize("rule", EACH_LABEL)
+@pytest.mark.parametrize("columns", [slice(0, 1), slice(0, 3)], ids=["yes or no", "three"])
+def test_rules_of_classes_take_each_label_apart(columns: slice, rule: str, task: Task, tmp_path: Path) -> None:
+    some = labelled(task, columns)
+    path, _ = fused(some, tmp_path, rule=rule)
+    shares = np.stack([expit(answers(tmp_path / f"{name}.onnx", some).astype(np.float64)) for name in MEMBERS])
+    shares = np.clip(shares, 1e-6, 1 - 1e-6)
+    np.testing.assert_allclose(expit(answers(path, some)), EACH_LABEL[rule](shares), atol=2e-4)
+
+
+@pytest.mark.parametrize("calibration", ["temperature", "platt", "isotonic"])
+def test_labels_become_as_sure_as_they_are_right(calibration: str, task: Task, tmp_path: Path) -> None:
+    """One curve for all labels: what was as sure before is as sure after, so that the ranking stays."""
+    some = dataclasses.replace(labelled(task, slice(0, 3)), metrics=("mse",))
+    before, _ = fused(some, tmp_path / "before", returns_logits=False)
+    path, context = fused(some, tmp_path, returns_logits=False, calibration=calibration)
+    (note,) = (note for note in context.notes if note.startswith("calibration, log loss on validation out of fold: "))
+    assert note.endswith(f"; taken: {calibration}")
+    validation = some.split("validation", "t")
+    truth = validation.batch(np.arange(360))[1]
+    assert isinstance(truth, np.ndarray)
+    first, second = (answers(file, some).ravel().astype(np.float64) for file in (before, path))
+    losses = [-np.log(np.where(truth.ravel() == 1, shares, 1 - shares)).mean() for shares in (first, second)]
+    assert losses[1] < losses[0] - 1e-3
+    order = np.argsort(first)
+    assert (np.diff(second[order]) > -1e-4).all() and np.ptp(second) > 0.5
+    if calibration == "temperature":
+        slopes = logit(second) / logit(first)
+        assert np.ptp(slopes[np.abs(logit(first)) > 0.1]) < 0.02
+
+
+def test_smoothing_leaves_no_label_certain(task: Task, tmp_path: Path) -> None:
+    some = labelled(task, slice(0, 3))
+    before, _ = fused(some, tmp_path / "before")
+    path, _ = fused(some, tmp_path, smoothing=0.2)
+    np.testing.assert_allclose(expit(answers(path, some)), 0.1 + 0.8 * expit(answers(before, some)), atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["weighted", "stacking", "gate"])
 @pytest.mark.parametrize("columns", [slice(0, 1), slice(0, 3)], ids=["yes or no", "three"])
 def test_what_is_learnt_is_worth_it(columns: slice, rule: str, task: Task, tmp_path: Path) -> None:
     """Two halves of an image are better than one; and yes is above 0, as the metric has it."""
@@ -156,8 +206,6 @@ def test_a_rule_speaks_of_two_columns(key: dict[str, Any], task: Task) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"rule": "gate"}, "w.rule: 'gate' fuses probabilities of classes; for label-logits: mean, stacking, weighted"),
-        ({"calibration": "platt"}, "w.calibration: label-logits have none; leave it out"),
         (
             {"gives": {"left": "label-logits", "right": "numbers"}},
             "w.gives: numbers are not fused with classes: left label-logits, right numbers",
@@ -169,7 +217,7 @@ def test_a_rule_speaks_of_two_columns(key: dict[str, Any], task: Task) -> None:
     ],
     ids=str,
 )
-def test_what_labels_have_not(keys: dict[str, Any], message: str, task: Task) -> None:
+def test_labels_go_with_labels_alone(keys: dict[str, Any], message: str, task: Task) -> None:
     with pytest.raises(RecipeError) as caught:
         Fuse(id="f", members=MEMBERS, **{"gives": "label-logits"} | keys).check(labelled(task, slice(0, 3)), "w")
     assert str(caught.value) == message
