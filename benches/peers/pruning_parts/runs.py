@@ -92,11 +92,10 @@ def _rounding(root: Path, net: Net, way: Way, level: float) -> int:
 
 
 def judged_file(run: Path) -> Path:
-    """The INT8 file that a run ended with."""
+    """The file that a run ended with, in INT8 but where the way is one in float."""
     return run / "artifacts" / TARGET / "model.onnx"
 
 
 def float_file(run: Path) -> Path:
     """The same network before it was quantized."""
-    (path,) = (run / "measurements").glob("*-export/model.onnx")
-    return path
+    return next((run / "measurements").glob("*-export/model.onnx"), judged_file(run))

@@ -25,6 +25,8 @@ BATCHES = (1, 32)
 MARGIN = 0.005  # of accuracy that counts as the same
 _SECONDS = 40.0  # for all files of a network at a batch size
 _CONFIDENCE = 0.95
+_WHOLE = "not pruned 1"  # the row of the network in INT8 as it is
+_ETAS = "eta float / INT8 / INT8 over INT8"
 _METRIC = metrics.resolve_metric("accuracy", "benches")
 
 
@@ -91,7 +93,7 @@ def write(root: Path, net: Net, epochs: int, rows: Sequence[Row], times: Mapping
                     f"noise floor {cell['floor']:.1%}" for b, cell in times.items()),
         "",
         "| way | left | MACs | lost, points | "
-        + " | ".join(f"{what}, batch {b}" for b in times for what in ("float", "INT8", "INT8 net", "eta float / INT8"))
+        + " | ".join(f"{what}, batch {b}" for b in times for what in ("float", "INT8", "INT8 net", _ETAS))
         + " | file |",
         "|---" * (5 + 4 * len(times)) + "|",
     ]  # fmt: skip
@@ -127,8 +129,10 @@ def _speeds(cell: cells.Cell, name: str, macs: float) -> list[str]:
     texts.append(f"{net:.2f}x")
     if macs == 1:
         return [*texts, "-"]
-    eta = [math.log(found[kind]["value"]) / -math.log(macs) for kind in ("float", "int8")]
-    return [*texts, f"{eta[0]:.2f} / {eta[1]:.2f}"]
+    gains = [found["float"]["value"], found["int8"]["value"]]
+    whole = cell["speedup"].get(f"int8 {_WHOLE}")
+    gains += [] if whole is None else [found["int8"]["value"] / whole["value"]]
+    return [*texts, " / ".join(f"{math.log(gain) / -math.log(macs):.2f}" for gain in gains)]
 
 
 def equal_accuracy(root: Path, net: Net, rows: Sequence[Row], times: Mapping[int, cells.Cell]) -> list[str]:

@@ -38,11 +38,13 @@ class Way:
     prune: Callable[[float, int], Stages]  # (level, rounding) -> its stages
     roundings: tuple[int, ...] = (0,)  # that are tried before anything is trained; the fastest file decides
     teaching: str | None = "finetune"
+    int8: bool = True  # False: deployed in float, so that what is pruned for is the float file's time
 
     def stages(self, net: Net, level: float, rounding: int, epochs: int) -> Stages:
         """Of a whole run; with no epochs nothing is trained: the file's time can be had, its accuracy not."""
         train = [{"use": self.teaching, "epochs": epochs, **net.training}] if epochs and self.teaching else []
-        return [*self.prune(level, rounding), *train, {"use": "export"}, {"use": "quantize"}]
+        quantize = [{"use": "quantize"}] if self.int8 else []
+        return [*self.prune(level, rounding), *train, {"use": "export"}, *quantize]
 
 
 def _torch_pruning(importance: str) -> Callable[[float, int], Stages]:
@@ -76,6 +78,7 @@ WAYS = (
     Way(name="edgesmith", levels=(0.6, 0.4, 0.28), prune=_to_latency, teaching="distill"),
     Way(name="edgesmith, plans tried", levels=(0.5, 0.4, 0.28), prune=_tried, teaching="distill"),
     Way(name="edgesmith, time and size", levels=(0.28,), prune=_sized, teaching="distill"),
+    Way(name="edgesmith, in float", levels=(0.5, 0.25), prune=_to_latency, teaching="distill", int8=False),
     Way(name="edgesmith, labels alone", levels=(0.28,), prune=_to_latency),
     Way(
         name="Torch-Pruning, group norm",
