@@ -21,7 +21,7 @@ from ...exporters.int8.qdq_read import read_qdq
 from ...exporters.targets.targets import TARGETS
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split, check_calibration
-from ..learning.teaching import Taught, lesson_of
+from ..learning.teaching import Taught, check_answers, lesson_of
 from ..learning.training import Regime, Training, train
 from ..learning.training_data import TrainingData
 from ..stage import Context, Graph, Probe, Stage
@@ -63,7 +63,8 @@ class QuantizationAwareTraining(Taught, Training, Stage):
         return self.teacher_names()
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
-        """See `Stage.rehearse`: what torch.export refuses is said before any training."""
+        """See `Stage.rehearse`: what torch.export refuses and who cannot teach is said before any training."""
+        check_answers(self.teacher_names(), value, context)
         _traced(value.module(), context)
         return value
 

@@ -59,6 +59,18 @@ class AdapterKeys:
         if importlib.util.find_spec("peft") is None:
             raise RecipeError(f"{where}.adapter: '{self.adapter}' needs peft: pip install \"edgesmith[lora]\"")
 
+    def check_steps(self, steps: int, where: str) -> None:
+        """Refuse optimizer steps, of a search or of the training, that are too few for what is learnt by the step.
+
+        Raises:
+            RecipeError: how many it takes, and there are.
+        """
+        if self.adapter == "adalora" and steps < _FEWEST_STEPS:
+            raise RecipeError(
+                f"{where}.adapter: 'adalora' needs {_FEWEST_STEPS} steps to share out ranks, and there are {steps}; "
+                "set epochs (or search_epochs) higher or batch_size lower"
+            )
+
     def targets(self, module: nn.Module, example: Example, outputs: Sequence[str], where: str) -> list[str]:
         """The layers that get an adapter, each of which was tried: folding one in changes nothing.
 
@@ -89,11 +101,6 @@ class AdapterKeys:
         self, module: nn.Module, example: Example, outputs: Sequence[str], steps: int, seed: int, where: str
     ) -> "Adapter":
         """Put adapters into the network, in place; `steps` optimizer steps will follow."""
-        if self.adapter == "adalora" and steps < _FEWEST_STEPS:
-            raise RecipeError(
-                f"{where}.adapter: 'adalora' needs {_FEWEST_STEPS} steps to share out ranks, and there are {steps}; "
-                "set epochs higher or batch_size lower"
-            )
         names = self.targets(module, example, outputs, where)
         head = layer_groups(module, example, outputs)[-1]
         parameters = dict(module.named_parameters())

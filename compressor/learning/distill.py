@@ -11,7 +11,7 @@ from ..stage import Context, Graph, Probe, Stage
 from .features import FeatureKeys, Transfer, pairs_with
 from .finetune import Finetune
 from .mixup import check_mixable, on_mixtures
-from .teaching import Taught, lesson_of
+from .teaching import Taught, check_answers, lesson_of
 from .training import Training, require_training_data, train
 from .training_data import TrainingData
 
@@ -55,8 +55,9 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         return self.teacher_names() if self.student is None else (*self.teacher_names(), self.student)
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
-        """See `Stage.rehearse`: a student of its own takes the place of the input, and layers find partners."""
+        """See `Stage.rehearse`: a student of its own takes the input's place; teachers' answers and layers fit."""
         value = value if self.student is None else self._student(context)
+        check_answers(self.teacher_names(), value, context)
         if self.features is not None:
             for name in self.teacher_names():
                 pairs_with(self, value, name, context)

@@ -56,6 +56,8 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         if self.class_report and not (named.classes and labels is not None and labels.ndim == 1):
             raise RecipeError(f"{where}.class_report: needs the loss 'cross-entropy' and one class for each sample")
         require_training_data(task, where, labels=True)
+        for short in (self, *([self._trial(0.0)] if self.learning_rates else [])):
+            self.check_steps(short._steps(task, where), where)
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs, and groups of layers."""
@@ -106,8 +108,7 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         return dataclasses.replace(short, unfreeze="at-once", probe_epochs=0, class_report=False)
 
     def _run_adapted(self, module: nn.Module, value: Candidate, context: Context, keeper: Keeper | None) -> Candidate:
-        steps = TrainingData(context.task.split("train", context.where)).steps(self.batch_size)
-        steps = self.epochs * steps // self.accumulation
+        steps = self._steps(context.task, context.where)
         seed, outputs = context.machine.seed, context.task.outputs
         adapter = self.adapted(module, value.example, outputs, steps, seed, context.where)
 
@@ -117,6 +118,10 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         trained = self._train(module, adapter, self, context, added)
         note = f"{trained.note()}, {self.adapter}: {adapter.note()}"
         return self._reported(Candidate.of(adapter.fold(), value), note, context)
+
+    def _steps(self, task: Task, where: str) -> int:
+        """Of the optimizer, in all epochs."""
+        return self.epochs * TrainingData(task.split("train", where)).steps(self.batch_size) // self.accumulation
 
     def _reported(self, trained: Candidate, note: str, context: Context) -> Candidate:
         """With its note, and behind it the classification report, where that is asked for."""

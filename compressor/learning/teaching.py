@@ -1,7 +1,7 @@
 """Teachers: which models teach, how much each counts, and the objective they set a student."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -69,6 +69,33 @@ class Taught:
         require_training_data(task, where, labels=False)
 
 
+def check_answers(names: Sequence[str], student: Candidate, context: Context) -> None:
+    """Refuse before any work a teacher, if it is a module, that answers in another shape than the student.
+
+    Raises:
+        DataError: which, and both shapes.
+    """
+    outputs = context.task.outputs
+    for name in names:
+        model = context.named(name)
+        if isinstance(model, Candidate):
+            shapes = [_answer(each, outputs).shape for each in (student, model)]
+            _check_shapes(name, shapes[0], shapes[1], context)
+
+
+def _answer(model: Candidate, outputs: Sequence[str]) -> torch.Tensor:
+    with torch.no_grad():
+        return forward(model.module().eval(), _copied(model.example), outputs)[outputs[0]]
+
+
+def _check_shapes(name: str, student: torch.Size, teacher: torch.Size, context: Context) -> None:
+    if student != teacher:
+        raise DataError(
+            f"{context.where}: output '{context.task.outputs[0]}' is {tuple(student)} for the student, "
+            f"{tuple(teacher)} for teacher '{name}'; they must agree"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lesson:
     """The objective, and who teaches with what share; shares add up to 1."""
@@ -108,11 +135,7 @@ def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None)
         answers = forward(model, inputs, context.task.outputs)[output]
         soft = torch.zeros((), device=answers.device)
         for name, target in targets.items():
-            if target.shape != answers.shape:
-                raise DataError(
-                    f"{context.where}: output '{output}' is {tuple(answers.shape)} for the student, "
-                    f"{tuple(target.shape)} for teacher '{name}'; they must agree"
-                )
+            _check_shapes(name, answers.shape, target.shape, context)
             soft = soft + shares[name] * soft_part(measure, answers, target, labels, loss, stage.temperature)
         return objective(answers, stage.weight * soft, labels, labelled, loss)
 

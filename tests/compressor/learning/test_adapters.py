@@ -209,11 +209,18 @@ def test_what_does_not_fit_is_refused(original: Candidate, context: Context) -> 
         "stages[0] 'stage'.adapter: no layer below the head can have an adapter of rank 500 that is smaller than itself; "
         "lower adapter_rank, or name layers in adapter_targets"
     )
+
+
+@pytest.mark.parametrize(
+    ("keys", "there"),
+    [({"epochs": 2}, 2), ({"epochs": 20, "learning_rates": (1e-3, 1e-2)}, 1)],
+)
+def test_steps_that_are_too_few_are_refused_before_any_work(keys: dict[str, Any], there: int, task: Task) -> None:
     with pytest.raises(RecipeError) as caught:
-        Finetune(**{**FAST, "batch_size": 1000}, adapter="adalora").run(original, context)
+        Finetune(id="t", batch_size=2000, adapter="adalora", **keys).check(task, "w")
     assert str(caught.value) == (
-        "stages[0] 'stage'.adapter: 'adalora' needs 10 steps to share out ranks, and there are 2; "
-        "set epochs higher or batch_size lower"
+        f"w.adapter: 'adalora' needs 10 steps to share out ranks, and there are {there}; "
+        "set epochs (or search_epochs) higher or batch_size lower"
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.export import Export
+from edgesmith.compressor.int8.qat import QuantizationAwareTraining
 from edgesmith.compressor.learning import training
 from edgesmith.compressor.learning.distill import Distill
 from edgesmith.compressor.learning.finetune import Finetune
@@ -245,6 +246,12 @@ def test_a_teacher_with_other_outputs_is_refused(pruned: Candidate, context: Con
         DataError, match=r"output 'logits' is \(64, 10\) for the student, \(64, 7\) for teacher 'original'"
     ):
         Distill(**FAST).run(pruned, dataclasses.replace(context, named=lambda name: teacher))
+    for stage in (Distill(**FAST), QuantizationAwareTraining(**FAST)):  # before any work, on the example's samples
+        with pytest.raises(DataError) as caught:
+            stage.rehearse(pruned, dataclasses.replace(context, named=lambda name: teacher))
+        assert str(caught.value) == (
+            "stages[0] 'stage': output 'logits' is (2, 10) for the student, (2, 7) for teacher 'original'; they must agree"
+        )
 
 
 @pytest.mark.parametrize(
