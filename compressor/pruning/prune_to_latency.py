@@ -231,6 +231,7 @@ class _Rounds:
         self._planner, self._context, self._goal, self._size = planner, context, goal, size
         self._whole, self._milliseconds, self._asked = whole, milliseconds, goal.share(milliseconds)
         self._most = math.inf if goal.params is None else goal.params  # parameters, in parts of the whole network's
+        self._bias = 1.0  # what the model says over what was measured, by the network tried last
         self._smallest = planner.smallest()
         self._tried: list[_Tried] = []
 
@@ -275,7 +276,7 @@ class _Rounds:
 
         Parameters are counted, not measured: where the model counts too few, the next plan has less room.
         """
-        asked, aim, room = self._asked, self._asked * _AIM, self._most
+        asked, aim, room = self._asked, self._asked * _AIM * self._bias, self._most
         fast, slow = 0.0, math.inf  # aims whose networks were faster, and slower, than asked
         seen: list[Plan] = []
         while len(seen) < _ROUNDS and slow / max(fast, 1e-9) > _APART:
@@ -287,7 +288,7 @@ class _Rounds:
             if self._large(tried) and solution.plan != self._smallest:
                 room *= _AIM * self._most / tried.params
                 continue
-            time = tried.time
+            time, self._bias = tried.time, planned / tried.time
             if asked * (1 - _CLOSE) <= time <= asked or (solution.plan == self._smallest and time > asked):
                 return
             if again and slow == math.inf:

@@ -240,6 +240,26 @@ def test_a_plan_that_comes_back_unchanged_ends_the_rounds(
     assert cost(result) * 1.2 / cost(original) == pytest.approx(clock[0])
 
 
+def test_the_next_search_starts_where_the_model_was_corrected_to(
+    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is deployed is slower than what the model knows, and the first network tried has shown by how much."""
+    starts: list[float] = []
+    confirmed = prune_to_latency._Rounds.confirmed
+
+    def counted(*given: Any) -> Any:
+        before = len(clock)
+        found = confirmed(*given)
+        starts.extend(clock[before : before + 1])
+        return found
+
+    monkeypatch.setattr(prune_to_latency._Rounds, "confirmed", counted)
+    monkeypatch.setattr(prune_to_latency.plan_trials, "best", lambda plans, *_: plans[0])
+    Prune(id="prune", round_to=2, latency_ratio=0.6, trial_epochs=1).run(original, context)
+    assert len(starts) > 1
+    assert starts[0] > 0.66 and all(abs(start - 0.6) < 0.04 for start in starts[1:])
+
+
 def test_what_is_not_proven_is_said(
     clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
