@@ -123,8 +123,9 @@ def _of_one_opset(members: Mapping[str, onnx.ModelProto], least: int) -> dict[st
         try:
             found[name] = model if versions[name] == newest else at_opset(model, newest)
         except Exception as error:  # the converter raises RuntimeError and others from C++
+            who = "what joins them needs" if newest > max(versions.values()) else "others have"
             raise ArtifactError(
-                f"member '{name}' has opset {versions[name]} and cannot be converted to {newest}, which others need: "
+                f"member '{name}' has opset {versions[name]} and cannot be converted to {newest}, which {who}: "
                 f"{str(error).splitlines()[0]}; export it again"
             ) from error
     return found
