@@ -221,7 +221,7 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> dict[str, Candida
     """Go through the stages on untrained weights: what the architecture rules out is said before any training.
 
     Returns:
-        "original" and, by stage on the torch side or without an input, what comes out of it; files have no path yet.
+        "original" and, by stage, what comes out of it; files have no path yet.
     """
     example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
 
@@ -239,7 +239,7 @@ def _rehearse(recipe: Recipe, task: Task, machine: Machine) -> dict[str, Candida
     value = after["original"] = untrained("original")
     for index, stage in enumerate(recipe.stages):
         if stage.takes() == "graph":
-            value = Graph(path=Path(), digest="")
+            value = after[stage.id] = Graph(path=Path(), digest="")
             continue
         context = Context(
             task=task,

@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--alone", type=int, nargs="*", default=[0], help="of these also with one teacher, itself")
     parser.add_argument("--set", action="append", default=[], metavar="STAGE.KEY=VALUE", help="in the recipe")
     options = parser.parse_args()
+    if options.members < DRAWN:
+        parser.error(f"--members {options.members}: {DRAWN} are drawn")
     sys.path.insert(0, str(EXAMPLE))
     tasks = importlib.import_module("task")
     every = [f"seed{number}" for number in range(options.members)]
@@ -129,7 +131,7 @@ def main() -> None:
     def asked(task: edgesmith.Task) -> dict[str, np.ndarray]:
         return {name: probabilities(task, candidate(task, name), test) for name in task.models}
 
-    answers = asked(pool)
+    answers = asked(pool) if options.seeds else {}
     lines: list[str] = []
     timings: list[str] = []
     results: list[tuple[np.ndarray, ...]] = []
@@ -164,7 +166,7 @@ def main() -> None:
         share = kept(students, ensembles, averages[None])
         text = f"average of {len(results)} students, each of its five"
         lines.append(f"| {text} | {100 * students.mean():.2f} % | {gain(students, averages[None])} | {share} |")
-    if options.members > DRAWN:
+    if answers and options.members > DRAWN:
         gains = []
         for five in itertools.combinations(every, DRAWN):
             members, ensemble = rights(np.stack([answers[name] for name in five]))

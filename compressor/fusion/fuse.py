@@ -162,6 +162,15 @@ class Fuse(Stage):
         """Whether there are several labels, each of which is a yes or a no."""
         return LABELS in self._kinds(where).values()
 
+    def _check_soft(self, where: str) -> None:
+        """Refuse labels between 0 and 1 where something is learnt that takes each for a class."""
+        learns = not FUSIONS[self.rule].numbers and FUSIONS[self.rule].fit is not None
+        for key, given in (("rule", self.rule if learns else None), ("calibration", self.calibration)):
+            if given is not None:
+                raise DataError(
+                    f"{where}.{key}: '{given}' learns from labels of 0 or 1, and some lie between; leave it out"
+                )
+
     def _check_numbers(self, where: str) -> None:
         if not FUSIONS[self.rule].numbers:
             known = ", ".join(sorted(name for name, rule in FUSIONS.items() if rule.numbers))
@@ -236,6 +245,8 @@ class Fuse(Stage):
                     f"{where}: labels go from {rows.min():g} to {rows.max():g}; beside {LABELS} they are 0 or 1, "
                     "(N, labels)"
                 )
+            if self._labels_apart(where) and not np.isin(rows, (0, 1)).all():
+                self._check_soft(where)
             return rows
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise DataError(f"{where}: fusing classes needs integer labels (N,), got {labels.dtype} {labels.shape}")
@@ -322,7 +333,7 @@ class Fuse(Stage):
     def _finished(
         self, fused: Fused, held_out: np.ndarray, labels: np.ndarray, judge: Judge, context: Context
     ) -> Fused:
-        """With calibration, what is known of the labels, and smoothing."""
+        """With calibration, smoothing, and what is known of the labels, which nothing after it may undo."""
         if self.calibration is not None:
             names = list(CALIBRATIONS) if self.calibration == _BEST else [self.calibration]
             parts = self._parts(labels, held_out.shape[1], context)
@@ -332,14 +343,16 @@ class Fuse(Stage):
             context.notes.append(f"calibration, log loss on validation out of fold: {each}; taken: {best}")
             if found is not None:
                 fused = dataclasses.replace(fused, after=(*fused.after, found))
+        if self.smoothing:
+            spread = Smoothing(self.smoothing)
+            smoothing = EachLabel(spread, held_out.shape[1]) if self._labels_apart(context.where) else spread
+            fused = dataclasses.replace(fused, after=(*fused.after, smoothing))
         known = self._known(context.task, context.where)
         if known:
+            for step in fused.after:
+                held_out = step(held_out)
             fused = dataclasses.replace(fused, after=(*fused.after, *known))
             context.notes.append(rules_kept(known, held_out, labels, judge))
-        if self.smoothing:
-            smoothing = Smoothing(self.smoothing)
-            step = EachLabel(smoothing, held_out.shape[1]) if self._labels_apart(context.where) else smoothing
-            fused = dataclasses.replace(fused, after=(*fused.after, step))
         return fused
 
     def _write(self, graphs: Mapping[str, Any], fused: Fused, width: int, context: Context) -> Path:

@@ -15,6 +15,7 @@ from ...core.errors import RecipeError
 from ...exporters.graph.compose import Nodes
 
 LEAST = 1e-7  # no probability is taken to be smaller where its logarithm is
+EDGE = 1e-6  # single precision tells a probability from 1 no closer
 _ADDS = 0.01  # a member with a smaller weight adds nothing worth its cost
 _GATE_DECAY = 1e-3  # of the gate's matrix
 _TIE = 1e-3  # of the mean among votes: less than any vote of up to 1,000 members

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...exporters.graph.compose import Nodes
-from .fusing import Combination, Rule, Smoothing
+from .fusing import EDGE, Combination, Rule, Smoothing
 from .recalibrate import Calibration, best_calibration
 
 
 def as_classes(shares: np.ndarray) -> np.ndarray:
-    """Probabilities of labels `(N, L)` or, of members, `(N, members, L)`, as `(N * L, 2)` or `(N * L, members, 2)`."""
-    yes = np.moveaxis(shares, -1, 1).reshape(-1, *shares.shape[1:-1])
+    """Probabilities of labels `(N, L)` or, of members, `(N, members, L)`, as `(N * L, 2)` or `(N * L, members, 2)`.
+
+    None is nearer to 0 or 1 than `EDGE`: the other class, 1 less it, would be rounding in single precision.
+    """
+    yes = np.clip(np.moveaxis(shares, -1, 1).reshape(-1, *shares.shape[1:-1]), EDGE, 1 - EDGE)
     return np.stack([1 - yes, yes], axis=-1)
 
 
@@ -100,7 +103,8 @@ def best_of_each_label(
 
 
 def _both(nodes: Nodes, yes: str, axis: int) -> str:
-    return nodes.add("Concat", nodes.add("Sub", nodes.constant(1), yes), yes, axis=axis)
+    kept = nodes.add("Clip", yes, nodes.constant(EDGE), nodes.constant(1 - EDGE))
+    return nodes.add("Concat", nodes.add("Sub", nodes.constant(1), kept), kept, axis=axis)
 
 
 def _yes(nodes: Nodes, classes: str, width: int) -> str:

@@ -9,11 +9,10 @@ import scipy
 
 from ...core.errors import RecipeError
 from ...exporters.graph.compose import Nodes
-from .fusing import LEAST, softmax, write_logs
+from .fusing import EDGE, LEAST, softmax, write_logs
 
 LABELS = "label-logits"
 KINDS = ("logits", "probabilities", LABELS, "numbers")
-_EDGE = 1e-6  # single precision tells a probability from 1 no closer
 
 
 def kinds_of(gives: str | Mapping[str, str], members: Sequence[str], where: str) -> dict[str, str]:
@@ -117,11 +116,11 @@ class LogOdds:
     """Of probabilities of labels: above 0 is yes, and a sigmoid takes them back."""
 
     def __call__(self, fused: np.ndarray) -> np.ndarray:
-        odds: np.ndarray = scipy.special.logit(np.clip(fused, _EDGE, 1 - _EDGE))
+        odds: np.ndarray = scipy.special.logit(np.clip(fused, EDGE, 1 - EDGE))
         return odds
 
     def write(self, nodes: Nodes, fused: str) -> str:
-        kept = nodes.add("Clip", fused, nodes.constant(_EDGE), nodes.constant(1 - _EDGE))
+        kept = nodes.add("Clip", fused, nodes.constant(EDGE), nodes.constant(1 - EDGE))
         return nodes.add("Log", nodes.add("Div", kept, nodes.add("Sub", nodes.constant(1), kept)))
 
     def undo(self, output: np.ndarray) -> np.ndarray:

@@ -8,9 +8,8 @@ import numpy as np
 import scipy
 
 from ...exporters.graph.compose import Nodes
-from .fusing import LEAST, log_loss, softmax, write_logs
+from .fusing import EDGE, LEAST, log_loss, softmax, write_logs
 
-_EDGE = 1e-6  # single precision tells a probability from 1 no closer
 _GRID = 1000  # isotonic: probabilities are told apart to 1 / _GRID, so that the table stays small and its slopes finite
 
 
@@ -76,7 +75,7 @@ class Platt:
         return _normalised(scipy.special.expit(_log_odds(shares) * self.slope + self.shift))
 
     def write(self, nodes: Nodes, shares: str) -> str:
-        kept = nodes.add("Clip", shares, nodes.constant(_EDGE), nodes.constant(1 - _EDGE))
+        kept = nodes.add("Clip", shares, nodes.constant(EDGE), nodes.constant(1 - EDGE))
         odds = nodes.add("Log", nodes.add("Div", kept, nodes.add("Sub", nodes.constant(1), kept)))
         scaled = nodes.add("Add", nodes.add("Mul", odds, nodes.constant(self.slope)), nodes.constant(self.shift))
         return _normalised_nodes(nodes, nodes.add("Sigmoid", scaled))
@@ -158,7 +157,7 @@ def _targets(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _log_odds(shares: np.ndarray) -> np.ndarray:
-    odds: np.ndarray = scipy.special.logit(np.clip(shares, _EDGE, 1 - _EDGE))
+    odds: np.ndarray = scipy.special.logit(np.clip(shares, EDGE, 1 - EDGE))
     return odds
 
 

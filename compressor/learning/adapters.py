@@ -59,8 +59,11 @@ class AdapterKeys:
         if importlib.util.find_spec("peft") is None:
             raise RecipeError(f"{where}.adapter: '{self.adapter}' needs peft: pip install \"edgesmith[lora]\"")
 
-    def check_steps(self, steps: int, where: str) -> None:
-        """Refuse optimizer steps, of a search or of the training, that are too few for what is learnt by the step.
+    def check_steps(self, steps: int, where: str, key: str = "epochs") -> None:
+        """Refuse optimizer steps that are too few for what is learnt by the step.
+
+        Args:
+            key: that sets how long they last.
 
         Raises:
             RecipeError: how many it takes, and there are.
@@ -68,7 +71,7 @@ class AdapterKeys:
         if self.adapter == "adalora" and steps < _FEWEST_STEPS:
             raise RecipeError(
                 f"{where}.adapter: 'adalora' needs {_FEWEST_STEPS} steps to share out ranks, and there are {steps}; "
-                "set epochs (or search_epochs) higher or batch_size lower"
+                f"set {key} higher, or batch_size or accumulation lower"
             )
 
     def targets(self, module: nn.Module, example: Example, outputs: Sequence[str], where: str) -> list[str]:
@@ -101,6 +104,7 @@ class AdapterKeys:
         self, module: nn.Module, example: Example, outputs: Sequence[str], steps: int, seed: int, where: str
     ) -> "Adapter":
         """Put adapters into the network, in place; `steps` optimizer steps will follow."""
+        self.check_steps(steps, where)
         names = self.targets(module, example, outputs, where)
         head = layer_groups(module, example, outputs)[-1]
         parameters = dict(module.named_parameters())

@@ -1,6 +1,7 @@
 """Training on the task's own labels."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
@@ -56,8 +57,9 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         if self.class_report and not (named.classes and labels is not None and labels.ndim == 1):
             raise RecipeError(f"{where}.class_report: needs the loss 'cross-entropy' and one class for each sample")
         require_training_data(task, where, labels=True)
-        for short in (self, *([self._trial(0.0)] if self.learning_rates else [])):
-            self.check_steps(short._steps(task, where), where)
+        self.check_steps(self._most_steps(task, where), where)
+        if self.learning_rates:
+            self.check_steps(self._trial(0.0)._most_steps(task, where), where, "search_epochs")
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs, and groups of layers."""
@@ -108,7 +110,7 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         return dataclasses.replace(short, unfreeze="at-once", probe_epochs=0, class_report=False)
 
     def _run_adapted(self, module: nn.Module, value: Candidate, context: Context, keeper: Keeper | None) -> Candidate:
-        steps = self._steps(context.task, context.where)
+        steps = self._steps(len(context.task.split("train", context.where)))
         seed, outputs = context.machine.seed, context.task.outputs
         adapter = self.adapted(module, value.example, outputs, steps, seed, context.where)
 
@@ -119,9 +121,14 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         note = f"{trained.note()}, {self.adapter}: {adapter.note()}"
         return self._reported(Candidate.of(adapter.fold(), value), note, context)
 
-    def _steps(self, task: Task, where: str) -> int:
+    def _most_steps(self, task: Task, where: str) -> int:
+        """With every sample that pseudo-labels may add."""
+        more = len(task.split("unlabelled", where)) if self.pseudo_labels is not None else 0
+        return self._steps(len(task.split("train", where)) + more)
+
+    def _steps(self, samples: int) -> int:
         """Of the optimizer, in all epochs."""
-        return self.epochs * TrainingData(task.split("train", where)).steps(self.batch_size) // self.accumulation
+        return self.epochs * math.ceil(samples / self.batch_size) // self.accumulation
 
     def _reported(self, trained: Candidate, note: str, context: Context) -> Candidate:
         """With its note, and behind it the classification report, where that is asked for."""

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from ...core.errors import DataError, RecipeError
+from ...core.errors import DataError, RecipeError, TaskError
 from ...core.task import Task
 from ...core.values import Session
 from ...exporters.sessions.ort_session import OnnxRuntimeSession
@@ -16,6 +16,7 @@ from ...exporters.sessions.torch_session import forward
 from ..candidate import Candidate
 from ..data import batches
 from ..stage import Context, Graph
+from ..task_file import run_user_code
 from .distillation import measure_of, objective, soft_part
 from .losses import named_loss
 from .remembered import remembered
@@ -75,17 +76,26 @@ def check_answers(names: Sequence[str], student: Candidate, context: Context) ->
     Raises:
         DataError: which, and both shapes.
     """
-    outputs = context.task.outputs
-    for name in names:
-        model = context.named(name)
-        if isinstance(model, Candidate):
-            shapes = [_answer(each, outputs).shape for each in (student, model)]
-            _check_shapes(name, shapes[0], shapes[1], context)
+    teachers = {name: context.named(name) for name in names}
+    modules = {name: model for name, model in teachers.items() if isinstance(model, Candidate)}
+    own = _shape(student, context, "the student") if modules else torch.Size()
+    for name, model in modules.items():
+        _check_shapes(name, own, _shape(model, context, f"teacher '{name}'"), context)
 
 
-def _answer(model: Candidate, outputs: Sequence[str]) -> torch.Tensor:
-    with torch.no_grad():
-        return forward(model.module().eval(), _copied(model.example), outputs)[outputs[0]]
+def _shape(model: Candidate, context: Context, who: str) -> torch.Size:
+    """Of what it answers to two samples."""
+    outputs, where = context.task.outputs, f"{context.where}: {who}"
+
+    def ask() -> torch.Tensor:
+        try:
+            with torch.no_grad():
+                return forward(model.module().eval(), _copied(model.example), outputs)[outputs[0]]
+        except TaskError as error:  # says what the model returns, not which one
+            raise TaskError(f"{where}: {error}") from error
+
+    answer: torch.Tensor = run_user_code(ask, where)
+    return answer.shape
 
 
 def _check_shapes(name: str, student: torch.Size, teacher: torch.Size, context: Context) -> None:

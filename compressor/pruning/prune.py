@@ -125,9 +125,10 @@ class Prune(Stage):
         """See `Stage.rehearse`: globs and the ratio, which is only ever harder to reach after an earlier pruning."""
         value = with_open_attention(value)
         module = value.module()
-        groups, _ = self._groups(module, value, context, report=False)
+        groups, every = self._groups(module, value, context, report=False)
         if self.measures():
-            if not self._blocks(module, value, context) and self.trial_epochs:
+            names = self._blocks(module, value, context)
+            if not names and self.trial_epochs:
                 raise RecipeError(f"{context.where}.trial_epochs: no block of this network may leave; leave it out")
             missing = TARGETS[context.targets[0]].unmeasurable()
             if missing is not None:
@@ -135,6 +136,9 @@ class Prune(Stage):
                     f"{context.where}: a latency cannot be measured on '{context.targets[0]}': {missing}; "
                     "use macs_ratio, or another target"
                 )
+            if self.params_ratio is not None:
+                alike = {group.root: torch.ones(group.channels) for group in groups}
+                Planner(value, every, alike, names, self._multiple(context), context).check_size(self.params_ratio)
             return value
         full = measure(module, value.example, groups)
         scores = {group.root: torch.ones(group.channels) for group in groups}

@@ -33,6 +33,7 @@ _CLOSE = 0.03  # relative distance below the goal that ends the rounds
 _AIM = 0.99  # a little below the goal, so that the noise of a measurement does not miss it
 _MOST_SAMPLES = 96  # networks measured for a fit
 _RANDOM = 16  # of them at least
+_REMEDY = "ask for more, lower round_to, or let more layers and blocks go"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class Planner:
         context: Context,
     ) -> None:
         self._candidate, self._scores, self._blocks, self._context = candidate, scores, blocks, context
-        self._groups = [group for group in groups if group.root in scores]
+        self._groups, self._parameters = [group for group in groups if group.root in scores], candidate.parameters()
         self.structure = structure_of(candidate.module(), candidate.example, groups, set(scores), list(blocks))
         self.widths = {group.root: widths(group.channels, group.multiple(multiple)) for group in self._groups}
 
@@ -127,7 +128,10 @@ class Planner:
             f"latency model: {len(plans)} networks measured, median error {model.error:.1%} on those left out of a "
             f"fit, widths count in steps of {model.step}"
         )
-        size = None if goal.params is None else fit(structure, plans, facts["params"])
+        size = None
+        if goal.params is not None:
+            self.check_size(goal.params)
+            size = fit(structure, plans, facts["params"])
         rounds = _Rounds(self, context, goal, whole, milliseconds, size)
         prices = plan_trials.PRICES if trial_epochs and structure.inner else (1.0,)
         found = [rounds.confirmed(model, plan_trials.priced(damage, price)) for price in prices]
@@ -153,7 +157,7 @@ class Planner:
             "plans": [dataclasses.asdict(plan) for plan in plans],
             "precision": form.precision,
             "batch_size": batch_size,
-            "facts": ("times", "params", "seconds"),
+            "facts": ("times", "params", "seconds"),  # what was kept before there were params is not found
         }
 
         def make(work: Path) -> dict[str, Any]:
@@ -181,7 +185,20 @@ class Planner:
 
     def left(self, candidate: Candidate) -> float:
         """Its parameters in parts of the whole network's."""
-        return parameters(candidate) / parameters(self._candidate)
+        return candidate.parameters() / self._parameters
+
+    def check_size(self, most: float) -> None:
+        """Refuse a share of the parameters below that of the smallest network.
+
+        Raises:
+            UnreachableError: names that.
+        """
+        fewest = self.left(self.without(self.smallest()))
+        if fewest > most:
+            raise UnreachableError(
+                f"{self._context.where}.params_ratio: {most} cannot be reached; the fewest that can be left are "
+                f"{fewest:.3g}; {_REMEDY}"
+            )
 
     def without(self, plan: Plan) -> Candidate:
         """The network that a plan leaves, with the least important channels of each group gone."""
@@ -201,13 +218,10 @@ class Planner:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Tried:
-    """A plan, its time as deployed and its parameters over the whole network's, how far its damage may be from the
-    least.
-    """
+    """A plan, its time as deployed over the whole network's, and how far its damage may be from the least."""
 
     plan: Plan
     time: float
-    params: float
     gap: float
 
 
@@ -236,30 +250,17 @@ class _Rounds:
         self._tried: list[_Tried] = []
 
     def confirmed(self, model: LatencyModel, damage: Damage) -> Plan:
-        """The plan of least damage among those that were measured to be fast, and small, enough."""
+        """The plan of least damage among those, all of them small enough, that were measured to be fast enough."""
         self._search(model, damage)
-        if not any(map(self._fits, self._tried)):
+        if all(each.time > self._asked for each in self._tried):
             self._timed(Solution(plan=self._smallest, gap=0.0), model)
-        kept = [each for each in self._tried if self._fits(each)]
+        kept = [each for each in self._tried if each.time <= self._asked]
         if not kept:
-            remedy = "ask for more, lower round_to, or let more layers and blocks go"
-            raise UnreachableError(f"{self._context.where}.{self._missed()}; {remedy}")
+            raise UnreachableError(
+                f"{self._context.where}.{self._goal.key}: {self._text(self._asked)} cannot be reached; the fastest "
+                f"that can be had takes {self._text(min(each.time for each in self._tried))}; {_REMEDY}"
+            )
         return min(kept, key=lambda each: damage_of(damage, each.plan)).plan
-
-    def _fits(self, tried: _Tried) -> bool:
-        return tried.time <= self._asked and not self._large(tried)
-
-    def _large(self, tried: _Tried) -> bool:
-        return tried.params > self._most
-
-    def _missed(self) -> str:
-        """What cannot be had, now that the smallest network was tried too."""
-        fewest = min(self._tried, key=lambda each: each.params)
-        if self._large(fewest):
-            best = f"the fewest that can be left are {fewest.params:.3g}"
-            return f"params_ratio: {self._most} cannot be reached; {best}"
-        best = f"the fastest that can be had takes {self._text(min(each.time for each in self._tried))}"
-        return f"{self._goal.key}: {self._text(self._asked)} cannot be reached; {best}"
 
     def note(self, plan: Plan, damage: Damage) -> str:
         """What a confirmed plan takes and costs, for the ledger."""
@@ -267,14 +268,15 @@ class _Rounds:
         took, asked = self._text(tried.time), self._text(self._asked)
         unsure = f", and up to {tried.gap:.1%} of it may be needless: the solver's time ran out"
         return (
-            f"time {took} of {self._milliseconds:.3g} ms as deployed, {asked} asked{self._sizes(tried)}; "
+            f"time {took} of {self._milliseconds:.3g} ms as deployed, {asked} asked{self._sizes(plan)}; "
             f"loss before training again +{damage_of(damage, plan):.3g} at most" + (unsure if tried.gap > GAP else "")
         )
 
     def _search(self, model: LatencyModel, damage: Damage) -> None:
         """Until one is close, or none lies between the slowest that is fast enough and the fastest that is not.
 
-        Parameters are counted, not measured: where the model counts too few, the next plan has less room.
+        Parameters are counted, so that what has too many is never timed; the next plan has less room. The smallest
+        network has few enough (`Planner.check_size`).
         """
         asked, aim, room = self._asked, self._asked * _AIM * self._bias, self._most
         fast, slow = 0.0, math.inf  # aims whose networks were faster, and slower, than asked
@@ -282,13 +284,13 @@ class _Rounds:
         while len(seen) < _ROUNDS and slow / max(fast, 1e-9) > _APART:
             size = None if self._size is None else (self._size, room)
             solution = allocate(model, damage, aim, size) or Solution(plan=self._smallest, gap=0.0)
+            if self._size is not None and (counted := self._counted(solution.plan)) > self._most:
+                room = _AIM * self._size.predict(solution.plan) * self._most / counted
+                continue
             again = solution.plan in seen
             seen += [] if again else [solution.plan]
-            tried, planned = self._timed(solution, model), model.predict(solution.plan)
-            if self._large(tried) and solution.plan != self._smallest:
-                room *= _AIM * self._most / tried.params
-                continue
-            time, self._bias = tried.time, planned / tried.time
+            time, planned = self._timed(solution, model), model.predict(solution.plan)
+            self._bias = planned / time
             if asked * (1 - _CLOSE) <= time <= asked or (solution.plan == self._smallest and time > asked):
                 return
             if again and slow == math.inf:
@@ -296,32 +298,29 @@ class _Rounds:
             fast, slow = (fast, min(slow, planned)) if time > asked else (max(fast, aim), slow)
             aim = math.sqrt(fast * slow) if fast > 0 and slow < math.inf else planned * asked * _AIM / time
 
-    def _timed(self, solution: Solution, model: LatencyModel) -> _Tried:
-        """Each plan is measured once."""
+    def _counted(self, plan: Plan) -> float:
+        """Parameters in parts of the whole network's."""
+        return self._planner.left(self._planner.without(plan))
+
+    def _timed(self, solution: Solution, model: LatencyModel) -> float:
+        """Over the whole network's time; each plan is measured once."""
         plan, context = solution.plan, self._context
-        known = next((each for each in self._tried if each.plan == plan), None)
+        known = next((each.time for each in self._tried if each.plan == plan), None)
         if known is not None:
             return known
-        candidate = self._planner.without(plan)
-        file = deployed.best_form(candidate, context, context.work)
+        file = deployed.best_form(self._planner.without(plan), context, context.work)
         _, time = deployed.compare(self._whole, file, context)
-        tried = _Tried(plan=plan, time=time, params=self._planner.left(candidate), gap=solution.gap)
-        self._tried.append(tried)
+        self._tried.append(_Tried(plan=plan, time=time, gap=solution.gap))
         planned, measured, wanted = map(self._text, (model.predict(plan), time, self._asked))
-        context.progress.say(f"  planned {planned}, measured {measured}; asked {wanted}{self._sizes(tried)}")
-        return tried
+        context.progress.say(f"  planned {planned}, measured {measured}; asked {wanted}{self._sizes(plan)}")
+        return time
 
-    def _sizes(self, tried: _Tried) -> str:
+    def _sizes(self, plan: Plan) -> str:
         """Its parameters beside what is asked of them; nothing where nothing is."""
-        return "" if self._size is None else f"; {tried.params:.3g} of the parameters, {self._most:.3g} asked"
+        return "" if self._size is None else f"; {self._counted(plan):.3g} of the parameters, {self._most:.3g} asked"
 
     def _text(self, share: float) -> str:
         return self._goal.text(share, self._milliseconds)
-
-
-def parameters(candidate: Candidate) -> int:
-    """How many it has; what is shared counts once."""
-    return sum(parameter.numel() for parameter in candidate.module().parameters())
 
 
 def widths(channels: int, multiple: int) -> list[int]:

@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--tuning-epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="members from random weights")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="members from random weights, five or more")
     parser.add_argument("--bfloat16", action="store_true", help="mixed precision")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)

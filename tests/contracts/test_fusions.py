@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import scipy
 
-from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Smoothing, log_loss, softmax
+from edgesmith.compressor.fusion.fusing import FUSIONS, Combination, Mean, Smoothing, log_loss, softmax
+from edgesmith.compressor.fusion.label_by_label import EachLabel, EachLabelFused
 from edgesmith.compressor.fusion.member_outputs import Logarithms, write_stack
 from edgesmith.compressor.fusion.recalibrate import CALIBRATIONS, Calibration, Isotonic, Temperature, best_calibration
 from edgesmith.exporters.graph.compose import Nodes
@@ -75,6 +77,18 @@ def test_members_become_one_stack(kinds: tuple[str, ...], nodes: int) -> None:
     found = run(made, write_stack(made, dict(zip(logits, kinds, strict=True)), 4), given)
     assert len(made.nodes) == nodes
     np.testing.assert_allclose(found, np.stack(shares, axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.5, 1.0, 8.0])
+def test_what_is_nearly_certain_of_labels_is_the_same_in_single_precision(value: float) -> None:
+    """1 less a probability of 1 - 1e-7 is a rounding there, of which a temperature makes a share."""
+    shares = scipy.special.expit(np.random.default_rng(0).normal(size=(2000, 2)) * 12)
+    step = EachLabel(Temperature(value), 2)
+    assert np.abs(in_onnx(step, shares) - step(shares)).max() < 1e-3
+    alike = EachLabelFused(Mean(np.ones(1)))
+    nodes = Nodes()
+    found = run(nodes, alike.write(nodes, "x", 2), {"x": shares[:, None]})
+    np.testing.assert_allclose(found, alike(shares[:, None]), atol=2e-7)
 
 
 def test_numbers_may_come_without_a_column() -> None:

@@ -19,13 +19,14 @@ from edgesmith.core.values import Interval
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 
 from . import runs
-from .ways import Net
+from .ways import WAYS, Net
 
 BATCHES = (1, 32)
 MARGIN = 0.005  # of accuracy that counts as the same
 _SECONDS = 40.0  # for all files of a network at a batch size
 _CONFIDENCE = 0.95
 _WHOLE = "not pruned 1"  # the row of the network in INT8 as it is
+_INT8 = {way.name: way.int8 for way in WAYS}
 _ETAS = "eta float / INT8 / INT8 over INT8"
 _METRIC = metrics.resolve_metric("accuracy", "benches")
 
@@ -102,7 +103,7 @@ def write(root: Path, net: Net, epochs: int, rows: Sequence[Row], times: Mapping
         macs = (mine[0].final.macs or 0) / (mine[0].original.macs or 1)
         cols = [first.way, f"{first.level:g}", f"{macs:.2f}", _lost(mine)]
         for cell in times.values():
-            cols += _speeds(cell, name, macs)
+            cols += _speeds(cell, name, macs, _INT8[first.way])
         cols.append(f"1/{mine[0].original.file_bytes / mine[0].final.file_bytes:.1f}")
         lines.append(f"| {' | '.join(cols)} |")
     lines += ["", "Net: less the time of an empty call.", ""]
@@ -121,17 +122,18 @@ def _empty_ms(cell: cells.Cell) -> float:
     return float(cell["ms"] / cell["speedup"]["empty"]["value"])
 
 
-def _speeds(cell: cells.Cell, name: str, macs: float) -> list[str]:
+def _speeds(cell: cells.Cell, name: str, macs: float, int8: bool) -> list[str]:
+    """In float and, unless the way is one in float, in INT8."""
     found = {kind: cell["speedup"][f"{kind} {name}"] for kind in _FILES}
     empty = 1 / cell["speedup"]["empty"]["value"]
     net = (1 - empty) / (1 / found["int8"]["value"] - empty)
     texts = [f"{one['value']:.2f}x ({one['low']:.2f} to {one['high']:.2f})" for one in (found["float"], found["int8"])]
-    texts.append(f"{net:.2f}x")
+    texts = [*texts, f"{net:.2f}x"] if int8 else [texts[0], "-", "-"]
     if macs == 1:
         return [*texts, "-"]
-    gains = [found["float"]["value"], found["int8"]["value"]]
-    whole = cell["speedup"].get(f"int8 {_WHOLE}")
-    gains += [] if whole is None else [found["int8"]["value"] / whole["value"]]
+    gains, whole = [found["float"]["value"]], cell["speedup"].get(f"int8 {_WHOLE}")
+    gains += [found["int8"]["value"]] if int8 else []
+    gains += [] if whole is None or not int8 else [found["int8"]["value"] / whole["value"]]
     return [*texts, " / ".join(f"{math.log(gain) / -math.log(macs):.2f}" for gain in gains)]
 
 
@@ -142,7 +144,7 @@ def equal_accuracy(root: Path, net: Net, rows: Sequence[Row], times: Mapping[int
     paired over samples, each sample's score the mean over the seeds.
     """
     names = list(dict.fromkeys(row.name for row in rows))
-    ours = [name for name in names if name.startswith("edgesmith")]
+    ours = list(dict.fromkeys(row.name for row in rows if row.way.startswith("edgesmith") and _INT8[row.way]))
     scores = {part: {name: _mean(root, net, rows, name, part) for name in names} for part in ("validation", "test")}
     lines = [f"At equal accuracy: at most {100 * MARGIN:g} points more lost on validation data "
              f"(paired, the bound at {_CONFIDENCE:.0%}); in brackets the points lost more on test data:",
@@ -178,7 +180,7 @@ def _mean(root: Path, net: Net, rows: Sequence[Row], name: str, part: str) -> np
 
 
 def _correct(root: Path, net: Net, run: Path, part: str) -> list[float]:
-    """Of every sample of a split, whether the INT8 file of a run knows it."""
+    """Of every sample of a split, whether the file of a run knows it."""
     file = runs.judged_file(run)
 
     def judge() -> cells.Cell:

@@ -223,6 +223,37 @@ def test_labels_go_with_labels_alone(keys: dict[str, Any], message: str, task: T
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_nothing_undoes_what_is_known_of_labels(smoothing: float, task: Task, tmp_path: Path) -> None:
+    """Smoothing brings three labels nearer to a half each, and a calibration moves them: the rule comes after both."""
+    some = dataclasses.replace(labelled(task, slice(0, 3)), metrics=("mse",))
+    keys = {"returns_logits": False, "smoothing": smoothing, "calibration": "temperature"}
+    free, context = fused(some, tmp_path / "free", **keys)
+    assert any("taken: temperature" in note for note in context.notes)
+    path, context = fused(some, tmp_path, exclusive=(LABELS,), **keys)
+    broken = int((answers(free, some).sum(1) > 1 + 1e-5).sum())
+    assert answers(path, some).sum(1).max() <= 1 + 1e-5
+    (note,) = (note for note in context.notes if note.startswith("1 rule on 360 validation samples: "))
+    assert f": {broken:,} of 360 broken before, 0 after" in note and broken > 20
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"), [({"rule": "gate"}, "rule: 'gate'"), ({"calibration": "platt"}, "calibration: 'platt'")]
+)
+def test_what_learns_classes_takes_no_soft_labels(keys: dict[str, Any], why: str, task: Task, tmp_path: Path) -> None:
+    some = dataclasses.replace(labelled(task, slice(0, 3)), metrics=("mse",))
+    split = some.split("validation", "t")
+    assert isinstance(split, ArraySplit) and split.labels is not None
+    soft = ArraySplit(split.inputs, (0.1 + 0.8 * split.labels).astype(np.float32))
+    some = dataclasses.replace(some, validation=soft)
+    with pytest.raises(DataError) as caught:
+        fused(some, tmp_path, **keys)
+    assert str(caught.value) == (
+        f"stages[0] 'stage'.{why} learns from labels of 0 or 1, and some lie between; leave it out"
+    )
+    fused(some, tmp_path, rule="weighted")
+
+
 def test_labels_are_0_or_1(task: Task, tmp_path: Path) -> None:
     some = labelled(task, slice(0, 3))
     split = some.split("validation", "t")

@@ -1,5 +1,6 @@
 """Adapters: only they and the head learn, folding them in changes nothing, and what cannot be folded is refused by name."""
 
+import dataclasses
 import importlib.util
 from typing import Any
 
@@ -12,7 +13,7 @@ from edgesmith.compressor.learning.adapters import Adapter, AdapterKeys
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import RecipeError
-from edgesmith.core.task import Task
+from edgesmith.core.task import ArraySplit, Task
 
 from ..conftest import Killed, kill_training
 
@@ -212,16 +213,29 @@ def test_what_does_not_fit_is_refused(original: Candidate, context: Context) -> 
 
 
 @pytest.mark.parametrize(
-    ("keys", "there"),
-    [({"epochs": 2}, 2), ({"epochs": 20, "learning_rates": (1e-3, 1e-2)}, 1)],
+    ("keys", "there", "key"),
+    [({"epochs": 2}, 2, "epochs"), ({"epochs": 20, "learning_rates": (1e-3, 1e-2)}, 1, "search_epochs")],
 )
-def test_steps_that_are_too_few_are_refused_before_any_work(keys: dict[str, Any], there: int, task: Task) -> None:
+def test_steps_that_are_too_few_are_refused_before_any_work(
+    keys: dict[str, Any], there: int, key: str, task: Task
+) -> None:
     with pytest.raises(RecipeError) as caught:
         Finetune(id="t", batch_size=2000, adapter="adalora", **keys).check(task, "w")
     assert str(caught.value) == (
         f"w.adapter: 'adalora' needs 10 steps to share out ranks, and there are {there}; "
-        "set epochs (or search_epochs) higher or batch_size lower"
+        f"set {key} higher, or batch_size or accumulation lower"
     )
+
+
+def test_steps_on_samples_without_labels_count(task: Task) -> None:
+    """How many of them get a label is not known before."""
+    assert isinstance(task.train, ArraySplit) and task.train.labels is not None
+    few = ArraySplit({name: array[:60] for name, array in task.train.inputs.items()}, task.train.labels[:60])
+    some = dataclasses.replace(task, train=few, unlabelled=ArraySplit(task.train.inputs))
+    stage = Finetune(id="t", epochs=2, batch_size=64, adapter="adalora", pseudo_labels=0.8)
+    stage.check(some, "w")
+    with pytest.raises(RecipeError, match="and there are 2;"):
+        dataclasses.replace(stage, pseudo_labels=None).check(some, "w")
 
 
 def test_without_peft_the_remedy_is_said(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

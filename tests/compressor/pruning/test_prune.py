@@ -142,7 +142,7 @@ def test_what_cannot_be_pruned_is_refused(
     assert str(caught.value).startswith(message)
 
 
-def test_exactly_one_ratio(task: Task) -> None:
+def test_one_goal_or_a_time_and_a_size(task: Task) -> None:
     with pytest.raises(
         RecipeError,
         match=r"w: set one of macs_ratio, params_ratio, channel_ratio, latency_ratio, latency_ms, or a latency and params_ratio; "
