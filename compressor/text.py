@@ -10,11 +10,12 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import torch
 from torch import nn
 
@@ -40,9 +41,8 @@ class TextClassifier(nn.Module):
 
     def __init__(self, folder: str | Path, classes: int, dropout: float = 0.1) -> None:
         super().__init__()
-        transformers = load_transformers()
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        self.encoder = transformers.AutoModel.from_config(config)
+        config = load_config(Path(folder))
+        self.encoder = load_transformers().AutoModel.from_config(config, trust_remote_code=False)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, classes)
 
@@ -73,14 +73,19 @@ class TextEncoder:
             revision: of a name on the hub: a branch, tag or commit.
 
         Raises:
-            TaskError: no such folder or package, a hub that cannot be reached, a file that is missing, a tokenizer of
-                another model, a length beyond the model's.
+            TaskError: no such folder or package, a hub that cannot be reached, a file that is missing, a model that
+                is no encoder of tokens, a tokenizer of another model, a length beyond the model's.
         """
         folder = _found(source, revision)
         missing = [name for name in _NEEDED if not (folder / name).is_file()]
         if missing:
             raise TaskError(f"{folder}: no encoder's folder, {missing[0]} is missing; it needs {', '.join(_NEEDED)}")
-        config = load_transformers().AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = load_config(folder)
+        if getattr(config, "is_encoder_decoder", False) or not isinstance(getattr(config, "vocab_size", None), int):
+            raise TaskError(
+                f"{folder}: a model of the type '{config.model_type}' is no encoder of tokens alone; take one like "
+                "BERT, RoBERTa or MiniLM"
+            )
         known, rows = _tokenizer(folder).get_vocab_size(), config.vocab_size
         if not known <= rows < known + _PADDING:
             raise TaskError(
@@ -103,14 +108,29 @@ class TextEncoder:
         """The `load_weights` of a task: the encoder's trained weights; the head stays as it was drawn.
 
         Raises:
-            TaskError: the file lacks some of the encoder's weights; a pooler's are of no use here.
+            TaskError: the file cannot be read, has weights of other shapes, or lacks some of the encoder's; a pooler's
+                are of no use here.
         """
-        auto = load_transformers().AutoModel
-        trained, found = auto.from_pretrained(self.folder, local_files_only=True, output_loading_info=True)
+        file = self.folder / "model.safetensors"
+        options = {"local_files_only": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+        with _quiet():  # what it says of the weights stands in `found`
+            try:
+                trained, found = load_transformers().AutoModel.from_pretrained(
+                    self.folder, output_loading_info=True, **options
+                )
+            except safetensors.SafetensorError as error:
+                raise TaskError(f"{file}: cannot read the weights: {error}") from error
+        other = sorted(found["mismatched_keys"])
+        if other:
+            name, there, here = other[0]
+            raise TaskError(
+                f"{file}: {len(other)} tensors have other shapes than config.json says (first: '{name}' is "
+                f"{tuple(there)}, not {tuple(here)}); they belong to different models"
+            )
         missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
         if missing:
             raise TaskError(
-                f"{self.folder / 'model.safetensors'}: {len(missing)} of the encoder's tensors are missing (first: "
+                f"{file}: {len(missing)} of the encoder's tensors are missing (first: "
                 f"'{missing[0]}') and would stay as they were drawn; is it the file of another model, or half of one?"
             )
         assert isinstance(module, TextClassifier)
@@ -123,9 +143,10 @@ class TextEncoder:
             TextsCutWarning: how many of the texts are cut.
 
         Raises:
-            DataError: a text that is empty or of which the tokenizer knows nothing, texts that are mostly in a script
-                that it has no words of; names them.
+            DataError: one text in place of several, or something that is no text; a text that is empty or of which the
+                tokenizer knows nothing, texts that are mostly in a script that it has no words of; names them.
         """
+        _check_texts(texts)
         tokenizer, file = _tokenizer(self.folder), self.folder / TOKENIZER
         unknown, known = _knows(file, file.stat().st_mtime_ns)
         tokenizer.enable_truncation(self.tokens)
@@ -156,7 +177,9 @@ class TextEncoder:
             said = f"{cut} of {len(texts)} texts are longer than {self.tokens} tokens and are cut"
             warnings.warn(said, TextsCutWarning, stacklevel=2)
         arrays = ([e.ids for e in encoded], [e.attention_mask for e in encoded])
-        return {name: np.array(rows, np.int64) for name, rows in zip(INPUTS, arrays, strict=True)}
+        return {
+            name: np.array(rows, np.int64).reshape(-1, self.tokens) for name, rows in zip(INPUTS, arrays, strict=True)
+        }
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """The `dynamic_axes` of a task: the file takes texts of every length."""
@@ -165,6 +188,21 @@ class TextEncoder:
     def files(self) -> tuple[Path, ...]:
         """The `files` of a task: the device needs the tokenizer."""
         return (self.folder / TOKENIZER,)
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):  # a sequence of letters
+        raise DataError(f"one text ({texts[:40]!r}) where a list of texts is wanted: give [text]")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(
+                f"text {number} is no text but {text!r:.40} ({type(text).__name__}); leave it out, with its label"
+            )
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise DataError(
+                f"text {number} ({text[:40]!r}) holds half of a UTF-16 pair, which is no character; "
+                'text.encode(errors="replace").decode() puts a question mark in its place'
+            )
 
 
 def _numbers(others: Sequence[tuple[int, str, str]], shown: int = 10) -> str:
@@ -176,7 +214,7 @@ def _found(source: str | Path, revision: str | None) -> Path:
     if Path(source).is_dir():
         return Path(source)
     package, _, inside = str(source).partition(":")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    spec = importlib.util.find_spec(package) if package.isidentifier() and package != "__main__" else None
     if spec is not None and spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations))) / inside
     if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source):
@@ -216,7 +254,8 @@ def _check_tokenizer(folder: Path, config: Any) -> None:
             f"{config.pad_token_id}; {_DIFFERENT}"
         )
     listed = folder / "vocab.txt"
-    words = listed.read_bytes().decode().split("\n") if listed.is_file() else []  # some are other ends of lines
+    text = listed.read_bytes().decode(errors="replace") if listed.is_file() else ""
+    words = text.split("\n")  # some are other ends of lines
     counts = collections.Counter(words)
     for number, word in enumerate(word.removesuffix("\r") for word in words):
         found = tokenizer.token_to_id(word)
@@ -258,6 +297,35 @@ def _tokenizer(folder: Path) -> Any:
         return tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
     except Exception as error:  # the library raises a bare Exception
         raise TaskError(f"{folder / TOKENIZER}: not a tokenizer: {error}") from error
+
+
+def load_config(folder: Path) -> Any:
+    """A model's configuration; code that comes with it is neither run nor asked about.
+
+    Raises:
+        TaskError: a file that cannot be read, or is of a model that transformers does not know.
+    """
+    transformers = load_transformers()
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each kind of fault raises a kind of its own
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise TaskError(
+            f"{folder / 'config.json'}: not the configuration of a model that transformers {transformers.__version__} "
+            f"knows, and code that comes with a model is not run ({line.strip()})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the table that loading weights logs of those that are not used."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def load_transformers(who: str = "text") -> Any:

@@ -12,7 +12,7 @@ from ...core.errors import ArtifactError, DataError, TaskError
 from ...core.values import TensorSpec
 from ...exporters.graph import onnx_file
 from ...exporters.sessions.ort_session import OnnxRuntimeSession
-from ..text import load_transformers
+from ..text import load_config, load_transformers
 from . import starter_import, starter_probe, starter_weights
 from .starter_data import Data
 from .starter_import import Architecture
@@ -118,7 +118,7 @@ def _huggingface(folder: Path, data: Data) -> Source:
         )
 
     def build() -> Any:
-        return cls(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
+        return cls(load_config(folder))
 
     module, weights = starter_weights.fit(build, folder / "model.safetensors", str(names[0]))
     return Source(

@@ -174,6 +174,27 @@ def test_a_text_that_says_nothing_is_named(text: str, message: str, encoder: Tex
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("good", "one text ('good') where a list of texts is wanted: give [text]"),
+        (["good", None], "text 1 is no text but None (NoneType); leave it out, with its label"),
+        (["good", float("nan")], "text 1 is no text but nan (float); leave it out, with its label"),
+        ([("good", "bad")], "text 0 is no text but ('good', 'bad') (tuple); leave it out, with its label"),
+        (["good \ud83d"], "text 0 ('good \\ud83d') holds half of a UTF-16 pair, which is no character; text.encode(errors=\"replace\").decode() puts a question mark in its place"),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_is_named(texts: list[str], message: str, encoder: TextEncoder) -> None:
+    with pytest.raises(DataError) as caught:
+        encoder.encode(texts)
+    assert str(caught.value) == message
+
+
+def test_no_texts_are_no_rows(encoder: TextEncoder) -> None:
+    assert [array.shape for array in encoder.encode([]).values()] == [(0, 8), (0, 8)]
+    assert encoder.encode(list(np.array(["good", "a film"])))["input_ids"].shape == (2, 8)
+
+
 def test_padding_has_no_part_in_the_answer(candidate: Candidate, folder: Path) -> None:
     module = candidate.module()
     answers = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import transformers
 
 from edgesmith.compressor.text import TextEncoder
 from edgesmith.core.errors import TaskError
@@ -33,6 +34,65 @@ def test_half_an_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
         "'encoder.layer.1.attention.output.LayerNorm.bias') and would stay as they were drawn; is it the file of another "
         "model, or half of one?"
     )
+
+
+def changed(folder: Path, place: Path, **settings: object) -> Path:
+    """A copy of the encoder's folder with another config.json."""
+    shutil.copytree(folder, place)
+    config = json.loads((folder / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, **settings}))
+    return place
+
+
+def test_weights_that_do_not_fit_or_cannot_be_read_are_refused(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(place: Path) -> str:
+        encoder = TextEncoder.open(place, tokens=8)
+        with pytest.raises(TaskError) as caught:
+            encoder.load_weights(encoder.classifier(2)())
+        return str(caught.value)
+
+    wide = changed(folder, tmp_path / "wide", hidden_size=32)
+    assert refusal(wide) == (
+        f"{wide}/model.safetensors: 37 tensors have other shapes than config.json says (first: "
+        "'embeddings.LayerNorm.bias' is (16,), not (32,)); they belong to different models"
+    )
+    assert "[transformers]" not in capfd.readouterr().err
+    cut = changed(folder, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:2000])
+    assert refusal(cut).startswith(f"{cut}/model.safetensors: cannot read the weights: ")
+
+
+def test_code_that_comes_with_a_model_is_not_run_and_not_asked_about(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever would say yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    parts = {"AutoConfig": "own.Own", "AutoModel": "own.Net"}
+    own = changed(folder, tmp_path / "own", model_type="own", auto_map=parts)
+    (own / "own.py").write_text("raise SystemExit('it was run')")
+    with pytest.raises(TaskError) as caught:
+        TextEncoder.open(own, tokens=8)
+    assert str(caught.value).startswith(
+        f"{own}/config.json: not the configuration of a model that transformers {transformers.__version__} knows, and "
+        f"code that comes with a model is not run (The repository {own} contains custom code which must be executed"
+    )
+    (own / "config.json").write_text("{")
+    with pytest.raises(TaskError, match=r" is not run \(It looks like the config file at .* is not a valid JSON file"):
+        TextEncoder.open(own, tokens=8)
+
+
+def test_what_is_no_encoder_of_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
+    for number, config in enumerate((transformers.T5Config(), transformers.CLIPConfig())):
+        place = changed(folder, tmp_path / str(number))
+        (place / "config.json").write_text(json.dumps(config.to_dict()))
+        with pytest.raises(TaskError) as caught:
+            TextEncoder.open(place, tokens=8)
+        assert str(caught.value) == (
+            f"{place}: a model of the type '{config.model_type}' is no encoder of tokens alone; take one like BERT, "
+            "RoBERTa or MiniLM"
+        )
 
 
 def test_a_package_holds_an_encoder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
