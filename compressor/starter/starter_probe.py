@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...core.errors import DataError, TaskError
+from ...core.task import NO_LABEL
 from ..task_file import run_user_code
 from .starter_data import Data
 
@@ -151,17 +152,37 @@ def _read(answer: Any, data: Data, kind: Problem, what: str) -> tuple[tuple[str,
     parts = _parts(answer)
     if not parts:
         raise TaskError(f"{what}: forward() returned {type(answer).__name__}, in which there is no tensor")
-    chosen = judged(parts, data, kind, what)
-    shape = tuple(parts[chosen].shape)
+    turned = _turned(parts, data, kind, what)
+    chosen = judged({**parts, **turned}, data, kind, what)
+    shape = tuple({**parts, **turned}[chosen].shape)
     plain = "prediction" if kind == "numbers" else "logits"
+    turn = ".movedim(-1, 1)" if chosen in turned else ""
     if isinstance(answer, torch.Tensor):
-        return (plain,), "", shape
+        return (plain,), turn, shape
     if isinstance(answer, (tuple, list)):
-        return (plain,), "" if len(answer) == 1 else chosen, shape
+        return (plain,), "" if len(answer) == 1 and not turn else chosen + turn, shape
     if isinstance(answer, Mapping) and not hasattr(answer, chosen):
+        if turn:
+            return (chosen,), f'["{chosen}"]{turn}', shape
         others = [name for name, tensor in parts.items() if tensor.ndim > 0 and len(tensor) == shape[0]]
         return (chosen, *(name for name in others if name != chosen)), "", shape
-    return (chosen,), f".{chosen}", shape
+    return (chosen,), f".{chosen}{turn}", shape
+
+
+def _turned(parts: Mapping[str, torch.Tensor], data: Data, kind: Problem, what: str) -> dict[str, torch.Tensor]:
+    """Outputs whose classes stand last, `(N, positions, classes)`, with these on axis 1.
+
+    Where there are as many positions as classes either axis would do: transformers' token classifiers have them last.
+    """
+    if kind != "dense":
+        return {}
+    known = "TokenClassification" in what
+    moved = {name: part.movedim(-1, 1) for name, part in parts.items() if part.ndim > 2}
+    return {
+        name: part
+        for name, part in moved.items()
+        if _fits(part, data, kind) and (known or not _fits(parts[name], data, kind))
+    }
 
 
 def _parts(answer: Any) -> dict[str, torch.Tensor]:
@@ -188,7 +209,8 @@ def _fits(output: torch.Tensor, data: Data, kind: Problem) -> bool:
         return _aligned(tuple(output.shape[1:])) == _aligned(labels.shape[1:])
     rank, positions = (2, ()) if kind == "classes" else (labels.ndim + 1, labels.shape[1:])
     fits = output.ndim == rank and tuple(output.shape[2:]) == positions
-    return fits and output.shape[1] > max(1, int(labels.max())) and int(labels.min()) >= 0
+    lowest, highest = _ends(labels, kind)
+    return fits and output.shape[1] > max(1, highest) and lowest >= 0
 
 
 def _aligned(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -197,4 +219,11 @@ def _aligned(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _class_range(data: Data, kind: Problem) -> str:
     assert data.labels is not None
-    return "" if kind == "numbers" else f", classes {int(data.labels.min())} to {int(data.labels.max())}"
+    lowest, highest = (0, 0) if kind == "numbers" else _ends(data.labels, kind)
+    return "" if kind == "numbers" else f", classes {lowest} to {highest}"
+
+
+def _ends(labels: np.ndarray, kind: Problem) -> tuple[int, int]:
+    """The smallest and the largest class; a position may have none."""
+    known = labels[labels != NO_LABEL] if kind == "dense" else labels
+    return (int(known.min()), int(known.max())) if known.size else (0, 0)

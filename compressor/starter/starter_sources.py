@@ -121,11 +121,18 @@ def _huggingface(folder: Path, data: Data) -> Source:
         return cls(load_config(folder))
 
     module, weights = starter_weights.fit(build, folder / "model.safetensors", str(names[0]))
+    probed = starter_probe.probe(module, data, str(names[0]))
+    judged = probed.outputs[0]
+    if probed.problem != "numbers" and _no_classes(judged):  # as wide as the network, it would fit any labels
+        raise TaskError(
+            f"{folder}: {names[0]} has no head: '{judged}' is no row of scores; give a model that was trained on these "
+            "labels, or for texts write a task with edgesmith.TextEncoder, which puts a head on it and trains it"
+        )
     return Source(
         kind="huggingface",
         reference=str(folder),
         name=folder.resolve().name.lower(),
-        probed=starter_probe.probe(module, data, str(names[0])),
+        probed=probed,
         path=folder,
         weights=weights,
         huggingface_class=str(names[0]),
@@ -189,4 +196,8 @@ def _labelled(path: Path, data: Data, inputs: tuple[Input, ...], answers: dict[s
 
 def _agreement(name: str, output: np.ndarray) -> Agreement:
     classes = output.ndim == 2 and output.shape[1] > 1 and output.dtype.kind == "f"
-    return "top answer" if classes and not any(word in name.lower() for word in _NOT_CLASSES) else "closeness"
+    return "top answer" if classes and not _no_classes(name) else "closeness"
+
+
+def _no_classes(name: str) -> bool:
+    return any(word in name.lower() for word in _NOT_CLASSES)

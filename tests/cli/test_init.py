@@ -62,6 +62,26 @@ def test_a_huggingface_folder(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_token_classifier_whose_padding_has_no_label(folder: Path) -> None:
+    """As many tokens as tags, so that the axes fit either way."""
+    from transformers import BertConfig, BertForTokenClassification
+
+    config = BertConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=16, num_labels=5,
+    )  # fmt: skip
+    BertForTokenClassification(config).save_pretrained("tagger")
+    tokens = np.random.default_rng(0).integers(5, 60, (400, 5))
+    mask = np.ones_like(tokens)
+    mask[:, 4] = 0
+    np.savez("tags.npz", input_ids=tokens, attention_mask=mask, labels=np.where(mask, tokens % 5, -100))
+    assert main(["init", "tagger", "--data", "tags.npz", "--out", "out"]) == 0
+    assert ruff(Path("out/task.py")) == ""
+    assert "        return answer.logits.movedim(-1, 1)\n" in Path("out/task.py").read_text()
+    assert "drop" in verdict(Path("out"), *TAUGHT)
+
+
+@pytest.mark.slow
 def test_an_onnx_file_without_labels_is_held_to_its_own_answers(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +190,18 @@ def test_dense_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert "-> mask\n" in capsys.readouterr().out  # `aside` has no axis of samples
     assert 'metrics=("miou",)' in Path("out/task.py").read_text()
+
+
+def test_classes_on_the_last_axis(folder: Path) -> None:
+    images, _ = digits()
+    save_file(network("Pixels").state_dict(), "pixels.safetensors")
+    labels = np.where(images[:, 0] > 0.9, -100, images[:, 0] > 0.5)
+    np.savez("pixels.npz", image=images, labels=labels)
+    for name, said in (("LastTensor", "answer"), ("LastMapping", 'answer["mask"]'), ("LastTuple", "answer[0]")):
+        given = ["--data", "pixels.npz", "--weights", "pixels.safetensors", "--out", name]
+        assert main(["init", f"nets.py:{name}", *given]) == 0
+        assert f"        return {said}.movedim(-1, 1)\n" in Path(name, "task.py").read_text()
+        assert ruff(Path(name, "task.py")) == ""
 
 
 def test_copies_are_kept_out_of_the_test_split(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,3 +140,18 @@ def test_folders_that_are_no_model(folder: Path, capsys: pytest.CaptureFixture[s
         "TaskError: model/config.json: architectures is ['OwnNet'], which is no class of transformers "
     )
     shutil.rmtree("model")
+
+
+def test_an_encoder_without_a_head(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it pools is as wide as the network, and would be taken for that many classes."""
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=20, **sizes)).save_pretrained("encoder")
+    tokens = np.random.default_rng(0).integers(0, 20, (100, 6))
+    np.savez("text.npz", input_ids=tokens, labels=tokens[:, 0] % 2)
+    capsys.readouterr()
+    assert refused(capsys, "encoder", "--data", "text.npz") == (
+        "TaskError: encoder: BertModel has no head: 'pooler_output' is no row of scores; give a model that was trained on "
+        "these labels, or for texts write a task with edgesmith.TextEncoder, which puts a head on it and trains it\n"
+    )
