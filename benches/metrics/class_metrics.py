@@ -79,6 +79,8 @@ def position_misfit(output: np.ndarray, labels: np.ndarray) -> str:
     """Logits `(N, classes, ...)` and integer labels `(N, ...)`, of which some may be missing."""
     if output.ndim < 3:
         return _rank("(N, classes, ...)", output)
+    if labels.shape == output.shape[:-1] != (len(output), *output.shape[2:]):
+        return f"needs the classes of {output.shape} on axis 1, they are on the last: logits.movedim(-1, 1)"
     expected = f"{(len(output), *output.shape[2:])}, one class per position"
     return _labels_misfit(output, np.where(labels == NO_LABEL, 0, labels), expected)
 

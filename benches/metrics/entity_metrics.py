@@ -32,8 +32,15 @@ def entity_f1(tags: Sequence[str], output: str | None = None) -> Metric:
         reduce=_f1,
         output=output,
         bounds=(0.0, 1.0),
-        misfit=position_misfit,
+        misfit=functools.partial(_misfit, len(tags)),
     )
+
+
+def _misfit(tags: int, output: np.ndarray, labels: np.ndarray) -> str:
+    found = position_misfit(output, labels)
+    if found or output.shape[1] == tags:
+        return found
+    return f"the model gives {output.shape[1]} outputs for each position, and {tags} tags are named; name one for each"
 
 
 def _counts(tags: tuple[str, ...], output: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -144,6 +144,19 @@ def test_what_does_not_fit_is_said(name: str, output: np.ndarray, labels: np.nda
     assert refusal(METRICS[name], output, labels) == text
 
 
+def test_tags_and_axes_that_do_not_fit_are_said() -> None:
+    more, labels = np.zeros((2, 9, 4)), np.zeros((2, 4), np.int64)
+    more[:, 7] = 1  # of which there is no tag
+    assert refusal(entity_f1(TAGS), more, labels) == (
+        "metric 'entity-f1': the model gives 9 outputs for each position, and 5 tags are named; name one for each"
+    )
+    for name in ("miou", "position-accuracy"):
+        assert refusal(METRICS[name], np.zeros((2, 4, 5)), labels) == (
+            f"metric '{name}': needs the classes of (2, 4, 5) on axis 1, they are on the last: logits.movedim(-1, 1)"
+        )
+    assert measured(entity_f1(TAGS), np.zeros((2, 5, 4)), np.full((2, 4), -100)) == 0.0
+
+
 def test_a_word_that_is_no_tag_is_refused() -> None:
     with pytest.raises(TaskError, match=re.escape("entity_f1: 'PER' is not a tag; use O, B-KIND and I-KIND")):
         entity_f1(["O", "PER"])
