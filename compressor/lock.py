@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +45,7 @@ class Lock:
     engines: dict[str, str] = dataclasses.field(default_factory=dict)  # likewise
     report: str = ""  # of report.json; empty: a lock that older versions wrote
     timing_cache: str = ""  # of the file that the recipe names for its engines; empty: none
+    files: dict[str, str] = dataclasses.field(default_factory=dict)  # likewise, deployed beside the artefacts
     schema: Literal["edgesmith.lock/1"] = SCHEMA
 
 
@@ -71,8 +72,13 @@ class Verified:
         return not self.differences
 
 
-def lock_of(report: Report, task_identity: str, run: Path) -> Lock:
-    """The lock of a run that has just reached its verdict, in its directory."""
+def lock_of(report: Report, task_identity: str, run: Path, files: Sequence[Path] = ()) -> Lock:
+    """The lock of a run that has just reached its verdict, in its directory.
+
+    Args:
+        files: of the task; each lies beside every artefact.
+    """
+    beside = [Path(artifact.path).with_name(Path(file).name) for artifact in report.artifacts for file in files]
     return Lock(
         task=report.task,
         target=report.target,
@@ -87,6 +93,7 @@ def lock_of(report: Report, task_identity: str, run: Path) -> Lock:
         engines={each.engine.path: digest.of_file(run / each.engine.path) for each in report.artifacts if each.engine},
         report=digest.of_file(run / _REPORT),
         timing_cache=_timing_cache(run),
+        files={path.as_posix(): digest.of_file(run / path) for path in beside},
     )
 
 
@@ -135,7 +142,7 @@ def verify(run: Path) -> Verified:
         UsageError: the task cannot be loaded from where the run found it.
     """
     lock = read_lock(run / LOCK)
-    files = {"recipe.toml": lock.recipe, PREDICTIONS: lock.predictions, **lock.artifacts, **lock.engines}
+    files = {"recipe.toml": lock.recipe, PREDICTIONS: lock.predictions, **lock.artifacts, **lock.engines, **lock.files}
     files |= {_REPORT: lock.report} if lock.report else {}
     differences = list(_changed_files(run, files))
     answers = "not asked: a file differs"

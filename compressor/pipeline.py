@@ -89,7 +89,7 @@ def run(job: Job, progress: Progress) -> Report:
         audit = runner.audit(report)
         write_atomic(job.out / "report.json", to_json(report))
         html_report.write(job.out, report, audit)
-        write_atomic(job.out / LOCK, lock_text(lock_of(report, job.identity, job.out)))
+        write_atomic(job.out / LOCK, lock_text(lock_of(report, job.identity, job.out, job.task.files)))
         progress.record(f"verdict: {report.verdict}")
         return report
 

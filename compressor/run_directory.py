@@ -14,7 +14,7 @@ from ..core.errors import RunDirectoryError
 from ..core.files import atomic_directory, locked, remove_partial, storage_errors, write_atomic
 
 _MARK = "edgesmith-run.json"
-_DONE = "done.json"
+DONE = "done.json"
 _FORMAT = {"format": "edgesmith.run/1"}
 
 
@@ -68,7 +68,7 @@ class RunDirectory:
             facts = make(partial, work)
             seconds = time.monotonic() - started
             done = {"key": wanted, "facts": facts, "seconds": seconds, "files": _file_digests(partial)}
-            (partial / _DONE).write_text(json.dumps(done, indent=1, allow_nan=False), encoding="utf-8")
+            (partial / DONE).write_text(json.dumps(done, indent=1, allow_nan=False), encoding="utf-8")
         shutil.rmtree(work, ignore_errors=True)
         return Done(path=path, facts=facts, seconds=seconds, reused=False)
 
@@ -76,7 +76,7 @@ class RunDirectory:
         """The result if it is there, was made with this key, and its files are still what they were."""
         path = self.root / name
         try:
-            done = json.loads((path / _DONE).read_text(encoding="utf-8"))
+            done = json.loads((path / DONE).read_text(encoding="utf-8"))
             whole = done["key"] == digest.of_json(key) and done["files"] == _file_digests(path)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -106,7 +106,7 @@ class RunDirectory:
 
 def _file_digests(folder: Path) -> dict[str, str]:
     return {
-        path.name: digest.of_file(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != _DONE
+        path.name: digest.of_file(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != DONE
     }
 
 

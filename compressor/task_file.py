@@ -18,9 +18,11 @@ from ..core import digest
 from ..core.errors import DataError, EdgesmithError, TaskError
 from ..core.task import SPLITS, ArraySplit, Split, Task, has_label
 from . import own_code
+from .artifacts import MODEL
 from .data import calibration_split
 from .evaluation import task_metrics
 from .model_graph import graph_of
+from .run_directory import DONE
 
 _PACKAGE = Path(__file__).parents[1]
 _SAMPLED = 256  # samples looked at where a split does not hold its arrays in memory
@@ -66,9 +68,16 @@ def check_data(task: Task) -> None:
                 f"task '{task.name}': input '{spec.name}' is {spec.dtype}, which no runtime here takes; give real "
                 "numbers (the parts of complex ones on an axis of their own), integers or booleans"
             )
-    for path in task.files:
-        if not Path(path).is_file():
+    names = [MODEL, DONE]
+    for path in map(Path, task.files):
+        if not path.is_file():
             raise TaskError(f"task '{task.name}': files: no file {path}; it is to be deployed beside the model")
+        if path.name in names:
+            raise TaskError(
+                f"task '{task.name}': files: {path}: another '{path.name}' lies beside the model; give it a name "
+                "of its own"
+            )
+        names.append(path.name)
     for name in SPLITS:
         if getattr(task, name) is None:
             continue

@@ -86,6 +86,25 @@ def test_an_engine_cut_short_and_another_timing_cache(finished: Path, capsys: py
     ]
 
 
+def test_another_tokenizer_beside_the_file(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = read(RUN / "report.json").report
+    for each in report.artifacts:
+        (RUN / each.path).with_name("tokenizer.json").write_text("{}")
+    locked = lock_of(report, json.loads(LOCK.read_text())["task_identity"], RUN, [Path("elsewhere/tokenizer.json")])
+    assert locked.files == {
+        f"artifacts/{target}/tokenizer.json": digest.of_bytes(b"{}") for target in ("onnxruntime-cpu", "tensorrt")
+    }
+    LOCK.write_text(lock_text(locked))
+    assert verify(capsys)[1][-1] == "runs/small: what its lock says"
+    (RUN / FINAL).with_name("tokenizer.json").write_text("{ }")
+    code, lines = verify(capsys)
+    assert (code, lines[1]) == (
+        ExitCode.LIMIT_MISSED,
+        f"differs: artifacts/onnxruntime-cpu/tokenizer.json: locked {digest.of_bytes(b'{}')[:12]}, "
+        f"found {digest.of_bytes(b'{ }')[:12]}",
+    )
+
+
 def test_files_that_changed_are_named_and_nothing_is_asked(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     locked = json.loads(LOCK.read_text())
     (RUN / FINAL).write_bytes(b"x")

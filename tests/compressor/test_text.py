@@ -280,6 +280,19 @@ def test_another_tokenizer_is_another_run(reviews: Task, folder: Path, tmp_path:
     )
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.onnx", "done.json"])
+def test_two_files_of_one_name_beside_the_model_are_refused(
+    name: str, reviews: Task, folder: Path, tmp_path: Path
+) -> None:
+    """Of two encoders' tokenizers one would be the other's."""
+    (tmp_path / name).touch()
+    with pytest.raises(TaskError) as caught:
+        task_file.check_data(dataclasses.replace(reviews, files=(folder / "tokenizer.json", tmp_path / name)))
+    assert str(caught.value) == (
+        f"task 'reviews': files: {tmp_path}/{name}: another '{name}' lies beside the model; give it a name of its own"
+    )
+
+
 def test_splits_may_differ_in_a_dynamic_axis_alone(reviews: Task, folder: Path) -> None:
     longer = ArraySplit(TextEncoder.open(folder, tokens=12).encode(TEXTS), LABELS)
     task_file.check_data(dataclasses.replace(reviews, train=longer))

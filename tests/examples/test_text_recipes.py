@@ -107,6 +107,9 @@ def test_two_networks_become_one_file_of_text(copy: Path) -> None:
     assert [stage["name"] for stage in report["stages"]] == ["original", "combine", "quantize"]
     artifact = out / "artifacts" / "onnxruntime-cpu"
     assert (artifact / "tokenizer.json").is_file()
+    assert json.loads((out / "edgesmith.lock").read_text())["files"].keys() == {
+        "artifacts/onnxruntime-cpu/tokenizer.json"
+    }
     session = OnnxRuntimeSession(artifact / "model.onnx")
     for tokens in (4, 9):
         ids = np.full((3, tokens), WORDS.index("good"), np.int64)
