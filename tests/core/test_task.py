@@ -102,3 +102,9 @@ def test_inputs_cannot_be_described_without_a_sample() -> None:
     with pytest.raises(TaskError) as caught:
         task(test=split(0)).input_specs()
     assert str(caught.value) == "task 'digits': the 'test' split is empty, and the shape of the inputs needs it"
+
+
+def test_names_and_texts_may_be_arrays() -> None:
+    """As label encoders and tables give them."""
+    found = task(classes=np.array([3, 5]), texts=np.array(["a", "b"]))
+    assert (found.classes, found.texts) == (("3", "5"), ("a", "b"))

@@ -132,6 +132,11 @@ class Task:
     # What the model is still to be good at: measured beside this task; its first output is one of the model's.
     old: Task | None = None
 
+    def __post_init__(self) -> None:
+        # Arrays and columns of tables do too: of these nobody can ask whether they are empty, nor for the first one.
+        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        object.__setattr__(self, "texts", tuple(self.texts))
+
     def split(self, name: str, needed_by: str) -> Split:
         """The split called `name`.
 
