@@ -26,6 +26,7 @@ INPUTS = ("input_ids", "attention_mask")
 TOKENIZER = "tokenizer.json"
 _NEEDED = ("config.json", "model.safetensors", TOKENIZER)
 _DIFFERENT = "they belong to different models: take the tokenizer that the model was trained with"
+_AT_ONCE = 256  # texts
 _PADDING = 128  # embeddings are padded to a multiple of this at most
 _COUNT_FROM_PADDING = frozenset(  # positions begin behind its id
     {"camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "xlm-roberta", "xmod"}
@@ -151,9 +152,13 @@ class TextEncoder:
         unknown, known = _knows(file, file.stat().st_mtime_ns)
         tokenizer.enable_truncation(self.tokens)
         tokenizer.enable_padding(length=self.tokens, **_padding(tokenizer))
-        encoded = tokenizer.encode_batch(list(texts))
+        arrays = {name: np.zeros((len(texts), self.tokens), np.int64) for name in INPUTS}
         others: list[tuple[int, str, str]] = []
-        for number, (text, found) in enumerate(zip(texts, encoded, strict=True)):
+        cut = 0
+        for number, (text, found) in enumerate(zip(texts, _encoded(tokenizer, texts), strict=True)):
+            for array, row in zip(arrays.values(), (found.ids, found.attention_mask), strict=True):
+                array[number] = row
+            cut += bool(found.overflowing)
             own = [id for id, special in zip(found.ids, found.special_tokens_mask, strict=True) if not special]
             if not own:
                 raise DataError(f"text {number} is empty ({text!r}); leave it out, with its label")
@@ -172,14 +177,10 @@ class TextEncoder:
                 f"text {number} ({text[:40]!r}) is written in {script}, of which the tokenizer of {self.folder.name} "
                 f"has no words{more}; leave such texts out, or take a model for their language"
             )
-        cut = sum(bool(found.overflowing) for found in encoded)
         if cut:
             said = f"{cut} of {len(texts)} texts are longer than {self.tokens} tokens and are cut"
             warnings.warn(said, TextsCutWarning, stacklevel=2)
-        arrays = ([e.ids for e in encoded], [e.attention_mask for e in encoded])
-        return {
-            name: np.array(rows, np.int64).reshape(-1, self.tokens) for name, rows in zip(INPUTS, arrays, strict=True)
-        }
+        return arrays
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """The `dynamic_axes` of a task: the file takes texts of every length."""
@@ -188,6 +189,13 @@ class TextEncoder:
     def files(self) -> tuple[Path, ...]:
         """The `files` of a task: the device needs the tokenizer."""
         return (self.folder / TOKENIZER,)
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> Iterator[Any]:
+    """Of each text what the tokenizer says; it says all of a long text, so that many at once fill the memory."""
+    every = list(texts)
+    for start in range(0, len(every), _AT_ONCE):
+        yield from tokenizer.encode_batch(every[start : start + _AT_ONCE])
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -37,6 +37,8 @@ def known_scripts(vocabulary: Iterable[str]) -> frozenset[str]:
 
 def foreign(text: str, known: frozenset[str]) -> str | None:
     """The commonest unknown script of a text that has more than half of its letters in such, or None."""
+    if text.isascii() and "LATIN" in known:
+        return None
     letters = collections.Counter(_scripts(text))
     unknown = {script: count for script, count in letters.items() if script not in known}
     if letters.total() < _FEW or 2 * sum(unknown.values()) <= letters.total():

@@ -195,6 +195,17 @@ def test_no_texts_are_no_rows(encoder: TextEncoder) -> None:
     assert encoder.encode(list(np.array(["good", "a film"])))["input_ids"].shape == (2, 8)
 
 
+def test_many_texts_are_encoded_in_parts(encoder: TextEncoder) -> None:
+    """A tokenizer says all of a long text, which for many at once fills the memory."""
+    once, texts = encoder.encode(TEXTS), TEXTS * 50
+    for name, array in encoder.encode(texts).items():
+        np.testing.assert_array_equal(array, np.tile(once[name], (50, 1)))
+    with pytest.raises(DataError, match=r"^text 300 is empty \(''\); leave it out, with its label$"):
+        encoder.encode([*texts, ""])
+    with pytest.warns(TextsCutWarning, match="^2 of 302 texts are longer than 8 tokens and are cut$"):
+        encoder.encode(["very " * 30, *texts, "very " * 1000])
+
+
 def test_padding_has_no_part_in_the_answer(candidate: Candidate, folder: Path) -> None:
     module = candidate.module()
     answers = []
