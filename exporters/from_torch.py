@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,19 +64,30 @@ def write(
     wrapped = Positional(module, [spec.name for spec in inputs], outputs)
     try:
         with quiet(), torch.inference_mode(False), torch.no_grad():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 wrapped,
                 arguments,
-                str(path),
                 input_names=[spec.name for spec in inputs],
                 output_names=list(outputs),
                 dynamic_shapes=(dynamic,),
                 dynamo=True,
-                external_data=False,
                 verbose=False,
             )
+            assert program is not None  # dynamo's
+            _give_way(program.model.graph)
+            program.save(str(path), external_data=False)
     except Exception as error:  # the exporter raises many kinds, all of which mean the same to the user
         raise ExportError(f"the model cannot be exported to ONNX: {cause_of(error)}") from error
+
+
+def _give_way(graph: Any) -> None:
+    """Rename values inside, which are called as their operators are ("embedding"), where a task has the name."""
+    public = {value.name for value in (*graph.inputs, *graph.outputs)}
+    outside = {id(value) for value in graph.outputs}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in public and id(value) not in outside:
+                value.name = f"inside.{value.name}"
 
 
 def cause_of(error: BaseException) -> str:

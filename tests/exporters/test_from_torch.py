@@ -50,6 +50,30 @@ class Does(nn.Module):
         return self._forward(x)
 
 
+class Embeds(nn.Module):
+    """Values inside are called "embedding", "mean", "linear" and "linear_1"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.first, self.second = nn.Embedding(10, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = self.words(x).mean(1)
+        return self.second(self.first(mean)), mean
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [("x", ("embedding", "mean")), ("x", ("linear", "embedding")), ("linear", ("logits", "mean"))],
+)
+def test_names_of_a_task_may_be_those_of_operators(name: str, outputs: tuple[str, str], tmp_path: Path) -> None:
+    samples = {name: np.random.default_rng(0).integers(0, 10, (8, 5))}
+    spec = TensorSpec(name=name, dtype="int64", shape=("batch", 5))
+    session = export(Embeds(), tmp_path / "model.onnx", samples, (spec,), outputs)
+    assert [each.name for each in session.outputs] == list(outputs)
+    assert [session.run(samples)[each].shape for each in outputs] == [(8, 3), (8, 4)]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 64])
 def test_batch_is_dynamic(digits: Network, batch: int) -> None:
     session = OnnxRuntimeSession(digits.path)
