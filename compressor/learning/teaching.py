@@ -1,6 +1,7 @@
 """Teachers: which models teach, how much each counts, and the objective they set a student."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -132,6 +133,8 @@ def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None)
     """
     loss, output = named_loss(context.task), context.task.outputs[0]
     measure = measure_of(stage.loss, stage.loss_options, context.task, context.where)
+    users = measure is None and callable(context.task.loss)
+    own_loss = f"{context.where}: the task's loss with a teacher's output for the labels (or compare: loss = \"mse\")"
     teachers = {name: open_teacher(context.named(name), context) for name in stage.teacher_names()}
     shares = _shares(teachers, stage.teacher_weights, context)
     if data is not None:
@@ -146,7 +149,8 @@ def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None)
         soft = torch.zeros((), device=answers.device)
         for name, target in targets.items():
             _check_shapes(name, answers.shape, target.shape, context)
-            soft = soft + shares[name] * soft_part(measure, answers, target, labels, loss, stage.temperature)
+            part = functools.partial(soft_part, measure, answers, target, labels, loss, stage.temperature)
+            soft = soft + shares[name] * (run_user_code(part, own_loss) if users else part())
         return objective(answers, stage.weight * soft, labels, labelled, loss)
 
     return Lesson(objective=taught, teachers=teachers, shares=shares)

@@ -123,6 +123,24 @@ def test_what_cannot_teach_is_refused(stage: Any, keys: dict[str, Any], message:
     assert str(caught.value) == message
 
 
+def test_a_loss_of_the_users_own_that_wants_classes(original: Candidate, task: Task, tmp_path: Path) -> None:
+    """As one of embeddings does: a teacher's output is no label to it."""
+
+    def own(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return -(output * functional.one_hot(labels, 10)).mean()
+
+    context = make_context(dataclasses.replace(task, loss=own), tmp_path, {"original": original})
+    inputs, labels = first_batch(task)
+    with pytest.raises(TaskError) as caught:
+        lesson_of(Distill(id="d"), context).objective(original.module(), inputs, labels, 16)
+    assert str(caught.value).startswith(
+        f"{context.where}: the task's loss with a teacher's output for the labels (or compare: loss = \"mse\") raised "
+        "RuntimeError: one_hot is only applicable to index tensor"
+    )
+    compared = lesson_of(Distill(id="d", loss="mse"), context).objective(original.module(), inputs, labels, 16)
+    torch.testing.assert_close(compared, own(original.module()(*inputs.values()), labels))
+
+
 def test_competence_needs_losses_that_compare(linear: Candidate, original: Candidate, context: Context) -> None:
     task = dataclasses.replace(context.task, loss=lambda output, labels: output.mean() * 0 - 1)
     changed = dataclasses.replace(context, task=task, named=lambda name: original)
