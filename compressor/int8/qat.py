@@ -64,8 +64,8 @@ class QuantizationAwareTraining(Taught, Training, Stage):
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: what torch.export refuses and who cannot teach is said before any training."""
-        check_answers(self.teacher_names(), value, context)
         _traced(value.module(), context)
+        check_answers(self.teacher_names(), value, context)
         return value
 
     def estimate(self, task: Task, probe: Probe) -> float:

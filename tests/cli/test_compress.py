@@ -183,10 +183,13 @@ def test_a_limit_missed_and_one_that_cannot_be_proven(finished: Path) -> None:
 
 
 def test_time_that_decides_nothing_is_measured_for_longer_once(finished: Path) -> None:
-    measured = min(result()["latency"], key=lambda entry: entry["speedup"]["median"])["speedup"]["median"]
-    limit = ["compress", "recipe.toml", "--set", f"limits.speedup={measured}"]  # inside its interval, so undecided
-    assert main(limit) in (ExitCode.PASS, ExitCode.LIMIT_MISSED, ExitCode.UNPROVEN)
     longer = Path("runs/small/measurements/costs-longer/done.json")
+    for _ in range(4):  # another limit may bring another form of the file, which is as fast as it is
+        measured = min(result()["latency"], key=lambda entry: entry["speedup"]["median"])["speedup"]["median"]
+        limit = ["compress", "recipe.toml", "--set", f"limits.speedup={measured}"]  # inside its interval, so undecided
+        assert main(limit) in (ExitCode.PASS, ExitCode.LIMIT_MISSED, ExitCode.UNPROVEN)
+        if longer.exists():
+            break
     looks = [json.loads(path.read_text())["facts"] for path in (longer.parents[1] / "costs" / "done.json", longer)]
     assert [each["latency"][0]["restarts"] for each in looks] == [5, 15]
     assert looks[0]["fresh"] == looks[1]["fresh"]
