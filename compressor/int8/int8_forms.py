@@ -170,8 +170,14 @@ def _noise(results: Sequence[PairedLatency]) -> float:
 
 
 def _undecided(results: Sequence[PairedLatency], forms: int) -> bool:
-    """Whether one of the forms cannot be told from the baseline."""
-    return any(abs(one.value - 1) <= result.noise_floor for result in results for one in result.speedup[:forms])
+    """Whether one of the forms cannot be told from the baseline, or from the fastest of them."""
+    return any(_alike(result, [one.value for one in result.speedup[:forms]]) for result in results)
+
+
+def _alike(result: PairedLatency, speedups: Sequence[float]) -> bool:
+    noise, fastest = result.noise_floor, max(speedups)
+    from_float = any(abs(value - 1) <= noise for value in speedups)
+    return from_float or sum(value >= fastest * (1 - noise) for value in speedups) > 1
 
 
 def _in_int8(form: Form) -> bool:
