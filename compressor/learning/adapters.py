@@ -206,9 +206,10 @@ class Adapter(Regime):
     def restore(self, state: dict[str, Any]) -> None:
         """See `Regime.restore`."""
         if self._ranks is not None:
+            device = next(self._tuner.parameters()).device
             self._config.rank_pattern = state["rank_pattern"]
             for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
-                setattr(self._ranks, name, state[name])
+                setattr(self._ranks, name, {key: tensor.to(device) for key, tensor in state[name].items()})
 
     def fold(self) -> nn.Module:
         """The network with all adapters added to its weights: its own class and parameters again."""

@@ -177,6 +177,7 @@ class _Loop:
             mixed_precision=chosen(settings.mixed_precision, context.machine.device),
             gradient_accumulation_steps=settings.accumulation,
         )
+        module.to(self._accelerator.device)  # Accelerate moves a model once; the head's probe has trained it before
         self._steps = data.steps(settings.batch_size)
         self._budget: Budget = (
             Epochs(settings.epochs, self._steps, settings.accumulation)

@@ -1,8 +1,5 @@
-"""`--device`: everything goes to it, and what is missing for it is said before any work.
-
-On the meta device any tensor left on the CPU is an error, as it would be on CUDA; no value can come back from it, which is
-how a pass that went through ends. The tests marked gpu run the stages for real, those of training beside the others in
-test_training.py.
+"""`--device`: what is missing for it is said before any work. The tests marked gpu run stages on CUDA, those of training
+beside the others in test_training.py; test_elsewhere.py runs all of them on a device that is made up.
 """
 
 import dataclasses
@@ -17,10 +14,9 @@ from torch import nn
 
 from edgesmith.compressor import job
 from edgesmith.compressor.candidate import Candidate
-from edgesmith.compressor.data import batches, reestimate_batch_norm
+from edgesmith.compressor.data import batches
 from edgesmith.compressor.export import Export
 from edgesmith.compressor.int8.quantize import Quantize
-from edgesmith.compressor.learning.losses import task_loss
 from edgesmith.compressor.learning.teaching import open_teacher
 from edgesmith.compressor.pruning import channel_statistics, coupling
 from edgesmith.compressor.pruning.prune import Prune
@@ -29,53 +25,6 @@ from edgesmith.core.errors import RecipeError, UsageError
 from edgesmith.core.task import Task
 from edgesmith.core.values import TensorSpec
 from edgesmith.exporters.sessions.torch_session import TorchSession, forward
-
-META = torch.device("meta")
-NOTHING_COMES_BACK = "Cannot copy out of meta tensor; no data!"
-
-
-@pytest.fixture
-def elsewhere(context: Context) -> Context:
-    return dataclasses.replace(context, machine=dataclasses.replace(context.machine, device="meta"))
-
-
-class Misplaced(nn.Module):
-    """Adds a tensor that does not move with the module."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.offset = [torch.zeros(8, 8)]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.inner(x + self.offset[0])
-
-
-@pytest.mark.parametrize("kind", ["activations", "gradients"])
-def test_importance_statistics(kind: str, original: Candidate, elsewhere: Context) -> None:
-    groups = coupling.find(original.module(), original.example)
-
-    def gather(module: nn.Module) -> None:
-        module = module.to(META)
-        data = batches(elsewhere, "train", 64, 32)
-        if kind == "activations":
-            channel_statistics.activations(module, groups, data)
-        else:
-            loss = task_loss(elsewhere.task)
-            channel_statistics.gradients(module, groups, data, lambda x, y: loss(module, x, y))
-
-    with pytest.raises(NotImplementedError, match=NOTHING_COMES_BACK):
-        gather(original.module())
-    groups = [dataclasses.replace(group, members=()) for group in groups]
-    with pytest.raises(RuntimeError, match=r"(?i)device"):
-        gather(Misplaced(original.module()))
-
-
-def test_batch_norms(original: Candidate, elsewhere: Context) -> None:
-    with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):  # a norm has met its input, and counts
-        reestimate_batch_norm(original.module(), elsewhere, 64, 32)
-    with pytest.raises(RuntimeError, match=r"(?i)device"):
-        reestimate_batch_norm(Misplaced(original.module()), elsewhere, 64, 32)
 
 
 def test_statistics_do_not_depend_on_where_they_are_taken(original: Candidate, context: Context) -> None:
@@ -91,24 +40,6 @@ def test_statistics_do_not_depend_on_where_they_are_taken(original: Candidate, c
         for inputs, _ in batches(context, "train", 64, 32):
             module(*inputs.values())
     torch.testing.assert_close(found.activation["head"], torch.cat(values).mean(0))
-
-
-def test_a_session(original: Candidate, context: Context) -> None:
-    specs, images = context.task.input_specs(), context.task.test.batch(np.arange(4))[0]
-    session = TorchSession(original.module().to(META), specs, ("logits",))
-    session.bind(images)()
-    with pytest.raises(NotImplementedError, match=NOTHING_COMES_BACK):
-        session.run(images)
-    with pytest.raises(RuntimeError, match=r"(?i)device"):
-        TorchSession(Misplaced(original.module()).to(META), specs, ("logits",)).bind(images)
-
-
-def test_a_teacher(original: Candidate, elsewhere: Context) -> None:
-    teacher = open_teacher(original, elsewhere)
-    (inputs, _), *_ = batches(elsewhere, "train", 8, 8)
-    assert teacher(inputs).device == META
-    with pytest.raises(RuntimeError, match=r"(?i)device"):
-        teacher({"image": torch.zeros(2, 1, 8, 8)})
 
 
 def test_a_teacher_that_is_a_file_has_the_tasks_output(original: Candidate, context: Context) -> None:
