@@ -74,14 +74,20 @@ class _Accelerator(accelerate.Accelerator):
 
 
 @contextlib.contextmanager
-def elsewhere() -> Iterator[None]:
-    """Inside it tensors can be sent `ELSEWHERE`, and trainings are there."""
+def elsewhere(same: bool = True) -> Iterator[None]:
+    """Inside it tensors can be sent `ELSEWHERE`, and trainings are there.
+
+    Args:
+        same: a parameter that moves stays the same object, as on CUDA; of a traced network it cannot.
+    """
     plain = torch.tensor, accelerate.Accelerator
     torch.tensor, accelerate.Accelerator = _placed(torch.tensor), _Accelerator  # type: ignore[misc]
+    torch.__future__.set_swap_module_params_on_conversion(same)
     try:
         with _Mode():
             yield
     finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
         torch.tensor, accelerate.Accelerator = plain  # type: ignore[misc]
 
 
