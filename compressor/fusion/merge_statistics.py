@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from ...core.errors import TaskError
-from ...core.task import Task
+from ...core.task import NO_LABEL, Task
 from ...exporters.sessions.torch_session import Tensors, forward
 from ..learning.losses import Draw, named_loss
+from ..learning.padding import standing
 
 Batch = tuple[Tensors, torch.Tensor | None]
 
@@ -22,7 +23,7 @@ def fisher(
 
     Labels are drawn from the model's own answer, as the definition has it: a class from its softmax, each of several
     labels by its own probability, a number from a normal distribution around it. Of a loss function of the user's own
-    no distribution is known; it gets real labels.
+    no distribution is known; it gets real labels. Of padding no class is drawn.
 
     Args:
         module: in eval mode afterwards; its gradients are left alone.
@@ -34,7 +35,10 @@ def fisher(
     loss, count = named_loss(task), 0
     for inputs, labels in samples:
         answer = forward(module, inputs, task.outputs)[output].float()
-        value = loss.hard(answer, _drawn(answer.detach(), labels, task, loss.drawn, generator))
+        drawn, real = _drawn(answer.detach(), labels, task, loss.drawn, generator), standing(inputs, answer.shape[2:])
+        if loss.classes and real is not None:
+            drawn = drawn.masked_fill(~real, NO_LABEL)
+        value = loss.hard(answer, drawn)
         found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:

@@ -175,11 +175,19 @@ def soft_part(
     labels: torch.Tensor | None,
     loss: NamedLoss,
     temperature: float,
+    real: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """How far the student's outputs `(N, ...)` are from the teacher's."""
+    """How far the student's outputs `(N, ...)` are from the teacher's.
+
+    Args:
+        real: which positions of logits `(N, C, ...)` count, `(N, ...)`; None: all.
+    """
     if measure is None:
         return loss.hard(student, loss.as_label(teacher))
-    return measure(as_rows(student), as_rows(teacher), classes_of(teacher, labels), temperature)
+    rows = [as_rows(student), as_rows(teacher), classes_of(teacher, labels)]
+    if real is not None:
+        rows = [each[real.reshape(-1)] for each in rows]
+    return measure(rows[0], rows[1], rows[2], temperature)
 
 
 def objective(

@@ -12,10 +12,20 @@ from torch.nn import functional
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureLoss:
-    """A loss, and whether both sides need the same number of channels (an adapter then sees to it)."""
+    """A loss, whether both sides need the same number of channels (an adapter sees to it), and what it is a mean of."""
 
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     same_channels: bool = True
+    over_positions: bool = True  # a mean over all positions; False: over samples, of what all positions of one make
+
+    def between(self, student: torch.Tensor, teacher: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+        """The loss of the positions that are no padding, which `real` `(N, positions)` says; None: none is."""
+        if real is None:
+            return self.loss(student, teacher)
+        if self.over_positions:
+            return self.loss(student[real][None], teacher[real][None])
+        padding = ~real[..., None]
+        return self.loss(student.masked_fill(padding, 0.0), teacher.masked_fill(padding, 0.0))
 
 
 def fitnets(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -38,5 +48,5 @@ def attention(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 FEATURES: dict[str, FeatureLoss] = {
     "fitnets": FeatureLoss(loss=fitnets),
     "pkd": FeatureLoss(loss=pkd),
-    "attention": FeatureLoss(loss=attention, same_channels=False),
+    "attention": FeatureLoss(loss=attention, same_channels=False, over_positions=False),
 }

@@ -15,6 +15,7 @@ from ..candidate import Candidate
 from ..stage import Context
 from .feature_layers import Layer, Pair, pair
 from .feature_losses import FEATURES, FeatureLoss
+from .padding import standing
 from .training import Objective
 
 _CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -147,7 +148,9 @@ class Transfer:
             for (name, found), adapter in zip(self._pairs, self.learner.adapters, strict=True):
                 seen = self._teachers[name].found[found.teacher.name]
                 own = adapter(self._student.found[found.student.name])
-                part = self._loss.loss(own, as_positions(seen, found.teacher.axis + 1))
+                axis = found.teacher.axis + 1
+                real = standing(inputs, seen.shape[1:axis] + seen.shape[axis + 1 :])
+                part = self._loss.between(own, as_positions(seen, axis), real)
                 pairs = sum(owner == name for owner, _ in self._pairs)
                 total = total + self._keys.feature_weight * self._shares[name] * part / pairs
             return total

@@ -16,6 +16,7 @@ from ..fusion.merge_statistics import fisher
 from ..stage import Context
 from .distillation import measure_of, soft_part
 from .losses import named_loss
+from .padding import standing
 from .teaching import open_teacher
 
 Tensors = Mapping[str, torch.Tensor]
@@ -76,7 +77,8 @@ def without_forgetting(value: Candidate, weight: float, context: Context) -> Kee
 
     def added(inputs: Tensors, answers: Tensors) -> torch.Tensor:
         target = teacher({name: tensor.clone() for name, tensor in inputs.items()})
-        return weight * soft_part(measure, answers[output], target, None, loss, _TEMPERATURE)
+        real = standing(inputs, target.shape[2:])
+        return weight * soft_part(measure, answers[output], target, None, loss, _TEMPERATURE, real)
 
     return added
 

@@ -1,6 +1,7 @@
 """Self-training: a network labels the samples without labels that it is sure of, and learns from them as well."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,9 +10,11 @@ from ...core.errors import DataError, TaskError
 from ...core.task import NO_LABEL, Split, Task, has_label
 from ...exporters.sessions.torch_session import TorchSession
 from ..candidate import Candidate
+from ..data import feeds
 from ..evaluation import BATCH
 from ..fusion.fusing import softmax
 from ..stage import Context
+from .padding import standing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +50,8 @@ def with_pseudo_labels(value: Candidate, threshold: float, context: Context) -> 
     augmentation and its own dropout (the noisy student; Xie et al., CVPR 2020). Where an output has positions beside
     the sample, as a segmentation has, those it is not sure of have no label.
 
+    Padding has none either.
+
     Args:
         threshold: the least probability of the top class.
 
@@ -58,7 +63,7 @@ def with_pseudo_labels(value: Candidate, threshold: float, context: Context) -> 
     session = TorchSession(value.module().to(context.machine.device), task.input_specs(), task.outputs)
     shares = softmax(np.moveaxis(predict(session, unlabelled, BATCH)[task.outputs[0]], 1, -1))
     sure = shares.max(-1)
-    labels = np.where(sure >= threshold, shares.argmax(-1), NO_LABEL)
+    labels = np.where((sure >= threshold) & _real(unlabelled, sure.shape), shares.argmax(-1), NO_LABEL)
     chosen = np.flatnonzero(has_label(labels))
     if not len(chosen):
         raise DataError(
@@ -67,6 +72,13 @@ def with_pseudo_labels(value: Candidate, threshold: float, context: Context) -> 
         )
     context.notes.append(_note(unlabelled, labels, threshold, context.where))
     return Extended(train, unlabelled, chosen, labels[chosen])
+
+
+def _real(split: Split, shape: Sequence[int]) -> np.ndarray:
+    """Which answers, of `shape` `(N, ...)`, are of no padding; a bool array that fits."""
+    found = (standing(feed, shape[1:]) for feed in feeds(split, np.arange(len(split)), BATCH))
+    parts = [part for part in found if part is not None]
+    return np.concatenate(parts) if parts else np.ones((), bool)
 
 
 def _note(unlabelled: Split, labels: np.ndarray, threshold: float, where: str) -> str:

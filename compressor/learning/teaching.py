@@ -20,6 +20,7 @@ from ..stage import Context, Graph
 from ..task_file import run_user_code
 from .distillation import measure_of, objective, soft_part
 from .losses import named_loss
+from .padding import standing
 from .remembered import remembered
 from .training import Objective, require_training_data
 from .training_data import TrainingData
@@ -146,10 +147,10 @@ def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None)
     def taught(model: nn.Module, inputs: Tensors, labels: torch.Tensor | None, labelled: int) -> torch.Tensor:
         targets = {name: teacher(_copied(inputs)) for name, teacher in teachers.items()}
         answers = forward(model, inputs, context.task.outputs)[output]
-        soft = torch.zeros((), device=answers.device)
+        real, soft = standing(inputs, answers.shape[2:]), torch.zeros((), device=answers.device)
         for name, target in targets.items():
             _check_shapes(name, answers.shape, target.shape, context)
-            part = functools.partial(soft_part, measure, answers, target, labels, loss, stage.temperature)
+            part = functools.partial(soft_part, measure, answers, target, labels, loss, stage.temperature, real)
             soft = soft + shares[name] * (run_user_code(part, own_loss) if users else part())
         return objective(answers, stage.weight * soft, labels, labelled, loss)
 
