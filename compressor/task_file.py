@@ -83,7 +83,7 @@ def check_data(task: Task) -> None:
             continue
         split = task.split(name, "the task")
         where = f"task '{task.name}': '{name}' split"
-        inputs, labels = _guarded(functools.partial(_look, split), where)
+        inputs, labels = _guarded(functools.partial(look, split), where)
         for key, array in inputs.items():
             if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
                 first = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))[0])
@@ -231,7 +231,8 @@ def run_user_code(call: Callable[[], Any], where: str) -> Any:
     return _guarded(call, where)
 
 
-def _look(split: Split) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+def look(split: Split) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Inputs and labels of a split that holds them in memory, else of some samples spread over it."""
     if isinstance(split, ArraySplit):
         return dict(split.inputs), split.labels
     return split.batch(_spread(len(split)))
@@ -243,7 +244,7 @@ def _spread(count: int) -> np.ndarray:
 
 def split_identity(split: Split) -> str:
     """Digest of a split's inputs and labels; of its length and 256 samples where it does not hold its arrays."""
-    inputs, labels = _look(split)
+    inputs, labels = look(split)
     return digest.of_json(
         [len(split), digest.of_arrays(inputs), None if labels is None else digest.of_arrays({"labels": labels})]
     )

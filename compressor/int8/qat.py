@@ -22,6 +22,7 @@ from ...exporters.targets.targets import TARGETS
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split, check_calibration
 from ..learning.teaching import Taught, check_answers, lesson_of
+from ..learning.trainable import check_labels, check_learns
 from ..learning.training import Regime, Training, train
 from ..learning.training_data import TrainingData
 from ..stage import Context, Graph, Probe, Stage
@@ -56,6 +57,7 @@ class QuantizationAwareTraining(Taught, Training, Stage):
             raise RecipeError(f'{where}: needs torchao, which is not installed; pip install "edgesmith[qat]"')
         self.check_training(task, where)
         self.check_teaching(task, where)
+        self.check_batches(self.samples_taught(task), where)
         check_calibration(task, self.samples, where)
 
     def needs(self) -> tuple[str, ...]:
@@ -65,13 +67,14 @@ class QuantizationAwareTraining(Taught, Training, Stage):
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: what torch.export refuses and who cannot teach is said before any training."""
         _traced(value.module(), context)
+        check_learns(value, context.where)
+        check_labels(value, context)
         check_answers(self.teacher_names(), value, context)
         return value
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
-        samples = sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
-        return self.training_seconds(task, samples, probe) * _COST + 2 * probe.export
+        return self.training_seconds(task, self.samples_taught(task), probe) * _COST + 2 * probe.export
 
     def run(self, value: Candidate, context: Context) -> Graph:
         """See `Stage.run`."""

@@ -12,6 +12,7 @@ from .features import FeatureKeys, Transfer, pairs_with
 from .finetune import Finetune
 from .mixup import check_mixable, on_mixtures
 from .teaching import Taught, check_answers, lesson_of
+from .trainable import check_labels, check_learns
 from .training import Training, require_training_data, train
 from .training_data import TrainingData
 
@@ -37,11 +38,13 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         """See `Stage.check`."""
         self.check_training(task, where)
         self.check_teaching(task, where)
+        self.check_batches(self.samples_taught(task), where)
         self.check_features(self.teacher_names(), where)
         if self.mixup:
             check_mixable(task, where)
         if self.compare:
             require_training_data(task, f"{where}.compare", labels=True)
+            self.check_batches(len(task.split("train", where)), where)
         if self.student is not None and self.student not in task.models:
             known = ", ".join(sorted(task.models)) or "none"
             raise RecipeError(f"{where}.student: '{self.student}' is not in the task's models; known: {known}")
@@ -57,6 +60,8 @@ class Distill(Taught, FeatureKeys, Training, Stage):
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: a student of its own takes the input's place; teachers' answers and layers fit."""
         value = value if self.student is None else self._student(context)
+        check_learns(value, context.where)
+        check_labels(value, context)
         check_answers(self.teacher_names(), value, context)
         if self.features is not None:
             for name in self.teacher_names():
@@ -65,8 +70,7 @@ class Distill(Taught, FeatureKeys, Training, Stage):
 
     def estimate(self, task: Task, probe: Probe) -> float:
         """See `Stage.estimate`."""
-        samples = sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
-        plain = 0.0
+        samples, plain = self.samples_taught(task), 0.0
         if self.compare:
             plain = self.training_seconds(task, len(task.split("train", self.name)), probe)
         if not self._repeats(task):

@@ -1,7 +1,6 @@
 """Training on the task's own labels."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
@@ -24,8 +23,9 @@ from .forgetting import Keeper, KeepKeys
 from .losses import loss_of_answers, named_loss
 from .pseudo_labels import check_pseudo_labels, with_pseudo_labels
 from .rate_search import RateSearchKeys
+from .trainable import check_labels, check_learns
 from .training import Regime, Trained, Training, require_training_data, train
-from .training_data import TrainingData
+from .training_data import TrainingData, batches_of
 from .transfer import TransferKeys, probe, share_trained
 
 
@@ -57,12 +57,20 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         if self.class_report and not (named.classes and labels is not None and labels.ndim == 1):
             raise RecipeError(f"{where}.class_report: needs the loss 'cross-entropy' and one class for each sample")
         require_training_data(task, where, labels=True)
-        self.check_steps(self._most_steps(task, where), where)
+        samples = self._most_samples(task, where)
+        self.check_batches(samples, where)
+        self.check_steps(self._steps(samples), where)
+        if self.probe_epochs:
+            dataclasses.replace(self, epochs=self.probe_epochs, minutes=None).check_batches(samples, where)
         if self.learning_rates:
-            self.check_steps(self._trial(0.0)._most_steps(task, where), where, "search_epochs")
+            self._trial(0.0).check_batches(samples, where)
+            self.check_steps(self._trial(0.0)._steps(samples), where, "search_epochs")
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs, and groups of layers."""
+        if self.adapter is None:
+            check_learns(value, context.where)
+        check_labels(value, context)
         if self.probe_epochs:
             probe(value.module(), value.example, context.task.outputs, context.where)
         if self.adapter is not None:
@@ -121,14 +129,14 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         note = f"{trained.note()}, {self.adapter}: {adapter.note()}"
         return self._reported(Candidate.of(adapter.fold(), value), note, context)
 
-    def _most_steps(self, task: Task, where: str) -> int:
-        """With every sample that pseudo-labels may add."""
+    def _most_samples(self, task: Task, where: str) -> int:
+        """With every one that pseudo-labels may add."""
         more = len(task.split("unlabelled", where)) if self.pseudo_labels is not None else 0
-        return self._steps(len(task.split("train", where)) + more)
+        return len(task.split("train", where)) + more
 
     def _steps(self, samples: int) -> int:
         """Of the optimizer, in all epochs."""
-        return self.epochs * math.ceil(samples / self.batch_size) // self.accumulation
+        return self.epochs * batches_of(samples, self.batch_size) // self.accumulation
 
     def _reported(self, trained: Candidate, note: str, context: Context) -> Candidate:
         """With its note, and behind it the classification report, where that is asked for."""

@@ -1,7 +1,6 @@
 """Teachers: which models teach, how much each counts, and the objective they set a student."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -71,6 +70,10 @@ class Taught:
         measure_of(self.loss, self.loss_options, task, where)
         require_training_data(task, where, labels=False)
 
+    def samples_taught(self, task: Task) -> int:
+        """Labelled ones and others."""
+        return sum(len(split) for split in (task.train, task.unlabelled) if split is not None)
+
 
 def check_answers(names: Sequence[str], student: Candidate, context: Context) -> None:
     """Refuse before any work a teacher, if it is a module, that answers in another shape than the student.
@@ -134,8 +137,8 @@ def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None)
     """
     loss, output = named_loss(context.task), context.task.outputs[0]
     measure = measure_of(stage.loss, stage.loss_options, context.task, context.where)
-    users = measure is None and callable(context.task.loss)
-    own_loss = f"{context.where}: the task's loss with a teacher's output for the labels (or compare: loss = \"mse\")"
+    said = f"{context.where}: the task's loss with a teacher's output for the labels (or compare: loss = \"mse\")"
+    soft_loss = named_loss(context.task, said)
     teachers = {name: open_teacher(context.named(name), context) for name in stage.teacher_names()}
     shares = _shares(teachers, stage.teacher_weights, context)
     if data is not None:
@@ -150,8 +153,8 @@ def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None)
         real, soft = standing(inputs, answers.shape[2:]), torch.zeros((), device=answers.device)
         for name, target in targets.items():
             _check_shapes(name, answers.shape, target.shape, context)
-            part = functools.partial(soft_part, measure, answers, target, labels, loss, stage.temperature, real)
-            soft = soft + shares[name] * (run_user_code(part, own_loss) if users else part())
+            part = soft_part(measure, answers, target, labels, soft_loss, stage.temperature, real)
+            soft = soft + shares[name] * part
         return objective(answers, stage.weight * soft, labels, labelled, loss)
 
     return Lesson(objective=taught, teachers=teachers, shares=shares)

@@ -25,7 +25,7 @@ from ..stage import Context, Probe
 from .budget import Budget, Epochs, Minutes
 from .optimizers import OPTIMIZERS, SCHEDULES, parameter_groups
 from .precision import Precision, chosen
-from .training_data import TrainingData
+from .training_data import TrainingData, batches_of
 
 CHECKPOINT_SECONDS = 20.0  # at most this much training is lost to a kill
 _CHECKED_STEPS = 10  # the loss is read back this often; every step would stall a GPU
@@ -64,6 +64,22 @@ class Training:
         resolve(self.optimizer, OPTIMIZERS, f"{where}.optimizer")
         resolve(self.schedule, SCHEDULES, f"{where}.schedule")
         task.split("validation", f"{where}: choosing the best epoch")
+
+    def check_batches(self, samples: int, where: str) -> None:
+        """Refuse data that no training can be made of.
+
+        Raises:
+            RecipeError: fewer batches than make one step of the optimizer.
+            TaskError: a single sample.
+        """
+        if samples < 2:
+            raise TaskError(f"{where}: there is one sample to train on, and a batch has two or more; give more data")
+        batches = self.epochs * batches_of(samples, self.batch_size)
+        if self.minutes is None and batches < self.accumulation:
+            raise RecipeError(
+                f"{where}.accumulation: {self.accumulation} batches make one step, and in all epochs there are "
+                f"{batches}, so that nothing would be learnt; lower it, or train for longer"
+            )
 
     def training_seconds(self, task: Task, samples: int, probe: Probe, teachers: Sequence[str] = ()) -> float:
         """Estimated seconds of all epochs with their validation, or those of the budget."""
@@ -237,6 +253,11 @@ class _Loop:
         with self._accelerator.accumulate(self._model):
             with self._accelerator.autocast():
                 loss = self._objective(self._model, inputs, labels, labelled)
+            if not loss.requires_grad:
+                raise TaskError(
+                    f"{self._context.where}: no gradient comes from the loss to what learns; make a loss of your own "
+                    "of torch's operations on the outputs, without detach"
+                )
             self._accelerator.backward(loss)
             if self._accelerator.sync_gradients and self._settings.max_gradient_norm is not None:
                 self._accelerator.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)

@@ -25,7 +25,7 @@ class TrainingData:
 
     def steps(self, batch_size: int) -> int:
         """Batches per epoch; the incomplete last one is left out (another one each epoch)."""
-        return max(1, self._total // batch_size)
+        return batches_of(self._total, batch_size)
 
     def order(self, seed: int, epoch: int, batch_size: int) -> list[np.ndarray]:
         """The batches of an epoch as index arrays, labelled samples first in each."""
@@ -55,6 +55,11 @@ class TrainingData:
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         given = None if labels is None else torch.tensor(labels, device=device)
         return moved, given, 0 if labels is None else len(labels)
+
+
+def batches_of(samples: int, batch_size: int) -> int:
+    """How many an epoch has: full ones, or one that is not."""
+    return max(1, samples // batch_size)
 
 
 def _labelled_first(inputs: dict[str, np.ndarray], labels: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
