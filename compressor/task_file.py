@@ -91,9 +91,10 @@ def check_data(task: Task) -> None:
                     f"{where}: input '{key}' holds NaN or infinity, first in sample {first}; clean the data"
                 )
         got = {key: (str(array.dtype), _as_named(key, array.shape[1:], wanted)) for key, array in inputs.items()}
-        if got != wanted:
+        if list(got.items()) != list(wanted.items()):  # in their order too: modules are called by position
             raise DataError(
-                f"{where}: inputs are {_show(got)}, those of the 'test' split are {_show(wanted)}; they must agree"
+                f"{where}: inputs are {_show(got)}, those of the 'test' split are {_show(wanted)}; they must agree, "
+                "and stand in the same order"
             )
         if labels is not None and name == "train":
             labels = labels[has_label(labels)]
@@ -116,7 +117,7 @@ def _check_old(task: Task, old: Task) -> None:
         old.split(name, f"{where}, which is measured beside the new one,")
     check_data(dataclasses.replace(old, old=None))
     wanted, got = ({spec.name: (spec.dtype, spec.shape[1:]) for spec in each.input_specs()} for each in (task, old))
-    if wanted != got:
+    if list(wanted.items()) != list(got.items()):
         raise DataError(f"{where}: inputs are {_show(got)}, those of the new one are {_show(wanted)}; they must agree")
 
 

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...core.errors import TaskError
 from ...core.task import Split, has_label
 from ...exporters.sessions.torch_session import to_tensors
+from ..task_file import run_user_code
 
 Augment = Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, Any]]
 
@@ -51,10 +53,34 @@ class TrainingData:
             parts.append(self._unlabelled.batch(unknown)[0])
         tensors = to_tensors({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, "cpu")
         if augment is not None:
-            tensors = augment(tensors, torch.Generator().manual_seed(seed))
+            tensors = _augmented(augment, tensors, torch.Generator().manual_seed(seed))
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
         given = None if labels is None else torch.tensor(labels, device=device)
         return moved, given, 0 if labels is None else len(labels)
+
+
+def _augmented(
+    augment: Augment, inputs: dict[str, torch.Tensor], generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Other values of the same inputs, in their order: models are called by position.
+
+    Raises:
+        TaskError: it raises; or what comes back has other inputs, types or samples.
+    """
+    wanted = {name: (tensor.dtype, len(tensor)) for name, tensor in inputs.items()}
+    changed: Any = run_user_code(lambda: augment(inputs, generator), "the task's augment")
+    if not isinstance(changed, Mapping) or set(changed) != set(wanted):
+        found = sorted(map(str, changed)) if isinstance(changed, Mapping) else type(changed).__name__
+        raise TaskError(f"the task's augment returned {found}; return a tensor for each of {sorted(wanted)}")
+    for name, (dtype, count) in wanted.items():
+        tensor = changed[name]
+        if not isinstance(tensor, torch.Tensor) or (tensor.dtype, len(tensor)) != (dtype, count):
+            found = f"{type(tensor).__name__} {getattr(tensor, 'dtype', '')} {tuple(getattr(tensor, 'shape', ()))}"
+            raise TaskError(
+                f"the task's augment returned '{name}' as {found}; return a tensor of {dtype} with the {count} samples "
+                "it was given on axis 0"
+            )
+    return {name: changed[name] for name in wanted}
 
 
 def batches_of(samples: int, batch_size: int) -> int:

@@ -86,6 +86,21 @@ def test_splits_must_have_the_same_inputs(task: Task) -> None:
         task_file.check_data(changed)
 
 
+def test_splits_must_have_their_inputs_in_the_same_order(task: Task) -> None:
+    """Modules are called by position: a training split in another order taught the network something else."""
+    images = task.test.inputs["image"]
+    two = ArraySplit({"a": images, "b": images}, task.test.labels)
+    swapped = ArraySplit({"b": images, "a": images}, task.test.labels)
+    task_file.check_data(digits_with(task, train=two, validation=two, test=two, calibration=None))
+    with pytest.raises(DataError) as caught:
+        task_file.check_data(digits_with(task, train=swapped, validation=two, test=two, calibration=None))
+    shape = "float32 (1, 8, 8)"
+    assert str(caught.value) == (
+        f"task 'digits': 'train' split: inputs are b {shape}, a {shape}, those of the 'test' split are a {shape}, b {shape}; "
+        "they must agree, and stand in the same order"
+    )
+
+
 def test_an_empty_split_is_refused(task: Task) -> None:
     empty = ArraySplit({"image": np.zeros((0, 1, 8, 8), np.float32)}, np.zeros(0, np.int64))
     with pytest.raises(TaskError, match="the 'validation' split is empty"):

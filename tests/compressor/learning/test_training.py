@@ -181,6 +181,45 @@ def test_labelled_samples_come_first() -> None:
     assert labelled == 2
 
 
+def test_augmented_inputs_are_passed_in_the_order_of_the_task() -> None:
+    """Modules are called by position, whatever order the augmentation builds its answer in."""
+    split = ArraySplit({"a": np.zeros((4, 1), np.float32), "b": np.ones((4, 1), np.float32)})
+
+    def reversed_and_doubled(inputs: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {name: 2 * inputs[name] for name in reversed(inputs)}
+
+    inputs, _, _ = TrainingData(None, split).batch(np.arange(4), reversed_and_doubled, 0, torch.device("cpu"))
+    assert [(name, float(tensor.max())) for name, tensor in inputs.items()] == [("a", 0.0), ("b", 2.0)]
+
+
+AS_GIVEN = "return a tensor of torch.float32 with the 64 samples it was given on axis 0"
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (lambda x, g: None, "returned NoneType; return a tensor for each of ['image']"),
+        (lambda x, g: {"images": x["image"]}, "returned ['images']; return a tensor for each of ['image']"),
+        (lambda x, g: {**x, "more": x["image"]}, "returned ['image', 'more']; return a tensor for each of ['image']"),
+        (
+            lambda x, g: {"image": x["image"].numpy()},
+            f"returned 'image' as ndarray float32 (64, 1, 8, 8); {AS_GIVEN}",
+        ),
+        (
+            lambda x, g: {"image": x["image"].double()},
+            f"returned 'image' as Tensor torch.float64 (64, 1, 8, 8); {AS_GIVEN}",
+        ),
+        (lambda x, g: {"image": x["image"][:5]}, f"returned 'image' as Tensor torch.float32 (5, 1, 8, 8); {AS_GIVEN}"),
+        (lambda x, g: {"image": x["picture"]}, "raised KeyError: 'picture' (test_training.py, line"),
+    ],
+)
+def test_an_augmentation_that_gives_something_else_back(augment: Any, message: str, context: Context) -> None:
+    data = TrainingData(context.task.train)
+    with pytest.raises(TaskError) as caught:
+        data.batch(np.arange(64), augment, 0, torch.device("cpu"))
+    assert str(caught.value).startswith(f"the task's augment {message}")
+
+
 def test_an_onnx_file_teaches(pruned: Candidate, original: Candidate, context: Context) -> None:
     """A teacher that is only a file gives the same lesson as the module it was exported from."""
     graph = Export(id="e").run(original, context)
