@@ -108,7 +108,8 @@ class AdapterKeys:
         names = self.targets(module, example, outputs, where)
         head = layer_groups(module, example, outputs)[-1]
         parameters = dict(module.named_parameters())
-        full = [parameters[name] for name in head if name.rpartition(".")[0] not in names]
+        own = [name for name in head if name.rpartition(".")[0] not in names]
+        full = [parameters[name] for name in own if parameters[name].requires_grad]
         set_seed(seed)  # where adapters start must not depend on what ran before
         return Adapter(self._tuner(module, names, steps), full, len(names))
 

@@ -93,6 +93,7 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
             rate = self.best_rate(lambda rate, trial: self._trial(rate).run(value, trial), context)
             return dataclasses.replace(self, learning_rates=(), learning_rate=rate).run(value, context)
         module, outputs = value.module(), context.task.outputs
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
         keeper = self.keeper(module, value, context)
         if self.pseudo_labels is not None:
             train = with_pseudo_labels(value, self.pseudo_labels, context)
@@ -103,6 +104,8 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
             regime = probe(module, value.example, outputs, context.where)
             probed = self._train(module, regime, settings, context.within("probe"), keeper)
             context.notes.append(f"the head alone: {probed.note()}")
+            for parameter in learning:
+                parameter.requires_grad_(True)
         if self.adapter is not None:
             return self._run_adapted(module, value, context, keeper)
         regime = self.regime(module, value.example, outputs, self.epochs, context.where)

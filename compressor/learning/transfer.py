@@ -42,6 +42,8 @@ class TransferKeys:
     def regime(self, module: nn.Module, example: Example, outputs: Sequence[str], epochs: int, where: str) -> Regime:
         """Freeze what is to be frozen, in place, and say what happens in which epoch, and at which rate.
 
+        What does not learn when it starts, by the function that builds the network, never does.
+
         Raises:
             RecipeError: a glob that matches nothing, nothing that is left to learn, more groups than epochs.
         """
@@ -53,14 +55,14 @@ class TransferKeys:
             for glob, factor in self.layer_rates.items()  # where several match, the last one counts
             for name in matching(glob, names, f"{where}.layer_rates")
         }
-        learning = [name for name in names if name not in frozen]
+        learning = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         if not learning:
             raise RecipeError(f"{where}.freeze: nothing is left to train; {len(names)} of {len(names)} are frozen")
         groups: list[tuple[str, ...]] = [tuple(learning)]
         if self.layer_decay is not None or self.unfreeze == "gradual":
             every = layer_groups(module, example, outputs)
             rates |= self._decayed(every)
-            groups = [kept for group in every if (kept := tuple(name for name in group if name not in frozen))]
+            groups = [kept for group in every if (kept := tuple(name for name in group if name in learning))]
         if self.unfreeze == "gradual" and len(groups) > epochs:
             raise RecipeError(
                 f"{where}.unfreeze: {len(groups)} groups of layers learn, one more with every epoch, and there are "
@@ -81,9 +83,11 @@ def probe(module: nn.Module, example: Example, outputs: Sequence[str], where: st
     Raises:
         RecipeError: the network is all head.
     """
-    groups = layer_groups(module, example, outputs)
+    groups, parameters = layer_groups(module, example, outputs), dict(module.named_parameters())
     if len(groups) < 2:
         raise RecipeError(f"{where}.probe_epochs: the network is one group of layers, so there is no head to probe")
+    if not any(parameters[name].requires_grad for name in groups[-1]):
+        raise RecipeError(f"{where}.probe_epochs: the head is frozen by the task's model function; nothing would learn")
     _freeze(module, {name for group in groups[:-1] for name in group})
     return _Transfer(module, {}, [groups[-1]], gradual=False)
 
@@ -116,8 +120,8 @@ def _above(name: str) -> list[str]:
 
 
 def _freeze(module: nn.Module, names: set[str]) -> None:
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in names)
+    for name in names:
+        module.get_parameter(name).requires_grad_(False)
 
 
 class _Transfer(Regime):
@@ -135,8 +139,9 @@ class _Transfer(Regime):
     def before_epoch(self, epoch: int, done: float) -> None:
         """See `Regime.before_epoch`."""
         if self._gradual:
-            learning = {name for group in self._groups[-1 - epoch :] for name in group}
-            _freeze(self._module, {name for name, _ in self._module.named_parameters()} - learning)
+            for depth, group in enumerate(reversed(self._groups)):
+                for name in group:
+                    self._module.get_parameter(name).requires_grad_(depth <= epoch)
         still_norms(self._module)
 
 

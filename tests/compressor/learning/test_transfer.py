@@ -64,6 +64,41 @@ def test_without_a_key_everything_learns(fresh_head: Candidate, context: Context
     assert changed(fresh_head, Finetune(**FAST).run(fresh_head, context)) == set(fresh_head.weights)
 
 
+def with_frozen(part: str, original: Candidate) -> Candidate:
+    """The function that builds the network freezes a part, as libraries do with tables of positions."""
+
+    def build() -> nn.Module:
+        module = original.factory()
+        module.get_submodule(part).requires_grad_(False)
+        return module
+
+    return dataclasses.replace(original, factory=build)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{}, {"freeze": ("head",)}, {"probe_epochs": 1}, {"unfreeze": "gradual", "epochs": 9}, {"layer_decay": 0.5}],
+)
+def test_what_the_model_function_froze_stays_frozen(
+    keys: dict[str, Any], fresh_head: Candidate, context: Context, loops: list[training._Loop]
+) -> None:
+    """In every regime, and to the bit; what it left to learn does."""
+    start = with_frozen("stem", fresh_head)
+    moved = changed(start, Finetune(**{**FAST, **keys}).run(start, context))
+    assert not any(name.startswith("stem.") for name in moved)
+    learnt = {name for name, parameter in loops[-1]._module.named_parameters() if parameter.requires_grad}
+    frozen = {name for name in fresh_head.module().state_dict() if name.startswith(("stem.", *keys.get("freeze", ())))}
+    assert learnt == {name for name, _ in fresh_head.module().named_parameters()} - frozen
+
+
+def test_a_head_that_was_frozen_cannot_be_probed(fresh_head: Candidate, context: Context) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Finetune(**FAST, probe_epochs=1).rehearse(with_frozen("head", fresh_head), context)
+    assert str(caught.value) == (
+        "stages[0] 'stage'.probe_epochs: the head is frozen by the task's model function; nothing would learn"
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "groups"),
     [
