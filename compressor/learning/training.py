@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,10 @@ from accelerate.utils import set_seed
 from pydantic import Field
 from torch import nn
 
-from ...core.errors import RecipeError, TaskError, TrainingError
+from ...core.errors import DataError, RecipeError, TaskError, TrainingError
 from ...core.files import write_atomic
 from ...core.tables import resolve
-from ...core.task import ArraySplit, Split, Task, has_label
+from ...core.task import ArraySplit, Metric, Split, Task, has_label
 from ...exporters.sessions.torch_session import TorchSession
 from ..evaluation import evaluate, task_metrics
 from ..stage import Context, Probe
@@ -281,10 +282,8 @@ class _Loop:
         task = self._context.task
         metric = task_metrics(task)[0]
         session = TorchSession(self._module, task.input_specs(), task.outputs)
-        score = evaluate(session, task.split("validation", self._context.where), (metric,))[metric.name]
-        better = not self.best_state or (
-            score > self.best_score if metric.higher_is_better else score < self.best_score
-        )
+        score = self._score(session, metric)
+        better = not self.best_state or _is_better(score, self.best_score, metric.higher_is_better)
         self._stale = 0 if better else self._stale + 1
         if better:
             self.best_epoch, self.best_score = self.epoch, score
@@ -294,6 +293,18 @@ class _Loop:
         self._context.progress.record(
             f"{self._context.where} epoch {self.epoch}: {metric.name} {score:.4f} on validation"
         )
+
+    def _score(self, session: TorchSession, metric: Metric) -> float:
+        split = self._context.task.split("validation", self._context.where)
+        try:
+            return evaluate(session, split, (metric,))[metric.name]
+        except DataError as error:
+            if not self.best_state:  # the start has a fault of its own
+                raise
+            raise TrainingError(
+                f"{self._context.where}: the network that epoch {self.epoch} left cannot be judged ({error}); lower "
+                f"learning_rate (now {self._settings.learning_rate:g}) or set max_gradient_norm"
+            ) from error
 
     def _tired(self) -> bool:
         return self._settings.patience is not None and self._stale >= self._settings.patience
@@ -328,6 +339,13 @@ class _Loop:
         self._budget.spent = state["spent"]
         self._regime.restore(state["regime"])
         self.best_epoch, self.best_score, self.best_state = state["best"]
+
+
+def _is_better(score: float, best: float, higher: bool) -> bool:
+    """Any number is better than none: a metric may be undefined of a network that has learnt nothing yet."""
+    if math.isnan(best):
+        return not math.isnan(score)
+    return score > best if higher else score < best
 
 
 def channels_last(tensor: torch.Tensor) -> torch.Tensor:

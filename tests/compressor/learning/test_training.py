@@ -19,7 +19,7 @@ from edgesmith.compressor.learning.training_data import TrainingData
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import DataError, RecipeError, TaskError, TrainingError
-from edgesmith.core.task import ArraySplit, Task
+from edgesmith.core.task import ArraySplit, Metric, Task
 
 from ..conftest import Killed, kill_training
 
@@ -128,6 +128,41 @@ def test_a_diverged_loss_is_an_error(original: Candidate, context: Context) -> N
         TrainingError, match=r"stages\[0\] 'stage': the loss became (nan|inf) at epoch 1, step \d+; lower learning_rate"
     ):
         Finetune(id="t", epochs=2, learning_rate=1.0, optimizer="sgd").run(original, changed)
+
+
+def far_too_fast(**keys: Any) -> dict[str, Any]:
+    """One step an epoch, whose loss is still that of the start."""
+    return {"id": "t", "epochs": 2, "batch_size": 2000, "optimizer": "sgd", "augment": False, **keys}
+
+
+def test_a_step_that_leaves_nothing_to_judge_is_a_divergence(original: Candidate, context: Context) -> None:
+    """Its loss was finite; it was said to be the preprocessing."""
+    with pytest.raises(TrainingError) as caught:
+        Finetune(**far_too_fast(learning_rate=1e30)).run(original, context)
+    assert str(caught.value) == (
+        "stages[0] 'stage': the network that epoch 1 left cannot be judged (metric 'accuracy': the model's output is NaN or "
+        "infinite for 360 of 360 samples (first: sample 0); check the weights and the input preprocessing); lower "
+        "learning_rate (now 1e+30) or set max_gradient_norm"
+    )
+
+
+def test_such_a_rate_is_out_of_a_search(original: Candidate, context: Context) -> None:
+    Finetune(**far_too_fast(learning_rates=(1e-3, 1e30))).run(original, context)
+    assert context.notes[0].startswith("learning rate 0.001, the best of ")
+    assert context.notes[0].endswith(", 1e+30 diverges")
+
+
+def test_a_metric_that_is_undefined_at_the_start_is_no_reason_to_keep_it(original: Candidate, context: Context) -> None:
+    """As a precision where nothing has been answered yet: any number is better than none."""
+    values = iter([float("nan"), 0.2, 0.6, 0.4])
+
+    def reduced(rows: np.ndarray) -> float:
+        return next(values)
+
+    metric = Metric(name="m", scores=lambda out, labels: np.zeros(len(labels)), kind="statistic", reduce=reduced)
+    changed = dataclasses.replace(context, task=dataclasses.replace(context.task, metrics=(metric,)))
+    Finetune(**FAST).run(original, changed)
+    assert changed.notes == ["best epoch 2 of 3"]
 
 
 def test_bfloat16_trains(pruned: Candidate, context: Context, accuracy: Callable[[Candidate], float]) -> None:
