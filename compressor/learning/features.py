@@ -38,8 +38,10 @@ class FeatureKeys:
         """
         if self.features is not None:
             resolve(self.features, FEATURES, f"{where}.features")
-        elif self.feature_layers:
-            raise RecipeError(f"{where}.feature_layers: only features reads it; set features to one of the losses")
+        else:
+            for name in ("feature_layers", "feature_weight"):
+                if getattr(self, name) != (1.0 if name == "feature_weight" else {}):
+                    raise RecipeError(f"{where}.{name}: only features reads it; set features to one of the losses")
         if self.feature_layers and len(teachers) > 1:
             raise RecipeError(f"{where}.feature_layers: names one teacher's layers, and there are {len(teachers)}")
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ...core.errors import RecipeError, TaskError
 from ...core.task import Task
+from ...exporters.sessions.torch_session import copied
 from ..candidate import Candidate
 from ..data import batches
 from ..fusion.merge_statistics import fisher
@@ -39,6 +40,8 @@ class KeepKeys:
         Raises:
             RecipeError, TaskError: names the key, or what the task lacks.
         """
+        if self.keep_samples != KeepKeys.keep_samples and self.keep != "ewc":
+            raise RecipeError(f'{where}.keep_samples: only keep = "ewc" reads it')
         if self.keep is None:
             if self.keep_weight is not None:
                 raise RecipeError(f"{where}.keep_weight: nothing reads it without keep")
@@ -76,7 +79,7 @@ def without_forgetting(value: Candidate, weight: float, context: Context) -> Kee
     measure, loss = measure_of(None, {}, old, f"{context.where}.keep"), named_loss(old)
 
     def added(inputs: Tensors, answers: Tensors) -> torch.Tensor:
-        target = teacher({name: tensor.clone() for name, tensor in inputs.items()})
+        target = teacher(copied(inputs))
         real = standing(inputs, target.shape[2:])
         return weight * soft_part(measure, answers[output], target, None, loss, _TEMPERATURE, real)
 

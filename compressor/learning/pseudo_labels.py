@@ -15,6 +15,7 @@ from ..evaluation import BATCH
 from ..fusion.fusing import softmax
 from ..stage import Context
 from .padding import standing
+from .training_data import check_lengths
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,3 +108,4 @@ def check_pseudo_labels(task: Task, classes: bool, where: str) -> None:
     if not classes:
         raise TaskError(f"task '{task.name}': {where}.pseudo_labels needs the loss 'cross-entropy': a top class")
     task.split("unlabelled", f"{where}.pseudo_labels")
+    check_lengths(task, f"{where}.pseudo_labels")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -12,17 +12,17 @@ from ...core.errors import DataError, RecipeError, TaskError
 from ...core.task import Task
 from ...core.values import Session
 from ...exporters.sessions.ort_session import OnnxRuntimeSession
-from ...exporters.sessions.torch_session import forward
+from ...exporters.sessions.torch_session import copied, forward
 from ..candidate import Candidate
 from ..data import batches
 from ..stage import Context, Graph
 from ..task_file import run_user_code
-from .distillation import measure_of, objective, soft_part
+from .distillation import LogitMSE, measure_of, objective, soft_part
 from .losses import named_loss
 from .padding import standing
 from .remembered import remembered
 from .training import Objective, require_training_data
-from .training_data import TrainingData
+from .training_data import TrainingData, check_lengths
 
 Tensors = Mapping[str, torch.Tensor]
 _JUDGED_AT_ONCE = 64  # validation samples
@@ -67,8 +67,12 @@ class Taught:
             raise RecipeError(f"{where}.teachers: {list(self.teachers)} names one twice")
         if self.teacher_weights == "competence" and len(self.teachers) < 2:
             raise RecipeError(f"{where}.teacher_weights: 'competence' compares teachers; name several in teachers")
-        measure_of(self.loss, self.loss_options, task, where)
+        measure = measure_of(self.loss, self.loss_options, task, where)
+        if self.temperature != Taught.temperature and (measure is None or isinstance(measure, LogitMSE)):
+            reason = "the task's own loss compares numbers" if measure is None else "'mse' compares the logits"
+            raise RecipeError(f"{where}.temperature: {reason}, and nothing is softened; leave it out")
         require_training_data(task, where, labels=False)
+        check_lengths(task, where)
 
     def samples_taught(self, task: Task) -> int:
         """Labelled ones and others."""
@@ -95,7 +99,7 @@ def _shape(model: Candidate, context: Context, who: str) -> torch.Size:
     def ask() -> torch.Tensor:
         try:
             with torch.no_grad():
-                return forward(model.module().eval(), _copied(model.example), outputs)[outputs[0]]
+                return forward(model.module().eval(), copied(model.example), outputs)[outputs[0]]
         except TaskError as error:  # says what the model returns, not which one
             raise TaskError(f"{where}: {error}") from error
 
@@ -148,7 +152,7 @@ def lesson_of(stage: Taught, context: Context, data: TrainingData | None = None)
         }
 
     def taught(model: nn.Module, inputs: Tensors, labels: torch.Tensor | None, labelled: int) -> torch.Tensor:
-        targets = {name: teacher(_copied(inputs)) for name, teacher in teachers.items()}
+        targets = {name: teacher(copied(inputs)) for name, teacher in teachers.items()}
         answers = forward(model, inputs, context.task.outputs)[output]
         real, soft = standing(inputs, answers.shape[2:]), torch.zeros((), device=answers.device)
         for name, target in targets.items():
@@ -215,7 +219,3 @@ def _validation_loss(teacher: Teacher, context: Context) -> float:
             raise DataError(f"{context.where}.teacher_weights: 'competence' needs labels, and 'validation' has none")
         total, count = total + float(loss(teacher(inputs), labels)) * len(labels), count + len(labels)
     return total / count
-
-
-def _copied(inputs: Tensors) -> dict[str, Any]:
-    return {name: tensor.clone() for name, tensor in inputs.items()}

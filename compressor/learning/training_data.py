@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...core.errors import TaskError
-from ...core.task import Split, has_label
+from ...core.errors import DataError, TaskError
+from ...core.task import Split, Task, has_label
 from ...exporters.sessions.torch_session import to_tensors
 from ..task_file import run_user_code
 
@@ -81,6 +81,24 @@ def _augmented(
                 "it was given on axis 0"
             )
     return {name: changed[name] for name in wanted}
+
+
+def check_lengths(task: Task, where: str) -> None:
+    """Refuse samples with labels and without that cannot stand in one batch: an axis may be dynamic.
+
+    Raises:
+        DataError: the input, and both shapes.
+    """
+    if task.train is None or task.unlabelled is None:
+        return
+    first, second = (split.batch(np.arange(1))[0] for split in (task.train, task.unlabelled))
+    for name in first:
+        shapes = first[name].shape[1:], second[name].shape[1:]
+        if shapes[0] != shapes[1]:
+            raise DataError(
+                f"{where}: input '{name}' of a sample is {shapes[0]} in 'train' and {shapes[1]} in 'unlabelled', and "
+                "batches hold both; make them of one length"
+            )
 
 
 def batches_of(samples: int, batch_size: int) -> int:

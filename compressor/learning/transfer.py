@@ -58,6 +58,9 @@ class TransferKeys:
         learning = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         if not learning:
             raise RecipeError(f"{where}.freeze: nothing is left to train; {len(names)} of {len(names)} are frozen")
+        for glob in self.layer_rates:
+            if not set(matching(glob, names, where)) & set(learning):
+                raise RecipeError(f"{where}.layer_rates: '{glob}' matches frozen parameters alone; leave it out")
         groups: list[tuple[str, ...]] = [tuple(learning)]
         if self.layer_decay is not None or self.unfreeze == "gradual":
             every = layer_groups(module, example, outputs)

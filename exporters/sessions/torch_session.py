@@ -42,6 +42,11 @@ def forward(module: nn.Module, inputs: Tensors, outputs: Sequence[str]) -> dict[
     return dict(zip(outputs, tensors, strict=True))
 
 
+def copied(inputs: Tensors) -> dict[str, torch.Tensor]:
+    """Inputs for one model alone: some change theirs."""
+    return {name: tensor.clone() for name, tensor in inputs.items()}
+
+
 def to_tensors(arrays: Arrays, device: torch.device | str) -> dict[str, torch.Tensor]:
     """Arrays as tensors on `device`, copied: what a model does to its input never reaches the data."""
     return {name: torch.tensor(np.ascontiguousarray(array), device=device) for name, array in arrays.items()}

@@ -320,6 +320,10 @@ def test_feature_transfer_on_cuda(pruned: Candidate, context: Context) -> None:
             "w.feature_layers: only features reads it; set features to one of the losses",
         ),
         (
+            {"feature_weight": 2.0},
+            "w.feature_weight: only features reads it; set features to one of the losses",
+        ),
+        (
             {"features": "pkd", "teachers": ("a", "b"), "feature_layers": {"a": "b"}},
             "w.feature_layers: names one teacher's layers, and there are 2",
         ),

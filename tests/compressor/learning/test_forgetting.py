@@ -227,6 +227,8 @@ def both(task: Task) -> ArraySplit:
     ("keys", "message"),
     [
         ({"keep_weight": 2.0}, "s.keep_weight: nothing reads it without keep"),
+        ({"keep_samples": 8}, 's.keep_samples: only keep = "ewc" reads it'),
+        ({"keep": "lwf", "keep_samples": 8}, 's.keep_samples: only keep = "ewc" reads it'),
         (
             {"keep": "ewc", "adapter": "lora"},
             "s.keep: 'ewc' holds the weights themselves, and with adapter 'lora' those do not move; use keep = \"lwf\", "

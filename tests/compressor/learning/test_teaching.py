@@ -113,6 +113,10 @@ def test_a_stage_is_taught_by_several(
             {"teacher_weights": "competence"},
             "w.teacher_weights: 'competence' compares teachers; name several in teachers",
         ),
+        (
+            {"loss": "mse", "temperature": 2.0},
+            "w.temperature: 'mse' compares the logits, and nothing is softened; leave it out",
+        ),
         ({"loss": "dits"}, "w.loss: unknown 'dits'; did you mean 'dist'? known: dist, dkd, kd, mse, nkd"),
     ],
 )
@@ -121,6 +125,38 @@ def test_what_cannot_teach_is_refused(stage: Any, keys: dict[str, Any], message:
     with pytest.raises(RecipeError) as caught:
         stage(id="s", **keys).check(task, "w")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("stage", [Distill, QuantizationAwareTraining])
+def test_a_temperature_that_nothing_reads_is_refused(stage: Any, task: Task) -> None:
+    numbers = dataclasses.replace(task, loss="mse", metrics=("mae",))
+    stage(id="s").check(numbers, "w")
+    with pytest.raises(RecipeError) as caught:
+        stage(id="s", temperature=2.0).check(numbers, "w")
+    assert str(caught.value) == (
+        "w.temperature: the task's own loss compares numbers, and nothing is softened; leave it out"
+    )
+
+
+def with_lengths(task: Task, first: int, second: int) -> Task:
+    """Of texts whose tokens are a dynamic axis; the unlabelled ones of another length."""
+    whole, bare = (ArraySplit({"ids": np.ones((4, each), np.int64)}, np.zeros(4, np.int64)) for each in (first, second))
+    return dataclasses.replace(
+        task, train=whole, unlabelled=bare, calibration=whole, dynamic_axes={"ids": {1: "tokens"}}
+    )
+
+
+@pytest.mark.parametrize(
+    "stage", [Distill(id="s"), QuantizationAwareTraining(id="s"), Finetune(id="s", pseudo_labels=0.9)]
+)
+def test_samples_that_cannot_stand_in_one_batch_are_refused(stage: Any, task: Task) -> None:
+    with pytest.raises(DataError) as caught:
+        stage.check(with_lengths(task, 6, 9), "w")
+    where = "w.pseudo_labels" if isinstance(stage, Finetune) else "w"
+    assert str(caught.value) == (
+        f"{where}: input 'ids' of a sample is (6,) in 'train' and (9,) in 'unlabelled', and batches hold both; make them of "
+        "one length"
+    )
 
 
 def test_a_loss_of_the_users_own_that_wants_classes(original: Candidate, task: Task, tmp_path: Path) -> None:

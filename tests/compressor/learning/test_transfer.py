@@ -249,6 +249,7 @@ def test_a_glob_is_of_a_parameter_or_of_a_module_above_it() -> None:
         ({"layer_rates": {"heads.weight": 0.1}}, "stages[0] 'stage'.layer_rates: 'heads.weight' matches no parameter; did you mean 'head.weight'?"),
         ({"freeze": ("encoder.layer.0",)}, "stages[0] 'stage'.freeze: 'encoder.layer.0' matches no parameter; parameters are called like 'stem.weight', 'head.bias'"),
         ({"freeze": ("*",)}, "stages[0] 'stage'.freeze: nothing is left to train; 32 of 32 are frozen"),
+        ({"freeze": ("stem", "norm"), "layer_rates": {"stem*": 0.1}}, "stages[0] 'stage'.layer_rates: 'stem*' matches frozen parameters alone; leave it out"),
         ({"unfreeze": "gradual"}, "stages[0] 'stage'.unfreeze: 6 groups of layers learn, one more with every epoch, and there are 2 epochs; set epochs to 6 or more, or freeze the lower layers"),
     ],
 )  # fmt: skip
