@@ -18,7 +18,7 @@ from torch import nn
 
 from ...core.errors import RecipeError
 from ...core.tables import did_you_mean
-from ...exporters.sessions.torch_session import forward
+from ...exporters.sessions.torch_session import copied, forward
 from ..int8 import neural_compressor
 from .layer_groups import Example, layer_groups
 from .training import Regime, Training
@@ -157,8 +157,8 @@ class AdapterKeys:
             for name, parameter in trial.named_parameters():
                 if "lora_" in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-            apart = forward(trial, example, outputs)
-            folded = forward(tuner.merge_and_unload(), example, outputs)
+            apart = forward(trial, copied(example), outputs)
+            folded = forward(tuner.merge_and_unload(), copied(example), outputs)
         return all(
             float((apart[n] - folded[n]).abs().max()) <= _TOLERANCE * max(1.0, float(folded[n].abs().max()))
             for n in outputs
@@ -267,7 +267,7 @@ def _called(module: nn.Module, example: Example, outputs: Sequence[str]) -> tupl
     try:
         for matrix in weights.values():
             matrix.requires_grad_(True)
-        answers = forward(module.eval(), example, outputs)
+        answers = forward(module.eval(), copied(example), outputs)
         total = torch.stack([answers[name].float().sum() for name in outputs]).sum()
         slopes = torch.autograd.grad(total, list(weights.values()), allow_unused=True) if weights else ()
     finally:

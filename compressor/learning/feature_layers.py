@@ -11,6 +11,7 @@ from torch import nn
 
 from ...core.errors import RecipeError
 from ...core.tables import unknown
+from ...exporters.sessions.torch_session import copied
 from ..candidate import Candidate
 
 _MOST = 3  # pairs in a network whose features all have one size
@@ -68,7 +69,7 @@ def layers_of(candidate: Candidate) -> list[Layer]:
         if name:
             layer.register_forward_hook(note(name))  # the module is thrown away
     with torch.no_grad():
-        returned = torch.utils._pytree.tree_leaves(module(*candidate.example.values()))
+        returned = torch.utils._pytree.tree_leaves(module(*copied(candidate.example).values()))
     samples = len(next(iter(candidate.example.values())))
     one_axis = any(isinstance(layer, _ONE_AXIS) for layer in module.modules())
     return [

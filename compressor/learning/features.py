@@ -61,7 +61,8 @@ def pairs_with(keys: FeatureKeys, student: Candidate, teacher: str, context: Con
 class Adapter(nn.Module):
     """Makes a student's feature the shape of a teacher's: resized, then a 1x1 convolution or a linear layer.
 
-    Returns `(N, positions, channels)`; without `project` the number of channels stays.
+    Called with the feature and the size of the teacher's, which follows the inputs. Returns `(N, positions, channels)`;
+    without `project` the number of channels stays.
     """
 
     def __init__(self, student: Layer, teacher: Layer, project: bool) -> None:
@@ -74,10 +75,10 @@ class Adapter(nn.Module):
             channels = student.channels, teacher.channels
             self.project = _CONVOLUTIONS[axes](*channels, 1) if axes else nn.Linear(*channels)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self._size is not None:
-            first = x.movedim(self._axis, 1)
-            first = functional.interpolate(first, self._size, mode=_MODES[len(self._size)], align_corners=False)
+    def forward(self, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        first = x.movedim(self._axis, 1)
+        if first.shape[2:] != torch.Size(size):
+            first = functional.interpolate(first, list(size), mode=_MODES[len(size)], align_corners=False)
             x = first.movedim(1, self._axis)
         return as_positions(self.project(x), self._axis)
 
@@ -149,9 +150,9 @@ class Transfer:
             total = outputs(model, inputs, labels, labelled)
             for (name, found), adapter in zip(self._pairs, self.learner.adapters, strict=True):
                 seen = self._teachers[name].found[found.teacher.name]
-                own = adapter(self._student.found[found.student.name])
                 axis = found.teacher.axis + 1
-                real = standing(inputs, seen.shape[1:axis] + seen.shape[axis + 1 :])
+                size = seen.shape[1:axis] + seen.shape[axis + 1 :]
+                own, real = adapter(self._student.found[found.student.name], size), standing(inputs, size)
                 part = self._loss.between(own, as_positions(seen, axis), real)
                 pairs = sum(owner == name for owner, _ in self._pairs)
                 total = total + self._keys.feature_weight * self._shares[name] * part / pairs

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from ...exporters.sessions.torch_session import forward
+from ...exporters.sessions.torch_session import copied, forward
 
 Example = Mapping[str, torch.Tensor]
 
@@ -78,7 +78,7 @@ def _first_calls(module: nn.Module, names: list[str], example: Example, outputs:
     training = module.training
     try:
         with torch.no_grad():
-            forward(module.eval(), example, outputs)
+            forward(module.eval(), copied(example), outputs)
     finally:
         module.train(training)
         for handle in handles:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import torch
 
+from ...exporters.sessions.torch_session import copied
 from ..stage import Context
 from .training_data import TrainingData
 
@@ -31,7 +32,7 @@ def remembered(ask: Ask, data: TrainingData, context: Context, name: str) -> Ask
         for start in range(0, len(data), _AT_ONCE):
             inputs = data.batch(np.arange(start, min(start + _AT_ONCE, len(data))), None, 0, device)[0]
             keys = list(_keys(inputs))
-            answers = ask({name: tensor.clone() for name, tensor in inputs.items()})
+            answers = ask(copied(inputs))
             if answers[0].nbytes * len(data) > _MOST_BYTES:
                 return ask
             known.update(zip(keys, answers, strict=True))

@@ -169,6 +169,22 @@ def test_ranks_are_shared_out_where_a_layer_is_unread() -> None:
     assert [parameter.requires_grad for parameter in adapter.fold().parameters()] == learns
 
 
+class Centred(nn.Module):
+    """Changes its input in place: a second pass over the same tensor computes something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.body(x.sub_(0.5).mul_(2.0))))
+
+
+def test_an_input_that_is_changed_in_place_keeps_no_adapter_away() -> None:
+    keys = Finetune(id="t", adapter="lora", adapter_rank=2, adapter_targets=("body",))
+    assert keys.targets(Centred(), {"x": torch.randn(2, 16)}, ("output",), "w") == ["body"]
+
+
 def test_a_weight_that_is_read_past_its_layer_is_found_by_trying() -> None:
     class Sly(nn.Module):
         def __init__(self) -> None:

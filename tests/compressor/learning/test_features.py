@@ -1,6 +1,7 @@
 """Feature transfer: what the losses see, which layers find each other, and that nothing of it stays in the student."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgesmith.compressor.learning.distillation import DISTILLATIONS
 from edgesmith.compressor.learning.feature_layers import Layer, layers_of, pair
 from edgesmith.compressor.learning.feature_losses import FEATURES, attention, fitnets, pkd
 from edgesmith.compressor.learning.features import Adapter, Transfer
+from edgesmith.compressor.learning.layer_groups import layer_groups
 from edgesmith.compressor.learning.teaching import lesson_of
 from edgesmith.compressor.learning.training_data import TrainingData
 from edgesmith.compressor.pruning.prune import Prune
@@ -215,9 +217,64 @@ def test_an_adapter_is_found_by_shape(student: tuple[int, ...], teacher: tuple[i
     own, other = (Layer(name="x", shape=shape, axis=axis, leaf=True) for shape in (student, teacher))
     adapter = Adapter(own, other, project=True)
     positions = torch.Size(other.size).numel()
-    assert adapter(torch.randn(2, *student)).shape == (2, positions, other.channels)
+    assert adapter(torch.randn(2, *student), other.size).shape == (2, positions, other.channels)
     assert str(adapter) == text
     assert not list(Adapter(own, other, project=False).parameters())
+
+
+class Conv(nn.Module):
+    """A signal of any length."""
+
+    def __init__(self, stride: int, width: int) -> None:
+        super().__init__()
+        self.body = nn.Conv1d(1, width, 3, stride=stride, padding=1)
+        self.more = nn.Conv1d(width, width, 3, padding=1)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.more(torch.relu(self.body(x)))).mean(2))
+
+
+@pytest.mark.parametrize("features", sorted(FEATURES))
+@pytest.mark.parametrize("length", [20, 13])
+def test_features_are_resized_to_what_the_teachers_are_of_these_inputs(
+    length: int, features: str, task: Task, tmp_path: Path
+) -> None:
+    """An axis may be dynamic, and an augmentation may crop: sizes are those of the rehearsal's example there alone."""
+    example = {"x": torch.randn(2, 1, 16)}
+    student, teacher = (
+        Candidate(factory=functools.partial(Conv, *of), example=example, edits=(), weights=state_of(Conv(*of)))
+        for of in ((2, 8), (1, 12))
+    )
+    stage = Distill(id="d", features=features, feature_layers={"more": "more"})
+    context = make_context(task, tmp_path, {"original": teacher})
+    lesson, module = lesson_of(stage, context), student.module()
+    taught = lesson.teachers["original"].module
+    assert taught is not None
+    transfer = Transfer(stage, module, student, {"original": taught}, lesson.shares, context)
+    inputs = {"x": torch.randn(4, 1, length)}
+    found = transfer.added_to(lesson.objective)(transfer.learner, inputs, None, 0)
+    adapter, own = transfer.learner.adapters[0], transfer._student.found["more"]
+    resized = torch.nn.functional.interpolate(own, [length], mode="linear", align_corners=False)
+    expected = FEATURES[features].loss(
+        adapter.project(resized).movedim(1, -1), transfer._teachers["original"].found["more"].movedim(1, -1)
+    )
+    torch.testing.assert_close(found - lesson.objective(module, inputs, None, 0), expected)
+
+
+class Centred(Small):
+    """Normalizes its input in place, as some models do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(0.5).mul_(2.0))
+
+
+def test_the_example_is_what_it_was_after_layers_were_looked_for(original: Candidate) -> None:
+    centred = candidate(Centred, original)
+    before = {name: tensor.clone() for name, tensor in centred.example.items()}
+    layers_of(centred)
+    layer_groups(centred.module(), centred.example, ("logits",))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in centred.example.items())
 
 
 # --- the training
