@@ -10,7 +10,7 @@ from ..calibration import hygiene
 from ..core import digest
 from ..core.errors import TaskError
 from ..core.task import Split, Task, has_label
-from ..exporters.sessions.torch_session import to_tensors
+from ..exporters.sessions.torch_session import to_tensor, to_tensors
 from .stage import Context
 
 _CHECKED_AT_ONCE = 256  # samples
@@ -38,7 +38,7 @@ def batches(
             inputs, labels = {name: array[known] for name, array in inputs.items()}, labels[known]
         taken = len(next(iter(inputs.values())))
         if taken:
-            yield to_tensors(inputs, device), None if labels is None else torch.tensor(labels, device=device)
+            yield to_tensors(inputs, device), None if labels is None else to_tensor(labels, device)
         left -= taken
         if left <= 0:
             return

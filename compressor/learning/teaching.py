@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
+from ...benches.metrics.accuracy import predict
 from ...core.errors import DataError, RecipeError, TaskError
-from ...core.task import Task
+from ...core.task import ArraySplit, Task
 from ...core.values import Session
 from ...exporters.sessions.ort_session import OnnxRuntimeSession
 from ...exporters.sessions.torch_session import copied, forward
@@ -80,16 +82,20 @@ class Taught:
 
 
 def check_answers(names: Sequence[str], student: Candidate, context: Context) -> None:
-    """Refuse before any work a teacher, if it is a module, that answers in another shape than the student.
+    """Refuse before any work a teacher that answers in another shape than the student, unless it is yet to be made.
 
     Raises:
         DataError: which, and both shapes.
     """
     teachers = {name: context.named(name) for name in names}
-    modules = {name: model for name, model in teachers.items() if isinstance(model, Candidate)}
-    own = _shape(student, context, "the student") if modules else torch.Size()
-    for name, model in modules.items():
-        _check_shapes(name, own, _shape(model, context, f"teacher '{name}'"), context)
+    there = {name: each for name, each in teachers.items() if isinstance(each, Candidate) or each.path != Path()}
+    own = _shape(student, context, "the student") if there else torch.Size()
+    for name, model in there.items():
+        if isinstance(model, Candidate):
+            shape = _shape(model, context, f"teacher '{name}'")
+        else:
+            shape = open_teacher(model, context)(copied(student.example)).shape
+        _check_shapes(name, own, shape, context)
 
 
 def _shape(model: Candidate, context: Context, who: str) -> torch.Size:
@@ -186,7 +192,8 @@ def open_teacher(model: Candidate | Graph, context: Context, output: str | None 
 
     def ask_session(inputs: Tensors) -> torch.Tensor:
         device = next(iter(inputs.values())).device
-        answers = session.run({name: tensor.cpu().numpy() for name, tensor in inputs.items()})
+        asked = ArraySplit({name: tensor.cpu().numpy() for name, tensor in inputs.items()})
+        answers = predict(session, asked, len(asked))  # at the batch that a file may be fixed to
         return torch.tensor(answers[output], device=device)
 
     return Teacher(ask=ask_session)

@@ -8,7 +8,7 @@ import torch
 
 from ...core.errors import DataError, TaskError
 from ...core.task import Split, Task, has_label
-from ...exporters.sessions.torch_session import to_tensors
+from ...exporters.sessions.torch_session import to_tensor, to_tensors
 from ..task_file import run_user_code
 
 Augment = Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, Any]]
@@ -55,7 +55,7 @@ class TrainingData:
         if augment is not None:
             tensors = _augmented(augment, tensors, torch.Generator().manual_seed(seed))
         moved = {name: tensor.to(device) for name, tensor in tensors.items()}
-        given = None if labels is None else torch.tensor(labels, device=device)
+        given = None if labels is None else to_tensor(labels, device)
         return moved, given, 0 if labels is None else len(labels)
 
 

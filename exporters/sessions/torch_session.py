@@ -49,7 +49,12 @@ def copied(inputs: Tensors) -> dict[str, torch.Tensor]:
 
 def to_tensors(arrays: Arrays, device: torch.device | str) -> dict[str, torch.Tensor]:
     """Arrays as tensors on `device`, copied: what a model does to its input never reaches the data."""
-    return {name: torch.tensor(np.ascontiguousarray(array), device=device) for name, array in arrays.items()}
+    return {name: to_tensor(array, device) for name, array in arrays.items()}
+
+
+def to_tensor(array: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """A copy on `device` of an array in any layout and byte order."""
+    return torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("=")), device=device)
 
 
 class TorchSession:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from edgesmith.compressor.int8.qat import QuantizationAwareTraining
 from edgesmith.compressor.learning import teaching
 from edgesmith.compressor.learning.distill import Distill
 from edgesmith.compressor.learning.finetune import Finetune
-from edgesmith.compressor.learning.teaching import lesson_of
+from edgesmith.compressor.learning.teaching import check_answers, lesson_of
 from edgesmith.compressor.learning.training_data import TrainingData
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Graph
@@ -246,6 +247,36 @@ def test_a_model_that_changes_its_input_changes_it_for_nobody_else(
     p, log_q = functional.softmax(t / 4, 1), functional.log_softmax(s / 4, 1)
     expected = functional.cross_entropy(s, labels) + 16 * (p * (p.log() - log_q)).sum(1).mean()
     torch.testing.assert_close(found, expected)
+
+
+# --- a file that teaches
+
+
+def test_a_file_of_a_fixed_batch_teaches(exported: Graph, linear: Candidate, task: Task, tmp_path: Path) -> None:
+    """It is asked about as many at once, the last ones filled up."""
+    model = onnx.load(exported.path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    onnx.save(model, tmp_path / "fixed.onnx")
+    fixed = Graph(path=tmp_path / "fixed.onnx", digest="")
+    context = make_context(task, tmp_path, {"original": fixed, "any": exported})
+    inputs, labels = first_batch(task)
+    found = [
+        lesson_of(Distill(id="d", teacher=name), context).objective(linear.module(), inputs, labels, 16).detach()
+        for name in ("original", "any")
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_a_file_with_other_answers_is_refused_before_any_work(
+    exported: Graph, original: Candidate, task: Task, tmp_path: Path
+) -> None:
+    seven = candidate(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), original, 0)
+    context = make_context(task, tmp_path, {"original": exported, "later": Graph(path=Path(), digest="")})
+    with pytest.raises(DataError) as caught:
+        check_answers(("later", "original"), seven, context)
+    assert str(caught.value) == (
+        "stages[0] 'stage': output 'logits' is (2, 7) for the student, (2, 10) for teacher 'original'; they must agree"
+    )
 
 
 # --- samples without a label

@@ -11,9 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from edgesmith.compressor.candidate import Candidate, state_of
+from edgesmith.compressor.data import batches
 from edgesmith.compressor.int8.qat import QuantizationAwareTraining
 from edgesmith.compressor.learning.distill import Distill
 from edgesmith.compressor.learning.finetune import Finetune
+from edgesmith.compressor.learning.training_data import TrainingData
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import DataError, RecipeError, TaskError
 from edgesmith.core.task import ArraySplit, Task
@@ -57,6 +59,29 @@ def test_classes_of_any_integer_type_are_taken(
         changed = labelled(task, task.train.labels.astype(kind))
         trained.append(stage.run(start, make_context(changed, tmp_path / kind, {"original": original})))
     assert trained[0].digest() == trained[1].digest() != start.digest()
+
+
+@pytest.mark.parametrize(
+    "layout", [lambda y: y.astype(">i4"), lambda y: y.repeat(2)[::2], lambda y: y[::-1].copy()[::-1]]
+)
+def test_labels_in_any_layout_and_byte_order_are_taken(layout: Any, task: Task, tmp_path: Path) -> None:
+    """As files of other machines and a user's own slices have them."""
+
+    class Rows:
+        def __len__(self) -> int:
+            return len(task.train)
+
+        def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+            inputs, labels = task.train.batch(indices)
+            return inputs, layout(labels)
+
+    taken = TrainingData(Rows()).batch(np.arange(8), None, 0, torch.device("cpu"))[1]
+    assert taken is not None and taken.tolist() == task.train.labels[:8].tolist()
+    (_, drawn), (_, plain) = (
+        next(batches(make_context(each, tmp_path, {}), "train", 8, 8))
+        for each in (dataclasses.replace(task, train=Rows()), task)
+    )
+    assert drawn is not None and plain is not None and drawn.tolist() == plain.tolist()
 
 
 NEEDS = "needs integer labels of shape (N,), got"
