@@ -53,6 +53,7 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
             raise RecipeError(f"{where}.class_weights: 'balanced' is for the loss 'cross-entropy'; leave it out")
         if self.pseudo_labels is not None:
             check_pseudo_labels(task, named.classes, where)
+        self._check_classes(task, where)
         _, labels = task.split("validation", where).batch(np.arange(1))
         if self.class_report and not (named.classes and labels is not None and labels.ndim == 1):
             raise RecipeError(f"{where}.class_report: needs the loss 'cross-entropy' and one class for each sample")
@@ -65,6 +66,13 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         if self.learning_rates:
             self._trial(0.0).check_batches(samples, where)
             self.check_steps(self._trial(0.0)._steps(samples), where, "search_epochs")
+
+    def _check_classes(self, task: Task, where: str) -> None:
+        """What counts classes, or adds some, needs labels that are classes; a loss alone takes probabilities too."""
+        _, labels = task.split("train", where).batch(np.arange(1))
+        asked = {"class_weights": self.class_weights != "equal", "pseudo_labels": self.pseudo_labels is not None}
+        for key in (key for key, wanted in asked.items() if wanted and labels is not None and labels.dtype.kind == "f"):
+            raise RecipeError(f"{where}.{key}: the labels of 'train' are probabilities; it needs classes (integers)")
 
     def rehearse(self, value: Candidate, context: Context) -> Candidate:
         """See `Stage.rehearse`: globs, and groups of layers."""

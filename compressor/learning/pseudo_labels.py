@@ -41,7 +41,7 @@ class Extended:
             return inputs, labels
         others, order = self.second.batch(self.chosen[added])[0], np.argsort(np.argsort(~own, kind="stable"))
         joined = {name: np.concatenate([array, others[name]])[order] for name, array in inputs.items()}
-        return joined, np.concatenate([labels, self.labels[added].astype(labels.dtype)])[order]
+        return joined, np.concatenate([labels.astype(np.int64), self.labels[added]])[order]  # -100 needs a sign
 
 
 def with_pseudo_labels(value: Candidate, threshold: float, context: Context) -> Extended:

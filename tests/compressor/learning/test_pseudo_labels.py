@@ -14,7 +14,7 @@ from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.evaluation import evaluate, task_metrics
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.learning.pseudo_labels import Extended, with_pseudo_labels
-from edgesmith.core.errors import DataError, TaskError
+from edgesmith.core.errors import DataError, RecipeError, TaskError
 from edgesmith.core.task import NO_LABEL, ArraySplit, Task
 from edgesmith.exporters.sessions.torch_session import TorchSession
 
@@ -137,3 +137,26 @@ def test_a_task_without_samples_to_label(few: Task) -> None:
     with pytest.raises(TaskError) as error:
         Finetune(id="f", pseudo_labels=0.9).check(dataclasses.replace(few, loss="mse"), "s")
     assert str(error.value) == "task 'digits': s.pseudo_labels needs the loss 'cross-entropy': a top class"
+
+
+def test_positions_without_a_label_have_none_whatever_type_the_labels_are_of() -> None:
+    """Bytes know no -100: it became class 156."""
+    images = np.zeros((2, 1, 3, 3), np.float32)
+    train = ArraySplit({"image": images}, np.ones((2, 3, 3), np.uint8))
+    given = np.full((2, 3, 3), NO_LABEL)
+    given[:, 0] = 2
+    both = Extended(train, ArraySplit({"image": images}), np.arange(2), given)
+    labels = both.batch(np.arange(4))[1]
+    assert labels is not None
+    np.testing.assert_array_equal(labels, np.concatenate([np.ones((2, 3, 3)), given]))
+
+
+@pytest.mark.parametrize("keys", [{"pseudo_labels": 0.9}, {"class_weights": "balanced"}])
+def test_probabilities_for_labels_are_no_classes(keys: dict[str, Any], few: Task) -> None:
+    train: Any = few.train
+    soft = dataclasses.replace(few, train=ArraySplit(train.inputs, np.eye(10, dtype=np.float32)[train.labels]))
+    with pytest.raises(RecipeError) as caught:
+        Finetune(id="t", **keys).check(soft, "w")
+    assert str(caught.value) == (
+        f"w.{next(iter(keys))}: the labels of 'train' are probabilities; it needs classes (integers)"
+    )
