@@ -25,8 +25,9 @@ _SMALL = 1e-8  # keeps a constant row's correlation finite
 
 
 def divergence(log_student: torch.Tensor, log_teacher: torch.Tensor) -> torch.Tensor:
-    """`KL(t || s)` of every row of log-probabilities `(R, C)`; `(R,)`."""
-    return functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    """`KL(t || s)` of every row of log-probabilities `(R, C)`; `(R,)`. A class of probability 0 adds nothing."""
+    each = functional.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+    return each.masked_fill(log_teacher == -torch.inf, 0.0).sum(1)
 
 
 def pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -106,7 +107,8 @@ class NKD:
         own = -(t * log_s).gather(1, classes[:, None]).mean()
         rest_s = functional.log_softmax(others(student, classes) / temperature, dim=1)
         rest_t = functional.softmax(others(teacher, classes) / temperature, dim=1)
-        return own - self.gamma * temperature**2 * (rest_t * rest_s).sum(1).mean()
+        rest = (rest_t * rest_s).masked_fill(rest_t == 0, 0.0)  # a class that both rule out is 0 times infinity
+        return own - self.gamma * temperature**2 * rest.sum(1).mean()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

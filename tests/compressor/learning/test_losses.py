@@ -251,6 +251,18 @@ def test_a_loss_that_is_not_there(name: str | None, options: dict[str, float], m
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name", ["kd", "dkd", "nkd"])
+def test_a_class_that_both_rule_out_is_none(name: str) -> None:
+    """A model may mask classes with -inf: by definition 0 log 0 is 0, with the gradient of the loss without the class."""
+    student, teacher = logits()
+    ruled_out = torch.full((6, 1), -torch.inf)
+    loss = DISTILLATIONS[name]()
+    plain = loss(student, teacher, CLASSES, 2.0)
+    masked = loss(torch.cat([student, ruled_out], 1), torch.cat([teacher, ruled_out], 1), CLASSES, 2.0)
+    torch.testing.assert_close(masked, plain)
+    torch.testing.assert_close(torch.autograd.grad(masked, student), torch.autograd.grad(plain, student))
+
+
 @pytest.mark.parametrize("name", sorted(DISTILLATIONS))
 def test_a_loss_stays_finite(name: str) -> None:
     """Equal rows, a teacher that is sure beyond float's reach, a single sample."""
