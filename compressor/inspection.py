@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..benches.metrics.layer_closeness import layer_closeness
 from ..benches.report.inspection import Group, Inspection, Layer, inspect_onnx
@@ -22,6 +21,7 @@ from .data import any_inputs
 from .int8 import runs
 from .pruning import dry_run, open_attention
 from .starter import starter_data, starter_import, starter_probe
+from .structure import counted
 
 Example = Mapping[str, torch.Tensor]
 _KNOWN = (
@@ -107,8 +107,7 @@ def _layers(module: nn.Module, one: Example) -> tuple[list[Layer], int, list[tor
     shapes: dict[str, tuple[int, ...] | None] = {}
     hooks = [leaf.register_forward_hook(_note(name, shapes)) for name, leaf in leaves.items()]
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            result = module(*one.values())
+        counter, result = counted(module, one)
     finally:
         for hook in hooks:
             hook.remove()
