@@ -34,8 +34,8 @@ def measure(module: nn.Module, example: Example, groups: Iterable[CoupledChannel
 def counted(module: nn.Module, inputs: Example) -> tuple[FlopCounterMode, Any]:
     """The counter after one pass, and what the pass returned.
 
-    No weight asks for gradients meanwhile: the counter hangs hooks on whatever does, and a view of a weight that goes into
-    a layer, as of learned queries, asks for one and has no history to hang them on.
+    No weight asks for gradients meanwhile: the counter hangs hooks on whatever does, and a view of a weight that goes
+    into a layer, as of learned queries, asks for one and has no history to hang them on.
     """
     asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in asking:

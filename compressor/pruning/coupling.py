@@ -172,23 +172,26 @@ def remove(module: nn.Module, example: Example, edits: Sequence[ChannelEdit]) ->
     Raises:
         ArtifactError: an edit names a layer or channel the architecture does not have: it belongs to another model.
     """
-    if not edits:
-        return
-    graph = graph_of(module, example)
-    done: set[str] = set()
+    graph, waiting = None, list[tuple[ChannelEdit, Leaving]]()
     for edit in edits:
-        if done and (graph.shuffles or edit.attributes or edit.layer in done):
-            graph = graph_of(module, example)  # what it knows of shuffles and views is of the widths it was traced with
-        done.add(edit.layer)
-        leaving(module, example, edit, graph).prune()
+        if any(left.rows(edit.layer) for _, left in waiting):  # its channels are those that the others leave
+            _cut(module, waiting)
+            graph, waiting = None, []
+        graph = graph or graph_of(module, example)
+        waiting.append((edit, leaving(module, example, edit, graph)))
+    _cut(module, waiting)
+
+
+def _cut(module: nn.Module, edits: Sequence[tuple[ChannelEdit, "Leaving"]]) -> None:
+    together([left for _, left in edits]).cut(module)
+    for edit, _ in edits:
         _attributes_follow(module, edit)
 
 
 def without(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any) -> nn.Module:
-    """A copy after an edit, of no use for further ones; `graph`, what `graph_of` gives, serves any number of edits."""
+    """A copy after an edit; `graph`, what `graph_of` gives, serves any number of edits."""
     copied = copy.deepcopy(module)
-    leaving(module, example, edit, graph).cut(copied)
-    _attributes_follow(copied, edit)
+    _cut(copied, [(edit, leaving(module, example, edit, graph))])
     return copied
 
 
@@ -208,7 +211,6 @@ class Leaving:
 
     parts: tuple[tuple[str, Literal["out", "in", "parameter"], int, tuple[int, ...]], ...]  # (name, kind, axis, rows)
     handlers: tuple[Callable[..., Any], ...]  # what cuts each part: (layer or parameter, rows)
-    prune: Callable[[], None]
 
     def rows(self, layer: str) -> set[int]:
         """What leaves of the channels that a layer writes."""
@@ -220,35 +222,34 @@ class Leaving:
         holders = (name.rpartition(".")[0] if kind == "parameter" else name for name, kind, _, _ in self.parts)
         return tuple(dict.fromkeys(holders))
 
-    def cut(self, copied: nn.Module) -> None:
-        """What `prune` does, on a copy of the module and without its graph: of no use for further edits."""
+    def cut(self, module: nn.Module) -> None:
+        """Take it out of the module, or of a copy, in place; what is frozen stays so."""
+        frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
         for (name, kind, axis, rows), handler in zip(self.parts, self.handlers, strict=True):
             if kind == "parameter":
                 handler.__self__.pruning_dim = axis  # type: ignore[attr-defined]  # a pruner's method
                 holder, _, attribute = name.rpartition(".")
-                setattr(copied.get_submodule(holder), attribute, handler(copied.get_parameter(name), list(rows)))
+                setattr(module.get_submodule(holder), attribute, handler(module.get_parameter(name), list(rows)))
             else:
                 handler.__self__.pruning_dim = -1  # type: ignore[attr-defined]
-                handler(copied.get_submodule(name), list(rows))
-        _norms_follow(copied)
+                handler(module.get_submodule(name), list(rows))
+        for name in frozen:
+            module.get_parameter(name).requires_grad_(False)
+        _norms_follow(module)
 
 
 def together(edits: Sequence[Leaving]) -> Leaving:
-    """Several edits of one network as one that can be `cut`."""
+    """Several edits of one network as one."""
     rows: dict[Any, set[int]] = {}
     for edit in edits:
         for (name, kind, axis, gone), handler in zip(edit.parts, edit.handlers, strict=True):
             rows.setdefault((name, kind, axis, handler), set()).update(gone)
-
-    def prune() -> None:
-        raise AssertionError("edits of several groups are cut from a copy")
-
     parts = tuple((name, kind, axis, tuple(sorted(gone))) for (name, kind, axis, _), gone in rows.items())
-    return Leaving(parts=parts, handlers=tuple(handler for *_, handler in rows), prune=prune)
+    return Leaving(parts=parts, handlers=tuple(handler for *_, handler in rows))
 
 
 def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any = None) -> Leaving:
-    """Follow an edit through a module; nothing is changed before its `prune` is called.
+    """Follow an edit through a module; nothing is changed before it is `cut`.
 
     Raises:
         ArtifactError: the architecture has no such layer or channel, or does not call it.
@@ -261,7 +262,7 @@ def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any =
             f"edit of layer '{edit.layer}': the architecture has no such layer; was the class changed?"
         ) from error
     pruner = graph.get_pruner_of_module(layer)
-    if pruner is None or max(edit.remove) >= pruner.get_out_channels(layer):
+    if pruner is None or max(edit.remove) >= (pruner.get_out_channels(layer) or 0):
         raise ArtifactError(
             f"edit of layer '{edit.layer}': it has no channel {max(edit.remove)}; was the class changed?"
         )
@@ -284,14 +285,7 @@ def leaving(module: nn.Module, example: Example, edit: ChannelEdit, graph: Any =
             parts.append((names[id(target.module)], kind, 0, rows))
             handlers.append(item.dep.handler)
 
-    def prune() -> None:
-        frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
-        group.prune(record_history=False)
-        for name in frozen:
-            module.get_parameter(name).requires_grad_(False)
-        _norms_follow(module)
-
-    return Leaving(parts=tuple(parts), handlers=tuple(handlers), prune=prune)  # type: ignore[arg-type]
+    return Leaving(parts=tuple(parts), handlers=tuple(handlers))  # type: ignore[arg-type]
 
 
 def _norms_follow(module: nn.Module) -> None:
@@ -328,9 +322,7 @@ def graph_of(module: nn.Module, example: Example) -> Any:
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad():
-            graph = Dependencies().build_dependency(
-                module, dict(example), forward_fn=lambda model, inputs: _traced(model(*inputs.values())), verbose=False
-            )
+            graph = Dependencies.of(module, lambda: _traced(module(*example.values())))
             graph.shuffles = shuffles.follow(graph)
             return graph
     finally:
@@ -342,7 +334,7 @@ def _member(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> Member | N
     layer = item.dep.target.module
     if layer not in names or getattr(layer, "weight", None) is None:
         return None  # an operation, or a layer without weights
-    if isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)):
+    if isinstance(layer, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)):
         kind: Literal["out", "in", "norm"] = "norm"
     elif graph.is_out_channel_pruning_fn(item.dep.handler):
         kind = "out"

@@ -1,6 +1,7 @@
 """Torch-Pruning's dependency graph, with what is wrong or slow in it put right."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch_pruning
@@ -11,44 +12,56 @@ from torch_pruning.dependency.dependency import Dependency
 from torch_pruning.dependency.group import Group
 from torch_pruning.pruner import function
 
+from . import joined
+
+_TYPES = torch_pruning.ops.OPTYPE
+_GUESSED = {  # what the library guesses well enough
+    _TYPES.UNBIND: index_mapping.update_unbind_index_mapping,
+    _TYPES.EXPAND: index_mapping.update_expand_index_mapping,
+    _TYPES.SLICE: index_mapping.update_slice_index_mapping,
+}
+
 
 class Dependencies(torch_pruning.DependencyGraph):  # type: ignore[misc]  # the library has no types
-    """Follows each index once, and takes no other axis of a concatenation for that of the channels.
+    """Follows each index once, never beyond the channels that a layer has, and asks autograd what is joined or split.
 
     The library follows lists of indices, which come back in another order wherever paths meet. Every mapping takes
-    indices one by one, so the union is the same.
+    indices one by one, so the union is the same. The graph is never pruned with: it is of the network as it was traced.
     """
 
     def __init__(self) -> None:
         super().__init__()
         pruner = _Grouped()
-        self.REGISTERED_PRUNERS[torch_pruning.ops.OPTYPE.CONV] = pruner
+        self.REGISTERED_PRUNERS[_TYPES.CONV] = pruner
+        self.REGISTERED_PRUNERS[_TYPES.IN] = self.REGISTERED_PRUNERS[_TYPES.BN]  # its own leaves the statistics whole
         self._out_channel_pruning_fn.add(pruner.prune_out_channels)
         self._in_channel_pruning_fn.add(pruner.prune_in_channels)
 
-    def build_dependency(self, *args: Any, **keys: Any) -> "Dependencies":
-        """See `DependencyGraph.build_dependency`."""
-        super().build_dependency(*args, **keys)
-        for node in self.module2node.values():
-            if node.type == torch_pruning.ops.OPTYPE.CONCAT and not _joins_channels(node):
-                self._as_elementwise(node)
-        return self
+    @classmethod
+    def of(cls, module: nn.Module, forward: Callable[[], Any]) -> "Dependencies":
+        """Those of a module.
 
-    def _as_elementwise(self, node: Any) -> None:
-        """A rotary embedding joins halves of each head: offsets of whole layers would lead out of every layer."""
-        node.enable_index_mapping = False
-        joined = [(source, node) for source in node.inputs] + [(node, source) for source in node.inputs]
-        for source, target in joined:
-            for dependency in source.dependencies:
-                second = dependency.index_mapping[1]
-                if dependency.target is target and isinstance(second, index_mapping._ConcatIndexMapping):
-                    dependency.index_mapping[1] = None
+        Args:
+            forward: runs it, with gradients, and returns its results.
+        """
+        graph = cls()
+        graph.verbose, graph.model = False, module
+        graph._module2name = {layer: name for name, layer in module.named_modules()}
+        graph._param_to_name, graph.unwrapped_parameters = graph._detect_unwrapped_parameters(None)
+        graph.module2node = graph._trace(module, None, lambda *_: forward(), output_transform=None)
+        graph._build_dependency(graph.module2node)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Maximum recursive depth")  # then it follows nothing
+            for node in graph.module2node.values():
+                if node.type in _GUESSED:
+                    _GUESSED[node.type](graph, node)
+        graph._widest = joined.follow(graph)
+        return graph
 
     def get_pruning_group(self, module: nn.Module, pruning_fn: Any, idxs: Sequence[int]) -> Any:
         """See `DependencyGraph.get_pruning_group`."""
         if isinstance(module, torch_pruning.ops.TORCH_CONV) and module.groups == module.out_channels > 1:
             pruning_fn = function.prune_depthwise_conv_out_channels
-        index_mapping.update_index_mapping(self)
         node = self.module2node[module]
         first = Dependency(pruning_fn, pruning_fn, source=node, target=node)
         start = [_helpers._HybridIndex(idx=index, root_idx=index) for index in idxs]
@@ -62,11 +75,20 @@ class Dependencies(torch_pruning.DependencyGraph):  # type: ignore[misc]  # the 
                 found = indices
                 for mapping in dependency.index_mapping:
                     found = found if mapping is None else mapping(found)
+                most = self._channels(dependency)
+                found = [index for index in found if index.idx < most]
                 seen = reached.setdefault((dependency.target, dependency.handler), (dependency, {}))[1]
                 if new := [index for index in dict.fromkeys(found) if index not in seen]:
                     seen.update(dict.fromkeys(new))
                     stack.append((dependency, new))
         return self._group(reached.values())
+
+    def _channels(self, dependency: Any) -> int:
+        """How many the target has on the side that is pruned; an operation: as many as anything in the network."""
+        out = self.is_out_channel_pruning_fn(dependency.handler)
+        operation = dependency.target.type == _TYPES.OUTPUT
+        count = None if operation else (self.get_out_channels if out else self.get_in_channels)(dependency.target)
+        return self._widest if count is None else int(count)
 
     def _group(self, reached: Any) -> Any:
         group = Group()
@@ -75,19 +97,12 @@ class Dependencies(torch_pruning.DependencyGraph):  # type: ignore[misc]  # the 
             roots: dict[int, int | None] = {}
             for index in indices:
                 roots.setdefault(index.idx, index.root_idx)
-            if roots:
+            layer = dependency.target.module
+            if roots and not (isinstance(layer, nn.PReLU) and layer.num_parameters == 1):
                 item = _helpers.GroupItem(dependency, list(roots))
                 item.root_idxs = list(roots.values())
                 group._group.append(item)
         return group
-
-
-def _joins_channels(node: Any) -> bool:
-    """Whether the axis along which tensors are joined is as long as the channels of all layers before it."""
-    sizes, shape = node.module.concat_sizes, node.grad_fn._input_metadata[0].shape
-    dim = getattr(node.grad_fn, "_saved_dim", 1)
-    dim = dim - 2**64 if dim >= 2**63 else dim  # a negative one, as autograd keeps it
-    return not sizes or None in sizes or int(shape[dim]) == sum(sizes)
 
 
 class _Grouped(function.ConvPruner):  # type: ignore[misc]  # see above

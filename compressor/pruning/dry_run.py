@@ -217,7 +217,8 @@ class _Trial:
             return group, reason
         first = ""
         kind = kind_of(self._module, group), group.channels
-        layouts = [Layout(), *layouts_of(self._random, group)]
+        alone = len(leaving(self._module, self._example, group.edit([0]), self._graph).rows(group.root))
+        layouts = [Layout(), *layouts_of(self._random, group, alone)]
         layouts.sort(key=lambda layout: layout != self._known.get(kind))
         for follow in (False, True):
             for layout in layouts:
@@ -258,7 +259,7 @@ class _Trial:
         counts = list(itertools.islice(counts_of(self._random, group), _MOST_COUNTS))
         if follow and not counts:
             return group, _COUPLED
-        edit = group.edit([group.channels // 2])
+        edit = group.edit([0])  # the first: whoever counts from one end takes others for what is behind it
         try:
             left = leaving(self._module, self._example, edit, self._graph)
         except Exception as error:  # see `_together`

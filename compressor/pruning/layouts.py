@@ -10,9 +10,15 @@ from .coupling import Count, CoupledChannels, Layout
 _MOST_LAYOUTS = 24  # that are tried for one group
 
 
-def layouts_of(module: nn.Module, group: CoupledChannels) -> Iterator[Layout]:
-    """Other ways to see the rows, by numbers that the layers hold: groups first, then runs of rows, then rows."""
+def layouts_of(module: nn.Module, group: CoupledChannels, alone: int) -> Iterator[Layout]:
+    """Other ways to see the rows, by numbers that the layers hold: groups first, then runs of rows, then rows.
+
+    Args:
+        alone: how many rows leave with a single one, as two where the halves of a layer are multiplied.
+    """
     rows = group.channels
+    few = [] if alone == 1 or rows % alone or rows == alone else [Layout(outer=alone), Layout(inner=alone)]
+    yield from few
     groups = {number for name in names_of(group) for number in _numbers(module.get_submodule(name))}
     groups |= {first * second for first, second in itertools.product(groups, groups)}  # a shuffle between two
     groups = {number for number in groups if rows % number == 0 and number < rows}
@@ -28,6 +34,8 @@ def layouts_of(module: nn.Module, group: CoupledChannels) -> Iterator[Layout]:
         return not (inner == 1 and outer in groups), inner == 1, outer * inner, outer
 
     yield from (Layout(outer=outer, inner=inner) for outer, inner in sorted(pairs, key=order)[:_MOST_LAYOUTS])
+    if rows % 2 == 0 and rows > 2:
+        yield Layout(outer=2)  # halves that go different ways
 
 
 def names_of(group: CoupledChannels) -> list[str]:
