@@ -25,11 +25,14 @@ def uniform(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:
 
 
 def global_ranking(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:
-    """The lowest-ranked share of all channels goes, wherever it stands."""
-    ranked = torch.cat(list(scores.values())).sort().values
-    gone = round(intensity * len(ranked))
-    threshold = float(ranked[gone - 1]) if gone else -float("inf")
-    return {root: float((values > threshold).sum()) for root, values in scores.items()}
+    """The lowest-ranked share of all channels goes, wherever it stands; of equals every group's go alike."""
+    every = torch.cat(list(scores.values()))
+    of = torch.cat([torch.full((len(values),), group) for group, values in enumerate(scores.values())])
+    place = torch.cat([values.argsort(stable=True).argsort() / len(values) for values in scores.values()])
+    order = place.argsort(stable=True)
+    order = order[every[order].argsort(stable=True)]  # by score, then by the place among its own group's
+    gone = of[order[: round(intensity * len(every))]].bincount(minlength=len(scores))
+    return {root: float(len(scores[root]) - gone[group]) for group, root in enumerate(scores)}
 
 
 def isomorphic(scores: Scores, intensity: float, facts: Facts) -> dict[str, float]:

@@ -162,6 +162,17 @@ def test_allocations() -> None:
         assert per_group(scores, 0.5, Facts(weights=dict.fromkeys("ab", same))) == uniform(scores, 0.5, Facts())
 
 
+def test_equals_leave_every_group_alike() -> None:
+    """With a threshold all of them went at once: of 12 equal channels none was left."""
+    scores = {"a": torch.ones(8), "b": torch.ones(4)}
+    assert [global_ranking(scores, share, Facts()) for share in (0.25, 0.5)] == [
+        {"a": 6.0, "b": 3.0},
+        {"a": 4.0, "b": 2.0},
+    ]
+    dead = {"a": torch.tensor([0.0, 0, 0, 0, 4, 4, 4, 4]), "b": torch.tensor([0.0, 0, 2, 2])}
+    assert global_ranking(dead, 3 / 12, Facts()) == {"a": 6.0, "b": 3.0}
+
+
 def test_kinds_are_ranked_among_themselves() -> None:
     """Fang et al. 2024: where a kind of group has small scores throughout, a global ranking empties it."""
     scores = {"a": torch.tensor([10.0, 20, 30, 40]), "b": torch.tensor([50.0, 60]), "head": torch.tensor([0.1, 0.2])}
