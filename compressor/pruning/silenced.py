@@ -1,7 +1,7 @@
 """A network with channels that carry nothing: what it has to compute once they are gone."""
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,8 +40,7 @@ class _Apart(nn.Module):
 
     def __init__(self, norm: nn.Module, whole: nn.Module, gone: tuple[int, ...]) -> None:
         super().__init__()
-        weight = getattr(whole, "weight", None)
-        count = cast(int, whole.num_channels if weight is None else weight.shape[0])
+        count = whole.num_channels if isinstance(whole, nn.GroupNorm) else _width(whole)
         self._norm = norm
         self._kept = torch.tensor([row for row in range(count) if row not in set(gone)])
         self._axis = 1 if isinstance(norm, nn.GroupNorm) or vars(norm).get("data_format") == "channels_first" else -1
@@ -49,6 +48,11 @@ class _Apart(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result = self._norm(x.index_select(self._axis, self._kept))
         return torch.zeros_like(x).index_copy(self._axis, self._kept, result)
+
+
+def _width(norm: Any) -> int:
+    """Of a norm over the last axis, which may have no weights."""
+    return int(norm.normalized_shape[-1] if norm.weight is None else norm.weight.shape[0])
 
 
 def zero(layer: Any, rows: torch.Tensor, written: bool) -> None:

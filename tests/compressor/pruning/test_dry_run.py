@@ -352,3 +352,19 @@ def test_other_makers_and_other_inputs_are_tried_by_themselves(trials: list[nn.M
     dry_run.prunable(module, IMAGE, factory=lambda: residual())
     dry_run.prunable(module, {"x": IMAGE["x"] + 1}, factory=residual)
     assert len(trials) == 3
+
+
+class BareNorm(nn.Module):
+    """A norm over all channels that has no weights of its own, as in a DiT; tokens `(N, 4, 3)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Linear(3, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.stem(x)).relu())
+
+
+def test_a_norm_without_weights_keeps_nothing_from_leaving() -> None:
+    _, reasons = dry_run.prunable(BareNorm().eval(), {"x": torch.randn(2, 4, 3)})
+    assert reasons == {"head": "its channels are the model's output"}
