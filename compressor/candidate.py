@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core import digest
-from ..core.errors import ArtifactError, DataError
+from ..core.errors import ArtifactError, DataError, EdgesmithError
 from ..core.files import write_atomic
 from .edit import Edit, from_plain
 from .replay import apply
@@ -94,7 +94,7 @@ class Candidate:
                     name: torch.zeros(shape, dtype=_DTYPES[dtype])
                     for name, dtype, shape in json.loads(header["example"])
                 }
-        except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ArtifactError(f"{path}: cannot read the candidate: {error}") from error
         return cls(factory=factory, example=example, edits=edits, weights=weights)
 
@@ -112,7 +112,16 @@ def load_model(path: str | Path, model: Callable[[], nn.Module]) -> nn.Module:
     Raises:
         ArtifactError: not such a file, truncated, or of another architecture.
     """
-    return Candidate.load(Path(path), model).module()
+    candidate = Candidate.load(Path(path), model)
+    try:
+        return candidate.module()
+    except EdgesmithError:
+        raise
+    except Exception as error:  # a foreign forward pass may raise anything
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(
+            f"{path}: the architecture does not run on what the file was made with: {line}; was the class changed?"
+        ) from error
 
 
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:

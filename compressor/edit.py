@@ -36,11 +36,16 @@ def from_plain(data: Mapping[str, Any]) -> Edit:
     """The inverse of `dataclasses.asdict`; the keys say which kind it is.
 
     Raises:
-        KeyError, TypeError: none of them.
+        KeyError, TypeError, ValueError: none of them.
     """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{data!r} is no edit")
     if "attention" in data:
-        return AttentionEdit(attention=data["attention"])
+        return AttentionEdit(attention=str(data["attention"]))
     if "block" in data:
-        return BlockEdit(block=data["block"], zero=bool(data.get("zero", False)))
+        return BlockEdit(block=str(data["block"]), zero=bool(data.get("zero", False)))
     attributes = tuple((str(name), str(attribute), int(value)) for name, attribute, value in data.get("attributes", ()))
-    return ChannelEdit(layer=data["layer"], remove=tuple(data["remove"]), attributes=attributes)
+    layer, remove = str(data["layer"]), tuple(data["remove"])
+    if not remove or not all(type(row) is int and row >= 0 for row in remove):
+        raise ValueError(f"edit of layer '{layer}': {remove!r} are no numbers of channels")
+    return ChannelEdit(layer=layer, remove=remove, attributes=attributes)

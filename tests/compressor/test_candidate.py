@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import inspect
+import json
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -158,3 +161,31 @@ def test_nan_weights_are_named() -> None:
         module.weight[0, 0] = float("nan")
     with pytest.raises(DataError, match="the original: weight 'weight' holds NaN or infinity; train or load the model"):
         check_finite(module.state_dict(), "the original")
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        ({"layer": "stem", "remove": []}, "edit of layer 'stem': () are no numbers of channels"),
+        ({"layer": "stem", "remove": [-1]}, "edit of layer 'stem': (-1,) are no numbers of channels"),
+        ({"layer": "stem", "remove": "12"}, "edit of layer 'stem': ('1', '2') are no numbers of channels"),
+        ("stem", "'stem' is no edit"),
+    ],
+)
+def test_edits_that_are_none_are_refused(edit: Any, text: str, original: Candidate, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = {"format": "edgesmith.candidate/1", "edits": json.dumps([edit]), "example": "[]"}
+    path.write_bytes(safetensors.torch.save(dict(original.weights), metadata=header))
+    with pytest.raises(ArtifactError) as caught:
+        load_model(path, original.factory)
+    assert str(caught.value) == f"{path}: cannot read the candidate: {text}"
+
+
+def test_a_class_that_no_longer_runs_on_what_the_file_names_is_refused(original: Candidate, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    edit = ChannelEdit(layer="stem.0", remove=(1,))
+    dataclasses.replace(original, edits=(edit,), example={"image": torch.zeros(2, 4, 8, 8)}).save(path)
+    with pytest.raises(ArtifactError) as caught:
+        load_model(path, original.factory)
+    assert str(caught.value).startswith(f"{path}: the architecture does not run on what the file was made with: Given")
+    assert str(caught.value).endswith("; was the class changed?")
