@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="of a timed run (default: 1)")
     parser.add_argument("--threads", type=positive, default=1, metavar="N", help="of the runtime (default: 1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the metric is computed")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="what is measured stays here (default: runs/sensitivity-TASK)",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with a chart for each of them")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(command=run)
@@ -40,30 +45,33 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ...benches.report.sensitivity_report import print_sensitivity, render_html
-    from ...core.files import write_atomic
+    from ...core.files import as_file_name, storage_errors, write_atomic
     from ...core.tables import resolve
     from ...exporters.targets.targets import TARGETS
     from .. import task_file
     from ..measure_options import Measure
     from ..progress import Progress
-    from ..pruning.sensitivity import measure_sensitivity, trained
+    from ..pruning.sensitivity import kept_original, measure_sensitivity
+    from ..run_directory import RunDirectory
     from ..stage import Context, Deployment, Machine
 
     resolve(options.target, TARGETS, "--target")
     task = task_file.load_task(options.task, Path())
-    candidate = trained(task)
-    with tempfile.TemporaryDirectory(prefix="edgesmith-sensitivity-") as folder:
+    out = options.out or Path("runs") / f"sensitivity-{as_file_name(task.name)}"
+    directory = RunDirectory(out)
+    with storage_errors(out), directory.open():
+        candidate = kept_original(task, directory)
         context = Context(
             task=task,
             machine=Machine(device=options.device, threads=options.threads),
             targets=(options.target,),
-            work=Path(folder),
+            work=out,
             progress=Progress(None if options.json else Console(stderr=True)),
             named={"original": candidate}.__getitem__,
             where="sensitivity",
             deployment=Deployment(int8=options.int8, measure=Measure(batch_sizes=(options.batch,))),
         )
-        found = measure_sensitivity(candidate, context, options.samples, Path(folder))
+        found = measure_sensitivity(candidate, context, options.samples, directory)
     if options.html is not None:
         write_atomic(options.html, render_html(found))
     if options.json:

@@ -1,21 +1,25 @@
 """What each group of channels and each block is worth: taken alone, in the task's metric and in the deployed time."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...benches.report.sensitivity_report import Curve, Point, Sensitivity
+from ...benches.timing import environment
 from ...core.errors import TaskError
 from ...core.task import ArraySplit, Split, Task
 from ...exporters.sessions.torch_session import TorchSession
 from ...exporters.targets.targets import TARGETS
-from .. import task_file
+from .. import task_file, values
 from ..candidate import Candidate, check_finite, state_of
 from ..data import any_inputs, reestimate_batch_norm, sample_indices
 from ..evaluation import evaluate, task_metrics
+from ..run_directory import RunDirectory, model_key
+from ..schema import plain
 from ..stage import Context
 from . import blocks, deployed
 from .channel_statistics import Statistics
@@ -49,12 +53,33 @@ def trained(task: Task) -> Candidate:
     return Candidate(factory=task.model, example=example, edits=(), weights=state_of(module))
 
 
-def measure_sensitivity(candidate: Candidate, context: Context, samples: int, work: Path) -> Sensitivity:
+def kept_original(task: Task, directory: RunDirectory) -> Candidate:
+    """The same, made by the task once: its own code may train it, and what is measured is of these weights.
+
+    Raises:
+        TaskError, DataError: see `trained`.
+    """
+    found: list[Candidate] = []
+
+    def make(folder: Path, _: Path) -> dict[str, Any]:
+        found.append(trained(task))
+        values.save(found[0], folder)
+        return {}
+
+    done = directory.once("stages/00-original", model_key("original", task_file.identity(task), 0), make)
+    if found:
+        return found[0]
+    example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
+    assert callable(task.model)
+    return Candidate.load(done.path / values.WEIGHTS, task.model, example)
+
+
+def measure_sensitivity(candidate: Candidate, context: Context, samples: int, directory: RunDirectory) -> Sensitivity:
     """Measure every group at a few widths, and the network without each block.
 
     Args:
         samples: of the validation split.
-        work: for the files that are timed.
+        directory: where what is measured stays: a killed run goes on.
     """
     task, target = context.task, TARGETS[context.targets[0]]
     candidate = with_open_attention(candidate)
@@ -74,8 +99,8 @@ def measure_sensitivity(candidate: Candidate, context: Context, samples: int, wo
     def networks() -> Iterator[Candidate]:
         yield from itertools.chain([candidate], map(planner.without, every))  # one in memory at a time
 
-    scored = iter(_metrics(networks(), len(every), split, context))
-    timed = iter(_times(candidate, networks(), len(every), context, work))
+    scored = iter(_metrics(networks(), len(every), split, context, directory))
+    timed = iter(_times(candidate, networks, len(every), context, directory))
     whole = next(scored)
 
     def point(name: str, plan: Plan) -> Point:
@@ -115,30 +140,61 @@ def _magnitudes(module: nn.Module, groups: Sequence[CoupledChannels], context: C
     return {root: values for root, values in scores.items() if values is not None}
 
 
-def _metrics(networks: Iterable[Candidate], others: int, split: Split, context: Context) -> list[float]:
+def _metrics(
+    networks: Iterable[Candidate], others: int, split: Split, context: Context, directory: RunDirectory
+) -> list[float]:
     """Main metric of each; of all but the first, which is whole, with batch norms estimated anew."""
     task, metric = context.task, task_metrics(context.task)[0]
+    shared = {"task": task_file.identity(task), "samples": len(split), "device": context.machine.device}
     found = []
+
+    def measured(network: Candidate, whole: bool) -> float:
+        module = network.module()
+        if not whole:
+            reestimate_batch_norm(module, context, *_STATISTICS)
+        session = TorchSession(module.to(context.machine.device), task.input_specs(), task.outputs)
+        return evaluate(session, split, (metric,))[metric.name]
+
     with context.progress.bar("metric without one part", others + 1) as advance:
         for number, network in enumerate(networks):
-            module = network.module()
-            if number:
-                reestimate_batch_norm(module, context, *_STATISTICS)
-            session = TorchSession(module.to(context.machine.device), task.input_specs(), task.outputs)
-            found.append(evaluate(session, split, (metric,))[metric.name])
+            name = network.digest()
+
+            def make(*_: Path, network: Candidate = network, whole: bool = number == 0) -> dict[str, Any]:
+                return {"metric": measured(network, whole)}
+
+            done = directory.once(f"measurements/metric-{name[:16]}", shared | {"network": name}, make)
+            found.append(done.facts["metric"])
             advance(number + 1, "")
     return found
 
 
 def _times(
-    whole: Candidate, networks: Iterable[Candidate], others: int, context: Context, work: Path
+    whole: Candidate,
+    networks: Callable[[], Iterable[Candidate]],
+    others: int,
+    context: Context,
+    directory: RunDirectory,
 ) -> Sequence[float | None]:
     """Time of each after the first, which is the whole one, over the first's."""
-    if TARGETS[context.targets[0]].unmeasurable() is not None:
+    target, deployment = context.targets[0], context.deployment
+    if TARGETS[target].unmeasurable() is not None:
         return [None] * others
-    with context.progress.bar("time without one part", others + 1) as advance:
-        form = deployed.best_form(whole, context, work / "whole")
-        return deployed.times(networks, form, context, work, lambda done: advance(done, "written"))
+    key = {
+        "task": task_file.identity(context.task),
+        "networks": [network.digest() for network in networks()],
+        "target": target,
+        "int8": deployment.int8,
+        "measure": plain(deployment.measure),
+        "machine": environment.describe(context.machine.threads, context.machine.seed),
+    }
+
+    def make(_: Path, work: Path) -> dict[str, Any]:
+        with context.progress.bar("time without one part", others + 1) as advance:
+            form = deployed.best_form(whole, context, work / "whole")
+            return {"times": deployed.times(networks(), form, context, work, lambda done: advance(done, "written"))}
+
+    found: list[float | None] = directory.once(f"measurements/times-{target}", key, make).facts["times"]
+    return found
 
 
 def _part(task: Task, samples: int) -> ArraySplit:

@@ -5,6 +5,7 @@ import json
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ import torch
 from edgesmith.benches.report.sensitivity_report import Sensitivity, render_html
 from edgesmith.cli import main
 from edgesmith.compressor.candidate import Candidate
-from edgesmith.compressor.pruning import blocks, deployed
+from edgesmith.compressor.pruning import blocks, deployed, sensitivity
 from edgesmith.compressor.pruning.latency_model import Plan
 from edgesmith.compressor.pruning.prune_to_latency import Planner
 from edgesmith.compressor.pruning.sensitivity import measure_sensitivity, trained
+from edgesmith.compressor.run_directory import RunDirectory
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import TaskError
 from edgesmith.core.task import Task
@@ -48,7 +50,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(original: Candidate, context: Context) -> Sensitivity:
-    return measure_sensitivity(original, context, 200, context.work)
+    return measure_sensitivity(original, context, 200, RunDirectory(context.work))
 
 
 def test_every_group_and_block_is_taken_alone(clock: None, original: Candidate, context: Context) -> None:
@@ -119,6 +121,33 @@ def test_an_onnx_file_is_refused(task: Task) -> None:
     )
 
 
+def test_what_was_measured_before_a_kill_is_not_measured_again(
+    clock: None, original: Candidate, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated = 0
+    evaluate, times = sensitivity.evaluate, deployed.times
+
+    def counted(*args: Any) -> dict[str, float]:
+        nonlocal evaluated
+        evaluated += 1
+        if evaluated == 4:
+            raise KeyboardInterrupt
+        return evaluate(*args)
+
+    monkeypatch.setattr(sensitivity, "evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        measured(original, context)
+    found = measured(original, context)
+    networks = 1 + sum(len(curve.points) for curve in found.curves)
+    assert evaluated == networks + 1  # the one that was cut short twice
+    timed: list[None] = []
+    monkeypatch.setattr(deployed, "times", lambda *args: (timed.append(None), times(*args))[1])
+    assert measured(original, context) == found
+    assert (evaluated, timed) == (networks + 1, [])
+    again = measure_sensitivity(original, context, 200, RunDirectory(tmp_path / "elsewhere"))
+    assert again == found and (evaluated, len(timed)) == (2 * networks + 1, 1)
+
+
 QUICK = """
 import dataclasses, functools, pathlib
 from tests.examples_at import digits_example
@@ -126,7 +155,8 @@ from tests.examples_at import digits_example
 digits = digits_example()
 
 def load(net):
-    pathlib.Path(__file__).with_name("loaded").touch()
+    with pathlib.Path(__file__).with_name("loaded").open("a") as file:
+        file.write("x")
 
 def task():
     return dataclasses.replace(digits.task(), model=functools.partial(digits.DigitsNet, 8), load_weights=load)
@@ -139,10 +169,23 @@ def test_the_command_prints_json_and_writes_the_page(
     """Of the example's task, less its training."""
     task, page = tmp_path / "task.py", tmp_path / "page.html"
     task.write_text(QUICK)
-    assert main(["sensitivity", str(task), "--samples", "50", "--html", str(page), "--json"]) == 0
+    command = [
+        "sensitivity",
+        str(task),
+        "--samples",
+        "50",
+        "--html",
+        str(page),
+        "--json",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(command) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["task"] == "digits" and found["curves"]
-    assert (tmp_path / "loaded").exists()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == found
+    assert (tmp_path / "loaded").read_text() == "x"  # the task's own code made the original once
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert main(["sensitivity", str(task), "--target", "tensort"]) == 2
     assert "--target: unknown 'tensort'; did you mean 'tensorrt'? known: " in capsys.readouterr().err
