@@ -44,7 +44,7 @@ from .run_report import report_of
 from .schema import plain
 from .stage import Context, Deployment, Graph, Machine, Stage
 
-_FORMAT = 6  # of stage results; a release that makes other results from the same recipe raises it
+_FORMAT = 7  # of stage results; a release that makes other results from the same recipe raises it
 
 
 def compress(

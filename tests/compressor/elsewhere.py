@@ -74,11 +74,12 @@ class _Accelerator(accelerate.Accelerator):
 
 
 @contextlib.contextmanager
-def elsewhere(same: bool = True) -> Iterator[None]:
+def elsewhere(same: bool = False) -> Iterator[None]:
     """Inside it tensors can be sent `ELSEWHERE`, and trainings are there.
 
     Args:
-        same: a parameter that moves stays the same object, as on CUDA; of a traced network it cannot.
+        same: a parameter that moves stays the same object, as on CUDA and as an optimizer needs it; one that
+            something else refers to, as in a traced network, cannot.
     """
     plain = torch.tensor, accelerate.Accelerator
     torch.tensor, accelerate.Accelerator = _placed(torch.tensor), _Accelerator  # type: ignore[misc]
