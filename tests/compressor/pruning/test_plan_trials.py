@@ -18,9 +18,7 @@ from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import RecipeError, TrainingError
 from edgesmith.core.task import Task
 
-from .test_prune_to_latency import clock, cost
-
-__all__ = ["clock"]  # a fixture
+from .conftest import cost
 
 WHOLE, LESS = Plan(), Plan(gone=("block",))
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.edit import BlockEdit
 from edgesmith.compressor.int8.bounds import Bounds
 from edgesmith.compressor.pruning import deployed, prune_to_latency
-from edgesmith.compressor.pruning.latency_allocation import Damage
-from edgesmith.compressor.pruning.latency_model import LatencyModel
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Deployment, Graph
 from edgesmith.compressor.structure import measure
@@ -27,48 +24,7 @@ from edgesmith.core.task import Task
 from edgesmith.core.values import Artifact
 
 from ..conftest import Killed
-
-WHOLE_MS = 2.0
-
-
-def cost(candidate: Candidate) -> float:
-    """A time that is no part of what the model can express: MACs to the power of 0.7, and something for each layer."""
-    module = candidate.module()
-    layers = sum(1 for layer in module.modules() if isinstance(layer, torch.nn.Conv2d))
-    return 0.02 * layers + measure(module, candidate.example, ()).macs ** 0.7 / 1e4
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Files and times without a runtime; returns the shares of the whole network's time that were measured at the end.
-
-    What is deployed is a fifth slower than what the model is fitted to, but for the whole network.
-    """
-    measured: list[float] = []
-    files: dict[str, float] = {}
-
-    def best_form(candidate: Candidate, context: Context, folder: Path) -> Artifact:
-        path = folder / candidate.digest()
-        files[str(path)] = cost(candidate) * (1.2 if candidate.edits else 1.0)
-        return Artifact(
-            path=path, target="onnxruntime-cpu", dialect="u8", precision="int8", inputs=(), outputs=(), digest=""
-        )
-
-    def times(
-        candidates: Iterable[Candidate], form: Artifact, context: Context, folder: Path, done: Callable[[int], None]
-    ) -> list[float]:
-        whole, *others = map(cost, candidates)
-        return [other / whole for other in others]
-
-    def compare(whole: Artifact, part: Artifact, context: Context) -> tuple[float, float]:
-        share = files[str(part.path)] / files[str(whole.path)]
-        if part != whole:
-            measured.append(share)
-        return WHOLE_MS, share
-
-    for name, function in (("best_form", best_form), ("times", times), ("compare", compare)):
-        monkeypatch.setattr(deployed, name, function)
-    return measured
+from .conftest import WHOLE_MS, cost
 
 
 @pytest.mark.parametrize("goal", [{"latency_ratio": 0.6}, {"latency_ms": 1.2}])
@@ -82,55 +38,6 @@ def test_what_is_measured_meets_the_goal(
     assert any(note.startswith("latency model: ") for note in context.notes)
     shown = "0.6 asked" if "latency_ratio" in goal else "1.2 ms asked"
     assert any("of 2 ms as deployed" in note and shown in note for note in context.notes)
-
-
-@pytest.mark.parametrize("time", [0.6, 3.0])
-def test_a_size_is_met_beside_the_time(time: float, clock: list[float], original: Candidate, context: Context) -> None:
-    """However loose the time is, and where it alone would have left more parameters."""
-    free = Prune(id="prune", round_to=2, latency_ms=time * WHOLE_MS).run(original, context)
-    result = Prune(id="prune", round_to=2, latency_ms=time * WHOLE_MS, params_ratio=0.35).run(original, context)
-    whole = original.parameters()
-    assert free.parameters() > 0.36 * whole
-    assert 0.3 * whole < result.parameters() <= 0.35 * whole
-    assert cost(result) * 1.2 / cost(original) <= time
-    assert any(re.search(r"asked; 0\.3\d+ of the parameters, 0\.35 asked; loss ", note) for note in context.notes)
-
-
-def test_a_size_below_everything_is_refused_with_the_best_there_is(
-    clock: list[float], original: Candidate, context: Context
-) -> None:
-    with pytest.raises(
-        UnreachableError,
-        match=r"^stages\[0\] 'stage'\.params_ratio: 0\.001 cannot be reached; the fewest that can be left are 0\.0\d+; "
-        r"ask for more, lower round_to, or let more layers and blocks go$",
-    ):
-        Prune(id="prune", latency_ratio=0.6, params_ratio=0.001).rehearse(original, context)
-    assert clock == []
-
-
-def test_what_has_too_many_parameters_is_not_timed(
-    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However wrong the model of parameters."""
-    fitted, timed = prune_to_latency.fit, []
-
-    def fit(structure: Any, plans: Any, values: Any) -> LatencyModel:
-        model = fitted(structure, plans, values)
-        too_few = tuple(0.7 * weight for weight in model.weights)
-        return dataclasses.replace(model, weights=too_few) if min(values) < 0.02 else model
-
-    best_form = deployed.best_form
-
-    def noted(candidate: Candidate, *given: Any) -> Artifact:
-        timed.append(candidate.parameters())
-        return best_form(candidate, *given)
-
-    monkeypatch.setattr(prune_to_latency, "fit", fit)
-    monkeypatch.setattr(deployed, "best_form", noted)
-    result = Prune(id="prune", round_to=2, latency_ratio=0.9, params_ratio=0.5).run(original, context)
-    whole, *others = timed
-    assert others and max(others) <= 0.5 * whole
-    assert 0.3 * whole < result.parameters() <= 0.5 * whole
 
 
 @pytest.mark.parametrize(
@@ -245,59 +152,6 @@ def test_a_time_that_is_met_already_needs_no_pruning(
     result = Prune(id="prune", latency_ms=asked).run(original, context)
     assert result.digest() == original.digest() and clock == []
     assert f"nothing is pruned: it takes 2 ms as deployed, and {text} is asked" in context.notes
-
-
-def test_a_plan_that_comes_back_unchanged_ends_the_rounds(
-    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The fastest but one is far below the goal, and nothing lies between: no aim brings another."""
-    solved: list[float] = []
-    solve = prune_to_latency.allocate
-
-    def counted(model: LatencyModel, damage: Damage, time: float, _: object) -> Any:
-        assert len(solved) < 3, "solved in a loop"
-        solved.append(time)
-        return solve(model, damage, 0.5)
-
-    monkeypatch.setattr(prune_to_latency, "allocate", counted)
-    result = Prune(id="prune", round_to=2, latency_ratio=0.9).run(original, context)
-    assert len(clock) == 1 and len(solved) == 2
-    assert cost(result) * 1.2 / cost(original) == pytest.approx(clock[0])
-
-
-def test_the_next_search_starts_where_the_model_was_corrected_to(
-    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is deployed is slower than what the model knows, and the first network tried has shown by how much."""
-    starts: list[float] = []
-    confirmed = prune_to_latency._Rounds.confirmed
-
-    def counted(*given: Any) -> Any:
-        before = len(clock)
-        found = confirmed(*given)
-        starts.extend(clock[before : before + 1])
-        return found
-
-    monkeypatch.setattr(prune_to_latency._Rounds, "confirmed", counted)
-    monkeypatch.setattr(prune_to_latency.plan_trials, "best", lambda plans, *_: plans[0])
-    Prune(id="prune", round_to=2, latency_ratio=0.6, trial_epochs=1).run(original, context)
-    assert len(starts) > 1
-    assert starts[0] > 0.66 and all(abs(start - 0.6) < 0.04 for start in starts[1:])
-
-
-def test_what_is_not_proven_is_said(
-    clock: list[float], original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    solve = prune_to_latency.allocate
-
-    def stopped(*given: Any) -> Any:
-        found = solve(*given)
-        return found and dataclasses.replace(found, gap=0.042)
-
-    monkeypatch.setattr(prune_to_latency, "allocate", stopped)
-    Prune(id="prune", round_to=2, latency_ratio=0.6).run(original, context)
-    (note,) = (note for note in context.notes if "as deployed" in note)
-    assert note.endswith(" at most, and up to 4.2% of it may be needless: the solver's time ran out")
 
 
 @pytest.mark.parametrize(
