@@ -17,7 +17,7 @@ from ...core.errors import RecipeError
 from ...core.tables import resolve
 from ...core.task import Task
 from ..schema import parse
-from .losses import NamedLoss, named_loss
+from .losses import NamedLoss, named_loss, of_users
 
 Measure = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 _Weight = Annotated[float, Field(ge=0)]
@@ -150,9 +150,8 @@ def measure_of(name: str | None, options: Mapping[str, float], task: Task, where
     if options and not (dataclasses.is_dataclass(entry) and dataclasses.fields(entry)):
         raise RecipeError(f"{where}.loss_options: '{name or 'kd'}' has no options")
     if isinstance(entry, type) and dataclasses.is_dataclass(entry):
-        made: Measure = parse(entry, options, f"{where}.loss_options")  # type: ignore[assignment]  # it is callable
-        return made
-    found: Measure = entry
+        entry = parse(entry, options, f"{where}.loss_options")
+    found: Measure = entry if name is None or name in DISTILLATIONS else of_users(entry, f"{where}.loss: '{name}'")
     return found
 
 

@@ -115,14 +115,14 @@ def named_loss(task: Task, said: str = "") -> NamedLoss:
     where = f"task '{task.name}': loss"
     if isinstance(task.loss, str):
         return resolve(task.loss, LOSSES, where)
-    return NamedLoss(hard=_of_users(task.loss, said or where))
+    return NamedLoss(hard=of_users(task.loss, said or where))
 
 
-def _of_users(loss: Callable[[Any, Any], Any], where: str) -> Loss:
+def of_users(loss: Callable[..., Any], where: str) -> Callable[..., torch.Tensor]:
     """What the loss raises names the user's line, and what it returns is one number that gradients come from."""
 
-    def checked(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        value = run_user_code(lambda: loss(output, labels), where)
+    def checked(*given: Any) -> torch.Tensor:
+        value = run_user_code(lambda: loss(*given), where)
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             return value.reshape(())
         found = f"a tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__

@@ -24,7 +24,7 @@ from edgesmith.compressor.learning.distillation import (
     soft_part,
 )
 from edgesmith.compressor.learning.losses import LOSSES
-from edgesmith.core.errors import DataError, RecipeError
+from edgesmith.core.errors import DataError, RecipeError, TaskError
 from edgesmith.core.task import Task
 
 CLASSES = torch.tensor([0, 1, 2, 3, 0, 1])
@@ -292,3 +292,20 @@ def test_labels_without_a_column_are_those_of_one(name: str, dtype: torch.dtype)
     with pytest.raises(DataError) as caught:
         loss(torch.zeros(3, 2), labels)
     assert str(caught.value) == "labels (3,) are not those of an output (3, 2)"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("math:sin", "math.sin() takes exactly one argument (4 given)"),
+        ("builtins:print", "returned NoneType; return a tensor of one number, such as the mean over samples"),
+    ],
+)
+def test_a_loss_of_ones_own_is_named_where_it_fails(name: str, said: str, task: Task) -> None:
+    measure = measure_of(name, {}, task, "stages[0] 'distill'")
+    assert measure is not None
+    rows = torch.zeros(2, 3)
+    with pytest.raises(TaskError) as caught:
+        measure(rows, rows, torch.zeros(2, dtype=torch.long), 4.0)
+    assert str(caught.value).startswith(f"stages[0] 'distill'.loss: '{name}'")
+    assert said in str(caught.value)
