@@ -44,7 +44,9 @@ def from_plain(data: Mapping[str, Any]) -> Edit:
         return AttentionEdit(attention=str(data["attention"]))
     if "block" in data:
         return BlockEdit(block=str(data["block"]), zero=bool(data.get("zero", False)))
-    attributes = tuple((str(name), str(attribute), int(value)) for name, attribute, value in data.get("attributes", ()))
+    attributes = tuple((str(name), str(attribute), value) for name, attribute, value in data.get("attributes", ()))
+    if not all(type(value) is int for *_, value in attributes):
+        raise ValueError(f"edit of layer '{data.get('layer')}': {attributes!r} are no numbers of channels")
     layer, remove = str(data["layer"]), tuple(data["remove"])
     if not remove or not all(type(row) is int and row >= 0 for row in remove):
         raise ValueError(f"edit of layer '{layer}': {remove!r} are no numbers of channels")

@@ -61,7 +61,8 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         """See `Stage.rehearse`: a student of its own takes the input's place; teachers' answers and layers fit."""
         value = value if self.student is None else self._student(context)
         check_learns(value, context.where)
-        check_labels(value, context)
+        if not self.mixup or self.compare:
+            check_labels(value, context)
         check_answers(self.teacher_names(), value, context)
         if self.features is not None:
             for name in self.teacher_names():

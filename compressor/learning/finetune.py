@@ -105,6 +105,7 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         keeper = self.keeper(module, value, context)
         if self.pseudo_labels is not None:
             train = with_pseudo_labels(value, self.pseudo_labels, context)
+            self.check_batches(len(train), context.where)
             context = dataclasses.replace(context, task=dataclasses.replace(context.task, train=train))
         if self.probe_epochs:
             rate = self.probe_learning_rate or self.learning_rate

@@ -17,6 +17,7 @@ from ...exporters.sessions.ort_session import OnnxRuntimeSession
 from ...exporters.sessions.torch_session import copied, forward
 from ..candidate import Candidate
 from ..data import batches
+from ..model_graph import graph_of
 from ..stage import Context, Graph
 from ..task_file import run_user_code
 from .distillation import LogitMSE, measure_of, objective, soft_part
@@ -94,6 +95,7 @@ def check_answers(names: Sequence[str], student: Candidate, context: Context) ->
         if isinstance(model, Candidate):
             shape = _shape(model, context, f"teacher '{name}'")
         else:
+            graph_of(model.path, context.task, name)  # refuses a pickle, and a truncated or hostile file
             shape = open_teacher(model, context)(copied(student.example)).shape
         _check_shapes(name, own, shape, context)
 

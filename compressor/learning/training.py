@@ -255,10 +255,7 @@ class _Loop:
             with self._accelerator.autocast():
                 loss = self._objective(self._model, inputs, labels, labelled)
             if not loss.requires_grad:
-                raise TaskError(
-                    f"{self._context.where}: no gradient comes from the loss to what learns; make a loss of your own "
-                    "of torch's operations on the outputs, without detach"
-                )
+                raise TaskError(f"{self._context.where}: no gradient comes from the loss to what learns; {self._why()}")
             self._accelerator.backward(loss)
             if self._accelerator.sync_gradients and self._settings.max_gradient_norm is not None:
                 self._accelerator.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)
@@ -305,6 +302,13 @@ class _Loop:
                 f"{self._context.where}: the network that epoch {self.epoch} left cannot be judged ({error}); lower "
                 f"learning_rate (now {self._settings.learning_rate:g}) or set max_gradient_norm"
             ) from error
+
+    def _why(self) -> str:
+        """What keeps gradients from what learns."""
+        if callable(self._context.task.loss):
+            return "make a loss of your own of torch's operations on the outputs, without detach"
+        output = self._context.task.outputs[0]
+        return f"none of the layers that learn now has a say in output '{output}', so let others learn from the start"
 
     def _tired(self) -> bool:
         return self._settings.patience is not None and self._stale >= self._settings.patience

@@ -65,7 +65,7 @@ def _augmented(
     """Other values of the same inputs, in their order: models are called by position.
 
     Raises:
-        TaskError: it raises; or what comes back has other inputs, types or samples.
+        TaskError: it raises; or what comes back has other inputs or samples, or floats of another width.
     """
     wanted = {name: (tensor.dtype, len(tensor)) for name, tensor in inputs.items()}
     changed: Any = run_user_code(lambda: augment(inputs, generator), "the task's augment")
@@ -74,7 +74,8 @@ def _augmented(
         raise TaskError(f"the task's augment returned {found}; return a tensor for each of {sorted(wanted)}")
     for name, (dtype, count) in wanted.items():
         tensor = changed[name]
-        if not isinstance(tensor, torch.Tensor) or (tensor.dtype, len(tensor)) != (dtype, count):
+        fits = isinstance(tensor, torch.Tensor) and (tensor.dtype == dtype or not dtype.is_floating_point)
+        if not fits or tensor.shape[:1] != (count,):
             found = f"{type(tensor).__name__} {getattr(tensor, 'dtype', '')} {tuple(getattr(tensor, 'shape', ()))}"
             raise TaskError(
                 f"the task's augment returned '{name}' as {found}; return a tensor of {dtype} with the {count} samples "

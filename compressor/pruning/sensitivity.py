@@ -1,11 +1,13 @@
 """What each group of channels and each block is worth: taken alone, in the task's metric and in the deployed time."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from torch import nn
 
 from ...benches.report.sensitivity_report import Curve, Point, Sensitivity
@@ -18,6 +20,7 @@ from .. import task_file, values
 from ..candidate import Candidate, check_finite, state_of
 from ..data import any_inputs, reestimate_batch_norm, sample_indices
 from ..evaluation import evaluate, task_metrics
+from ..model_checks import check_loaded
 from ..run_directory import RunDirectory, model_key
 from ..schema import plain
 from ..stage import Context
@@ -30,6 +33,7 @@ from .importance import IMPORTANCES, score
 from .latency_model import Plan
 from .prune_to_latency import Planner
 
+_FORMAT = 1  # of what is kept; a release that measures something else under the same names raises it
 _STATISTICS = (256, 64)  # samples and batch size that batch norms are estimated with
 _POINTS = 3  # widths of a group
 
@@ -44,10 +48,12 @@ def trained(task: Task) -> Candidate:
     where = f"task '{task.name}': model"
     if not callable(task.model):
         raise TaskError(f"{where}: an ONNX file has no channels that can be pruned; give a torch model")
+    set_seed(0)
     module = task_file.run_user_code(task.model, where)
     if task.load_weights is not None:
         load = task.load_weights
         task_file.run_user_code(lambda: load(module), f"{where}: load_weights")
+        check_loaded(module, task_file.run_user_code(task.model, where), f"{where}: load_weights")
     check_finite(state_of(module), where)
     example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
     return Candidate(factory=task.model, example=example, edits=(), weights=state_of(module))
@@ -66,7 +72,8 @@ def kept_original(task: Task, directory: RunDirectory) -> Candidate:
         values.save(found[0], folder)
         return {}
 
-    done = directory.once("stages/00-original", model_key("original", task_file.identity(task), 0), make)
+    key = model_key("original", task_file.identity(task), 0) | {"use": "sensitivity"}
+    done = directory.once("measurements/original", key, make)  # beside a run's own, which has its seed
     if found:
         return found[0]
     example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
@@ -145,7 +152,13 @@ def _metrics(
 ) -> list[float]:
     """Main metric of each; of all but the first, which is whole, with batch norms estimated anew."""
     task, metric = context.task, task_metrics(context.task)[0]
-    shared = {"task": task_file.identity(task), "samples": len(split), "device": context.machine.device}
+    shared = {
+        "task": task_file.identity(task),
+        "samples": len(split),
+        "statistics": list(_STATISTICS),
+        "device": context.machine.device,
+        "format": _FORMAT,
+    }
     found = []
 
     def measured(network: Candidate, whole: bool) -> float:
@@ -160,10 +173,11 @@ def _metrics(
             name = network.digest()
 
             def make(*_: Path, network: Candidate = network, whole: bool = number == 0) -> dict[str, Any]:
-                return {"metric": measured(network, whole)}
+                value = measured(network, whole)
+                return {"metric": value if math.isfinite(value) else None}  # of answers that are all alike, say
 
             done = directory.once(f"measurements/metric-{name[:16]}", shared | {"network": name}, make)
-            found.append(done.facts["metric"])
+            found.append(math.nan if done.facts["metric"] is None else done.facts["metric"])
             advance(number + 1, "")
     return found
 
@@ -186,6 +200,7 @@ def _times(
         "int8": deployment.int8,
         "measure": plain(deployment.measure),
         "machine": environment.describe(context.machine.threads, context.machine.seed),
+        "format": _FORMAT,
     }
 
     def make(_: Path, work: Path) -> dict[str, Any]:

@@ -169,6 +169,10 @@ def test_nan_weights_are_named() -> None:
         ({"layer": "stem", "remove": []}, "edit of layer 'stem': () are no numbers of channels"),
         ({"layer": "stem", "remove": [-1]}, "edit of layer 'stem': (-1,) are no numbers of channels"),
         ({"layer": "stem", "remove": "12"}, "edit of layer 'stem': ('1', '2') are no numbers of channels"),
+        (
+            {"layer": "stem", "remove": [0], "attributes": [["m", "heads", 1e999]]},
+            "edit of layer 'stem': (('m', 'heads', inf),) are no numbers of channels",
+        ),
         ("stem", "'stem' is no edit"),
     ],
 )

@@ -101,6 +101,12 @@ def test_splits_must_have_their_inputs_in_the_same_order(task: Task) -> None:
     )
 
 
+def test_a_file_reads_its_inputs_by_name(task: Task) -> None:
+    images = task.test.inputs["image"]
+    two, swapped = (ArraySplit(dict.fromkeys(names, images), task.test.labels) for names in ("ab", "ba"))
+    task_file.check_data(digits_with(task, model="a.onnx", train=swapped, validation=two, test=two, calibration=None))
+
+
 def test_an_empty_split_is_refused(task: Task) -> None:
     empty = ArraySplit({"image": np.zeros((0, 1, 8, 8), np.float32)}, np.zeros(0, np.int64))
     with pytest.raises(TaskError, match="the 'validation' split is empty"):

@@ -176,3 +176,10 @@ def test_padding_tells_nothing_of_the_weights(tagging: Task) -> None:
     found = fisher(candidate(tagging, 0).module(), single, tagging, "output", torch.Generator().manual_seed(0))
     rows = found["embed.weight"].sum(1)
     assert float(rows[PAD]) == 0.0 and float(rows[1:].sum()) > 0
+
+
+def test_a_mask_of_floats_says_nothing_of_padding() -> None:
+    """It is added to what attention asks: 0 keeps a token, and minus infinity hides it."""
+    mask = torch.tensor([[0.0, -torch.inf]])
+    assert standing({"attention_mask": mask}, (2,)) is None
+    assert standing({"attention_mask": mask.numpy()}, (2,)) is None

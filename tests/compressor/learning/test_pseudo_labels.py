@@ -160,3 +160,11 @@ def test_probabilities_for_labels_are_no_classes(keys: dict[str, Any], few: Task
     assert str(caught.value) == (
         f"w.{next(iter(keys))}: the labels of 'train' are probabilities; it needs classes (integers)"
     )
+
+
+def test_so_few_labels_that_no_step_is_made_are_refused(learnt_from_few: Candidate, few: Task, tmp_path: Path) -> None:
+    """How many there will be is not known beforehand."""
+    stage = Finetune(id="f", epochs=1, batch_size=100, accumulation=9, pseudo_labels=0.95)
+    stage.check(few, "s")
+    with pytest.raises(RecipeError, match=r"^stages\[0\] 'stage'\.accumulation: 9 batches make one step, and in all "):
+        stage.run(learnt_from_few, make_context(few, tmp_path, {}))

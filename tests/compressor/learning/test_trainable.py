@@ -110,6 +110,14 @@ def test_training_labels_that_do_not_fit_are_refused_before_any_work(
     assert str(caught.value).startswith(f"task 'digits': 'train' split: loss 'cross-entropy': {message}")
 
 
+def test_labels_that_nothing_reads_may_be_anything(original: Candidate, task: Task, tmp_path: Path) -> None:
+    """Mixtures are learnt from the teacher alone."""
+    context = make_context(labelled(task, task.train.labels + 900), tmp_path, {"original": original})
+    Distill(id="t", mixup=True).rehearse(original, context)
+    with pytest.raises(DataError, match="there is a label 90"):
+        Distill(id="t", mixup=True, compare=True).rehearse(original, context)
+
+
 def test_training_labels_that_are_taken(original: Candidate, task: Task, tmp_path: Path) -> None:
     """Some are missing; and probabilities in place of classes, as mixed samples have them."""
     missing = np.where(np.arange(len(task.train.labels)) % 2, task.train.labels, -100)
@@ -158,6 +166,27 @@ def test_a_loss_in_a_row_of_one_is_a_number(original: Candidate, task: Task, tmp
         context = make_context(dataclasses.replace(task, loss=loss), tmp_path / name, {})
         trained.append(Finetune(id="t", epochs=1).run(original, context).digest())
     assert trained[0] == trained[1]
+
+
+class TwoHeads(Linear):
+    """The second output is what the last layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(64, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return super().forward(x), self.other(x.flatten(1))
+
+
+def test_a_probe_of_a_head_that_the_loss_does_not_read(original: Candidate, task: Task, tmp_path: Path) -> None:
+    both = dataclasses.replace(task, outputs=("logits", "other"))
+    with pytest.raises(TaskError) as caught:
+        Finetune(id="t", epochs=1, probe_epochs=1).run(fresh(TwoHeads, original), make_context(both, tmp_path, {}))
+    assert str(caught.value).endswith(
+        "no gradient comes from the loss to what learns; none of the layers that learn now has a say in output 'logits', "
+        "so let others learn from the start"
+    )
 
 
 def test_a_loss_that_no_gradient_comes_from(original: Candidate, task: Task, tmp_path: Path) -> None:

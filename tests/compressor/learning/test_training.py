@@ -255,6 +255,14 @@ def test_an_augmentation_that_gives_something_else_back(augment: Any, message: s
     assert str(caught.value).startswith(f"the task's augment {message}")
 
 
+def test_an_augmentation_may_turn_bytes_into_floats() -> None:
+    data = TrainingData(ArraySplit({"image": np.full((4, 3), 8, np.uint8)}))
+    inputs, _, _ = data.batch(np.arange(4), lambda x, g: {"image": x["image"] / 4}, 0, torch.device("cpu"))
+    assert inputs["image"].tolist() == [[2.0] * 3] * 4
+    with pytest.raises(TaskError, match=r"^the task's augment returned 'image' as Tensor torch.float32 \(\); "):
+        data.batch(np.arange(4), lambda x, g: {"image": x["image"].float().mean()}, 0, torch.device("cpu"))
+
+
 def test_an_onnx_file_teaches(pruned: Candidate, original: Candidate, context: Context) -> None:
     """A teacher that is only a file gives the same lesson as the module it was exported from."""
     graph = Export(id="e").run(original, context)

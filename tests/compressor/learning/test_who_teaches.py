@@ -1,12 +1,16 @@
 """Before any work: a teacher that answers in another way than the student is refused, any other is let pass."""
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from edgesmith.compressor import job
+from edgesmith.compressor.learning import teaching
 from edgesmith.compressor.stage import Machine
 from edgesmith.core.errors import EdgesmithError
 from edgesmith.core.task import Task
@@ -37,10 +41,30 @@ class Larger(Small):
         return self.layer(image.reshape(-1, 1, 16, 16).flatten(1))
 
 
-def prepared(task: Task, *stages: dict[str, object]) -> job.Job:
-    some = dataclasses.replace(task, models={"small": Small, "seven": Seven, "two": Two, "larger": Larger})
+MODELS = {"small": Small, "seven": Seven, "two": Two, "larger": Larger}
+
+
+def prepared(task: Task, *stages: dict[str, object], models: Mapping[str, Any] = MODELS) -> job.Job:
+    some = dataclasses.replace(task, models=models)
     recipe = {"task": "task.py", "stages": [*stages, {"use": "export", "id": "last"}], "limits": {"drop": 0.1}}
     return job.prepare(recipe, some, machine=Machine())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("teacher.pkl", "is a pickle, which runs whatever code it holds"),
+        ("teacher.onnx", "not an ONNX file, or truncated"),
+    ],
+)
+def test_a_file_is_looked_at_before_a_runtime_is(
+    name: str, message: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teaching, "OnnxRuntimeSession", None)
+    (tmp_path / name).write_bytes(b"\x80\x04 no model")
+    with pytest.raises(EdgesmithError) as caught:
+        prepared(task, {"use": "distill", "teacher": "file"}, models={"file": tmp_path / name})
+    assert message in str(caught.value)
 
 
 def test_a_quantized_stage_may_teach(task: Task) -> None:

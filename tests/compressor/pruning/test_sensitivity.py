@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -189,3 +190,14 @@ def test_the_command_prints_json_and_writes_the_page(
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert main(["sensitivity", str(task), "--target", "tensort"]) == 2
     assert "--target: unknown 'tensort'; did you mean 'tensorrt'? known: " in capsys.readouterr().err
+
+
+def test_a_metric_that_is_undefined_without_a_part_is_kept_too(
+    clock: None, original: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A correlation with answers that are all alike, say."""
+    values = iter([0.9] + [math.nan] * 1000)
+    monkeypatch.setattr(sensitivity, "evaluate", lambda *_: {"accuracy": next(values)})
+    for _ in range(2):
+        found = measured(original, context)
+        assert found.whole == 0.9 and all(math.isnan(point.metric) for curve in found.curves for point in curve.points)
