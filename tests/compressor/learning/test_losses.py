@@ -232,7 +232,10 @@ def test_for_several_labels_the_teacher_gives_probabilities(task: Task) -> None:
 def test_a_loss_by_name(task: Task) -> None:
     assert measure_of(None, {}, task, "w") == KD()
     assert measure_of("dkd", {"beta": 2.0}, task, "w") == DKD(beta=2.0)
-    assert measure_of(f"{__name__}:plain_mse", {}, task, "w") is plain_mse
+    own = measure_of(f"{__name__}:plain_mse", {}, task, "w")
+    assert own is not None
+    rows, classes = torch.tensor([[1.0, 3.0]]), torch.tensor([0])
+    assert float(own(rows, 0 * rows, classes, 4.0)) == float(plain_mse(rows, 0 * rows, classes, 4.0)) == 5.0
 
 
 @pytest.mark.parametrize(
