@@ -45,22 +45,19 @@ STAGES: dict[str, Any] = {
     "layer by layer": Finetune(
         **TRAINING | {"epochs": 6}, unfreeze="gradual", layer_decay=0.5, class_weights="balanced"
     ),
-    "rates": Finetune(id="stage", epochs=1, learning_rates=(1e-3, 3e-3), search_epochs=1),
-    "lora": Finetune(**TRAINING, adapter="lora"),
     "adalora": Finetune(**TRAINING | {"epochs": 2, "batch_size": 16}, adapter="adalora"),
     "lwf": Finetune(**TRAINING, keep="lwf"),
     "ewc": Finetune(**TRAINING, keep="ewc", keep_samples=8),
     "pseudo-labels": Finetune(**TRAINING, pseudo_labels=0.9),
-    **{loss: Distill(**TRAINING, loss=loss) for loss in ("kd", "dkd", "dist", "nkd", "mse")},
-    **{features: Distill(**TRAINING, features=features) for features in ("fitnets", "pkd", "attention")},
+    **{loss: Distill(**TRAINING, loss=loss) for loss in ("kd", "dkd", "dist")},
+    **{features: Distill(**TRAINING, features=features) for features in ("fitnets", "attention")},
     "competence": Distill(**TRAINING, teachers=("original", "other"), teacher_weights="competence"),
     "mixup": Distill(**TRAINING, mixup=True),
-    "compare": Distill(**TRAINING, compare=True),
     "asked once": Distill(**TRAINING, augment=False),
     "qat": QuantizationAwareTraining(**TRAINING, teacher="original"),
     **{
         f"merge by {rule}": Merge(id="m", members=("original", "other"), rule=rule, samples=8)
-        for rule in ("greedy-soup", "fisher", "regmean")
+        for rule in ("fisher", "regmean")
     },
     "align": Merge(id="m", members=("original", "other"), align=True, samples=8),
 }
