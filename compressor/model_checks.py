@@ -1,13 +1,15 @@
 """What a task's model may be: refused before any work is what would fail, or be lost, in the middle of it."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..core.errors import TaskError
+from .candidate import Candidate, check_finite, state_of
+from .task_file import run_user_code
 
 
 def check_built(module: Any, where: str) -> None:
@@ -103,3 +105,23 @@ def _hooks(module: nn.Module) -> list[str]:
         for name, layer in module.named_modules()
         if layer._forward_hooks or layer._forward_pre_hooks
     ]
+
+
+def loaded(
+    model: Callable[[], nn.Module],
+    load_weights: Callable[[nn.Module], object] | None,
+    example: Mapping[str, torch.Tensor],
+    where: str,
+) -> Candidate:
+    """A model of the task's, built and loaded by the user's own code.
+
+    Raises:
+        TaskError: that code raises, or see `check_loaded`.
+        DataError: NaN weights.
+    """
+    module = run_user_code(model, where)
+    if load_weights is not None:
+        run_user_code(lambda: load_weights(module), f"{where}: load_weights")
+        check_loaded(module, run_user_code(model, where), f"{where}: load_weights")
+    check_finite(state_of(module), where)
+    return Candidate(factory=model, example=example, edits=(), weights=state_of(module))

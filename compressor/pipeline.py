@@ -20,11 +20,11 @@ from ..core.ledger import Ledger, LedgerEntry
 from ..core.task import Task
 from ..core.values import Artifact
 from ..exporters.graph import onnx_file
-from . import artifacts, claims, engines, measuring, own_code, task_file, user_cache, values
+from . import artifacts, claims, engines, measuring, own_code, user_cache, values
 from .artifacts import Written
 from .audit_run import after_run
 from .auditing import Pair
-from .candidate import Candidate, check_finite, state_of
+from .candidate import Candidate, check_finite
 from .data import any_inputs
 from .earlier_run import EarlierRun
 from .evaluation import old_metric, task_metrics
@@ -35,7 +35,7 @@ from .job import Job, prepare
 from .judging import judged
 from .lock import LOCK, lock_of, lock_text
 from .measuring import Outcome
-from .model_checks import check_loaded
+from .model_checks import loaded
 from .model_graph import graph_of
 from .progress import Progress
 from .recipe import Recipe, use_of
@@ -163,12 +163,7 @@ class _Run:
                 onnx_file.save(graph_of(model, self._task, name), work / "model.onnx")  # one file, its weights inside
                 values.save(Graph(path=work / "model.onnx", digest=""), folder)
                 return {}
-            module = task_file.run_user_code(model, where)
-            if load_weights is not None:
-                task_file.run_user_code(lambda: load_weights(module), f"{where}: load_weights")
-                check_loaded(module, task_file.run_user_code(model, where), f"{where}: load_weights")
-            check_finite(state_of(module), where)
-            values.save(Candidate(factory=model, example=example, edits=(), weights=state_of(module)), folder)
+            values.save(loaded(model, load_weights, example, where), folder)
             return {}
 
         done = self._once(place, key, make)

@@ -16,13 +16,13 @@ from ..core.values import QuantParams
 from .candidate import Candidate
 from .stage import Graph
 
-WEIGHTS, _GRAPH, _PARAMS, _TRAINED = "model.safetensors", "model.onnx", "quant_params.json", "trained.onnx"
+_WEIGHTS, _GRAPH, _PARAMS, _TRAINED = "model.safetensors", "model.onnx", "quant_params.json", "trained.onnx"
 
 
 def save(value: Candidate | Graph, folder: Path) -> None:
     """Store a value in an empty directory."""
     if isinstance(value, Candidate):
-        value.save(folder / WEIGHTS)
+        value.save(folder / _WEIGHTS)
         return
     shutil.copyfile(value.path, folder / _GRAPH)
     if value.trained is not None:
@@ -39,8 +39,8 @@ def save(value: Candidate | Graph, folder: Path) -> None:
 
 def load(folder: Path, like: Candidate | None) -> Candidate | Graph:
     """Open what `save` stored; a candidate is built from the class of `like`."""
-    if like is not None and (folder / WEIGHTS).exists():
-        return Candidate.load(folder / WEIGHTS, like.factory, like.example)
+    if like is not None and (folder / _WEIGHTS).exists():
+        return Candidate.load(folder / _WEIGHTS, like.factory, like.example)
     path = folder / _GRAPH
     if not (folder / _PARAMS).exists():
         return Graph(path=path, digest=digest.of_file(path))

@@ -193,7 +193,8 @@ def trained(split: Split, loss: Callable[..., Any], model: nn.Module, epochs: in
     generator = torch.Generator().manual_seed(0)
     model.train()
     for _ in range(epochs):
-        for chosen in torch.randperm(len(images), generator=generator)[: steps * 64].split(64):  # type: ignore[no-untyped-call]
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in order[: steps * 64].reshape(steps, 64):
             optimizer.zero_grad()
             loss(model, images[chosen], labels[chosen]).backward()
             optimizer.step()

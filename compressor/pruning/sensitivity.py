@@ -17,10 +17,10 @@ from ...core.task import ArraySplit, Split, Task
 from ...exporters.sessions.torch_session import TorchSession
 from ...exporters.targets.targets import TARGETS
 from .. import task_file, values
-from ..candidate import Candidate, check_finite, state_of
+from ..candidate import Candidate
 from ..data import any_inputs, reestimate_batch_norm, sample_indices
 from ..evaluation import evaluate, task_metrics
-from ..model_checks import check_loaded
+from ..model_checks import loaded
 from ..run_directory import RunDirectory, model_key
 from ..schema import plain
 from ..stage import Context
@@ -49,14 +49,7 @@ def trained(task: Task) -> Candidate:
     if not callable(task.model):
         raise TaskError(f"{where}: an ONNX file has no channels that can be pruned; give a torch model")
     set_seed(0)
-    module = task_file.run_user_code(task.model, where)
-    if task.load_weights is not None:
-        load = task.load_weights
-        task_file.run_user_code(lambda: load(module), f"{where}: load_weights")
-        check_loaded(module, task_file.run_user_code(task.model, where), f"{where}: load_weights")
-    check_finite(state_of(module), where)
-    example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
-    return Candidate(factory=task.model, example=example, edits=(), weights=state_of(module))
+    return loaded(task.model, task.load_weights, _example(task), where)
 
 
 def kept_original(task: Task, directory: RunDirectory) -> Candidate:
@@ -65,20 +58,21 @@ def kept_original(task: Task, directory: RunDirectory) -> Candidate:
     Raises:
         TaskError, DataError: see `trained`.
     """
-    found: list[Candidate] = []
 
     def make(folder: Path, _: Path) -> dict[str, Any]:
-        found.append(trained(task))
-        values.save(found[0], folder)
+        values.save(trained(task), folder)
         return {}
 
     key = model_key("original", task_file.identity(task), 0) | {"use": "sensitivity"}
     done = directory.once("measurements/original", key, make)  # beside a run's own, which has its seed
-    if found:
-        return found[0]
-    example = {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
     assert callable(task.model)
-    return Candidate.load(done.path / values.WEIGHTS, task.model, example)
+    found = values.load(done.path, Candidate(factory=task.model, example=_example(task), edits=(), weights={}))
+    assert isinstance(found, Candidate)
+    return found
+
+
+def _example(task: Task) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(array) for name, array in any_inputs(task, 2).items()}
 
 
 def measure_sensitivity(candidate: Candidate, context: Context, samples: int, directory: RunDirectory) -> Sensitivity:

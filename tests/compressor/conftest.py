@@ -65,6 +65,17 @@ def exported(original: Candidate, task: Task, tmp_path_factory: pytest.TempPathF
     return Export(id="e").run(original, make_context(task, tmp_path_factory.mktemp("exported"), {}))
 
 
+class Linear(nn.Module):
+    """The smallest student and teacher there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1))
+
+
 class Depthwise(Separable):
     """For digits, and with ReLU: scaled channels stay scaled behind it."""
 

@@ -18,6 +18,8 @@ from edgesmith.compressor.data import batches, reestimate_batch_norm
 from edgesmith.compressor.fusion.merge import Merge
 from edgesmith.compressor.int8.qat import QuantizationAwareTraining
 from edgesmith.compressor.learning.distill import Distill
+from edgesmith.compressor.learning.distillation import DISTILLATIONS
+from edgesmith.compressor.learning.feature_losses import FEATURES
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.learning.losses import task_loss
 from edgesmith.compressor.learning.teaching import open_teacher
@@ -49,8 +51,8 @@ STAGES: dict[str, Any] = {
     "lwf": Finetune(**TRAINING, keep="lwf"),
     "ewc": Finetune(**TRAINING, keep="ewc", keep_samples=8),
     "pseudo-labels": Finetune(**TRAINING, pseudo_labels=0.9),
-    **{loss: Distill(**TRAINING, loss=loss) for loss in ("kd", "dkd", "dist")},
-    **{features: Distill(**TRAINING, features=features) for features in ("fitnets", "attention")},
+    **{loss: Distill(**TRAINING, loss=loss) for loss in DISTILLATIONS},
+    **{features: Distill(**TRAINING, features=features) for features in FEATURES},
     "competence": Distill(**TRAINING, teachers=("original", "other"), teacher_weights="competence"),
     "mixup": Distill(**TRAINING, mixup=True),
     "asked once": Distill(**TRAINING, augment=False),

@@ -5,20 +5,17 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.learning.distill import Distill
-from edgesmith.compressor.learning.distillation import DISTILLATIONS
 from edgesmith.compressor.learning.feature_layers import Layer, layers_of, pair
 from edgesmith.compressor.learning.feature_losses import FEATURES, attention, fitnets, pkd
 from edgesmith.compressor.learning.features import Adapter, Transfer
 from edgesmith.compressor.learning.layer_groups import layer_groups
 from edgesmith.compressor.learning.teaching import lesson_of
-from edgesmith.compressor.learning.training_data import TrainingData
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.stage import Context, Graph
 from edgesmith.core.errors import RecipeError
@@ -333,27 +330,6 @@ def test_a_killed_transfer_ends_with_the_same_weights(
         stage.run(pruned, broken)
     torch.rand(1)  # the process that goes on has drawn other numbers
     assert stage.run(pruned, broken).digest() == whole.digest()
-
-
-@pytest.mark.parametrize("features", sorted(FEATURES))
-@pytest.mark.parametrize("loss", sorted(DISTILLATIONS))
-def test_everything_is_on_the_device_that_was_asked_for(
-    loss: str, features: str, pruned: Candidate, context: Context
-) -> None:
-    """On the meta device any tensor left on the CPU is an error, as it would be on CUDA."""
-    elsewhere = dataclasses.replace(context, machine=dataclasses.replace(context.machine, device="meta"))
-    stage = Distill(id="d", loss=loss, features=features)
-    lesson = lesson_of(stage, elsewhere)
-    teacher = lesson.teachers["original"].module
-    assert teacher is not None
-    transfer = Transfer(stage, pruned.module(), pruned, {"original": teacher}, lesson.shares, elsewhere)
-    data = TrainingData(context.task.train, context.task.unlabelled)
-    objective, learner = transfer.added_to(lesson.objective), transfer.learner.to("meta")
-    inputs, labels, labelled = data.batch(np.arange(8), None, 0, torch.device("meta"))
-    assert objective(learner, inputs, labels, labelled).device == torch.device("meta")
-    inputs, labels, labelled = data.batch(np.arange(8), None, 0, torch.device("cpu"))
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        objective(learner, inputs, labels, labelled)
 
 
 @pytest.mark.gpu

@@ -25,18 +25,7 @@ from edgesmith.compressor.task_file import check_data
 from edgesmith.core.errors import DataError, RecipeError, TaskError
 from edgesmith.core.task import NO_LABEL, ArraySplit, Task, has_label
 
-from ..conftest import make_context
-
-
-class Linear(nn.Module):
-    """The smallest student and teacher there is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x.flatten(1))
+from ..conftest import Linear, make_context
 
 
 class Centred(Linear):

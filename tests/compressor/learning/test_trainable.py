@@ -20,7 +20,7 @@ from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import DataError, RecipeError, TaskError
 from edgesmith.core.task import ArraySplit, Task
 
-from ..conftest import make_context
+from ..conftest import Linear, make_context
 
 TRAINING = [Finetune, Distill, QuantizationAwareTraining]
 PARTS = [Finetune(id="t", epochs=1), Distill(id="t", epochs=1, loss="dkd")]
@@ -28,15 +28,6 @@ PARTS = [Finetune(id="t", epochs=1), Distill(id="t", epochs=1, loss="dkd")]
 
 def labelled(task: Task, labels: np.ndarray, **more: Any) -> Task:
     return dataclasses.replace(task, train=ArraySplit(task.train.inputs, labels), **more)
-
-
-class Linear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x.flatten(1))
 
 
 class Frozen(Linear):

@@ -12,7 +12,6 @@ from torch import nn
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.export import Export
 from edgesmith.compressor.int8.qat import QuantizationAwareTraining
-from edgesmith.compressor.learning import training
 from edgesmith.compressor.learning.distill import Distill
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.learning.training_data import TrainingData
@@ -287,31 +286,6 @@ def test_another_student_is_taught_in_place_of_the_input(original: Candidate, co
     taught = Distill(**FAST, student="tiny").run(original, dataclasses.replace(context, named=named))
     assert taught.factory is Tiny
     assert taught.digest() != student.digest()
-
-
-def test_everything_is_on_the_device_that_was_asked_for(
-    pruned: Candidate, context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On the meta device any tensor left on the CPU is an error, as it would be on CUDA."""
-    lessons: list[tuple[nn.Module, TrainingData, training.Objective]] = []
-
-    def capture(module: nn.Module, data: TrainingData, objective: training.Objective, *rest: Any) -> training.Trained:
-        lessons.append((module, data, objective))
-        return training.Trained(best_epoch=0, score=0.0, epochs=0)
-
-    for name in ("distill", "finetune"):
-        monkeypatch.setattr(f"edgesmith.compressor.learning.{name}.train", capture)
-    elsewhere = dataclasses.replace(context, machine=dataclasses.replace(context.machine, device="meta"))
-    device = torch.device("meta")
-    for stage in (Distill(**FAST), Finetune(**FAST)):
-        stage.run(pruned, elsewhere)
-        module, data, objective = lessons.pop()
-        inputs, labels, labelled = data.batch(np.arange(8), context.task.augment, 0, device)
-        loss = objective(module.to(device), inputs, labels, labelled)
-        assert loss.device == device
-        cpu_inputs, _, _ = data.batch(np.arange(8), None, 0, torch.device("cpu"))
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            objective(module, cpu_inputs, labels, labelled)
 
 
 def test_a_teacher_with_other_outputs_is_refused(pruned: Candidate, context: Context) -> None:
