@@ -4,7 +4,8 @@ The LeNet of examples/fashion_mnist (trained on 55,000 images) is pruned to `--m
 layer, and trained for `--epochs` on the first `--images` training images: on labels alone, and with the original as
 teacher by every loss at its defaults. What differs between seeds is the order of the images and the adapters' start;
 the pruned start is the same for all. Results are judged on the 10,000 test images, paired with plain training of the
-same seed, or with `--against` another variant. Printed is a Markdown table.
+same seed, or with `--against` another variant. "All images" are the others as well, without labels, in fewer epochs, so
+that no variant sees more batches than plain training does. Printed is a Markdown table.
 
 Every training is kept in `--out`; a run that was stopped goes on.
 """
@@ -51,21 +52,23 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "kd, no labels": {"loss": "kd"},
     "dist, no labels": {"loss": "dist"},
     "kd, mixtures, no labels": {"loss": "kd", "mixup": True},
+    "kd, all images": {"loss": "kd"},
+    "kd, all images, no labels": {"loss": "kd"},
 }
 KEYS: dict[str, Any] = {"id": "t", "batch_size": 64, "learning_rate": 2e-3, "augment": False}
 
 
-class First:
-    """The first samples of a split, with labels or without."""
+class Part:
+    """Samples of a split in a row, with labels or without."""
 
-    def __init__(self, split: Split, count: int, labels: bool) -> None:
-        self._split, self._count, self._labels = split, count, labels
+    def __init__(self, split: Split, samples: range, labels: bool) -> None:
+        self._split, self._samples, self._labels = split, samples, labels
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._samples)
 
     def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        inputs, labels = self._split.batch(indices)
+        inputs, labels = self._split.batch(self._samples.start + indices)
         return inputs, labels if self._labels else None
 
 
@@ -95,12 +98,14 @@ class Bench:
         name = f"{variant.replace(' ', '').replace(',', '-')}-{seed}"
         path = self.out / f"{name}.npz"
         if not path.exists():
-            train = First(self.task.split("train", "the table"), self.images, labels="no labels" not in variant)
-            task = dataclasses.replace(self.task, train=train)
+            every, epochs, rest = self.task.split("train", "the table"), self.epochs, None
+            train = Part(every, range(self.images), labels="no labels" not in variant)
+            if "all images" in variant:
+                rest = Part(every, range(self.images, len(every)), labels=False)
+                epochs = self.epochs * self.images // len(every)
+            task = dataclasses.replace(self.task, train=train, unlabelled=rest)
             keys = VARIANTS[variant]
-            stage = (
-                Finetune(epochs=self.epochs, **KEYS) if keys is None else Distill(epochs=self.epochs, **KEYS, **keys)
-            )
+            stage = Finetune(epochs=epochs, **KEYS) if keys is None else Distill(epochs=epochs, **KEYS, **keys)
             set_seed(seed)
             started = time.monotonic()
             result = stage.run(pruned, self.context(task, seed, name))

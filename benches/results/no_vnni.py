@@ -1,13 +1,14 @@
 """INT8 on x86 without VNNI, emulated and real: ``python benches/results/no_vnni.py FOLDER``.
 
-Real is ONNX Runtime under QEMU's user-mode emulator with a CPU model that has AVX2 and no VNNI (Debian: apt install
-qemu-user); what that CPU says it has is asked of its CPUID instruction and printed. There, and so with its kernels:
+Real is ONNX Runtime on this CPU, where it has AVX2 and no VNNI; else under QEMU's user-mode emulator with a CPU model
+that is like that (Debian: apt install qemu-user). What the CPU says it has is asked of its CPUID instruction and
+printed. There, and so with its kernels:
 
 1. random and adversarial layers (`--layers` of them), real against emulated, value by value;
 2. the ResNet-20 of examples/fashion_mnist with INT8 weights of 8 and of 7 bits (min-max over 512 training images,
    dialect `u8`), real against emulated on `--images` test images, value by value.
 
-Here, on all 10,000 test images: accuracy with saturation (emulated) and without (this CPU's VNNI). Files go to FOLDER.
+Here, on all 10,000 test images: accuracy with saturation (emulated, or real) and without. Files go to FOLDER.
 `--facts PATH` stores a few small layers with what the real kernels gave, for a test.
 """
 
@@ -61,13 +62,15 @@ def main() -> None:
     if options.inside:
         inside(options)
         return
-    if this_cpu() != "x86-vnni":
-        raise SystemExit("this CPU has no VNNI: there is nothing to emulate, and nothing to compare with")
     sys.path.insert(0, str(EXAMPLE))
     data = importlib.import_module("images").splits()
     write_files(options.folder, data)
-    under_qemu(options.cpu)
-    print_accuracy(options.folder, data["test"])
+    emulated = this_cpu() == "x86-vnni"
+    if emulated:
+        under_qemu(options.cpu)
+    else:
+        inside(options)
+    print_accuracy(options.folder, data["test"], emulated)
 
 
 # --- files
@@ -114,9 +117,8 @@ def under_qemu(cpu: str) -> None:
 
 def inside(options: argparse.Namespace) -> None:
     features = cpu_features()
-    print(
-        f"CPU under QEMU ({options.cpu}): {', '.join(f'{name} {flag}' for name, flag in features.items())}", flush=True
-    )
+    which = f"CPU under QEMU ({options.cpu})" if options.inside else "this CPU"
+    print(f"{which}: {', '.join(f'{name} {flag}' for name, flag in features.items())}", flush=True)
     if not features["avx2"] or features["avx512_vnni"] or features["avx_vnni"]:
         raise SystemExit("not a CPU with AVX2 and without VNNI")
     compare_layers(options.layers, options.facts)
@@ -261,18 +263,18 @@ def compare_file(path: Path, images: np.ndarray) -> None:
 # --- here
 
 
-def print_accuracy(folder: Path, test: Split) -> None:
+def print_accuracy(folder: Path, test: Split, emulated: bool) -> None:
+    how = "emulated" if emulated else "real"
     print(f"\non this CPU, {len(test)} test images, ONNX Runtime {onnxruntime.__version__}\n")
-    print(
-        "| file | without saturation | with saturation (emulated) | lost by it in points, 95 % | answers that differ |"
-    )
+    print(f"| file | without saturation | with saturation ({how}) | lost by it in points, 95 % | answers that differ |")
     print("|---|---|---|---|---|")
     labels = labels_of(test)
     plain = scores_of(METRICS["accuracy"], predict(OnnxRuntimeSession(folder / "float.onnx"), test, BATCH), labels)
     print(f"| float | {100 * plain.mean():.2f} % | - | - | - |")
     for bits in BITS:
         path = folder / f"{bits}-bit.onnx"
-        outputs = [predict(session, test, BATCH) for session in (OnnxRuntimeSession(path), SaturatingSession(path))]
+        saturating = SaturatingSession(path) if emulated else OnnxRuntimeSession(path)
+        outputs = [predict(session, test, BATCH) for session in (OnnxRuntimeSession(path, exact=True), saturating)]
         found = [scores_of(METRICS["accuracy"], each, labels) for each in outputs]
         drop = paired_drop(METRICS["accuracy"], found[0], found[1], 0.95)
         first, second = (each["logits"].argmax(1) for each in outputs)

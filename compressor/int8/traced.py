@@ -59,14 +59,21 @@ def trace(module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], ou
 def set_mode(graph_module: fx.GraphModule, norms: bool, dropouts: bool) -> None:
     """Batch norms take the batch's statistics or the stored ones; dropout drops or does not. Nothing else has a mode.
 
-    Only the argument is changed: epsilon, momentum and probability stay the model's own.
+    Only the argument is changed: epsilon, momentum and probability stay the model's own. A batch norm whose weight is
+    frozen takes the stored ones always.
     """
+    frozen = {name for name, parameter in graph_module.named_parameters() if not parameter.requires_grad}
     for node in graph_module.graph.nodes:
-        for table, mode in ((_NORMS, norms), (_DROPOUTS, dropouts)):
-            if node.op == "call_function" and node.target in table:
-                place = table[node.target]
-                node.args = (*node.args[:place], mode, *node.args[place + 1 :])
+        if node.op == "call_function" and node.target in _NORMS:
+            weight = getattr(node.args[1], "target", None)
+            _set_argument(node, _NORMS[node.target], norms and weight not in frozen)
+        elif node.op == "call_function" and node.target in _DROPOUTS:
+            _set_argument(node, _DROPOUTS[node.target], dropouts)
     graph_module.recompile()
+
+
+def _set_argument(node: fx.Node, place: int, value: bool) -> None:
+    node.args = (*node.args[:place], value, *node.args[place + 1 :])
 
 
 def set_device(graph_module: fx.GraphModule, device: str) -> None:

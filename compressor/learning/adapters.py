@@ -20,9 +20,10 @@ from ...core.errors import RecipeError
 from ...core.tables import did_you_mean
 from ...exporters.sessions.torch_session import copied, forward
 from ..int8 import neural_compressor
+from .frozen import share_trained
 from .layer_groups import Example, layer_groups
 from .training import Regime, Training
-from .transfer import TransferKeys, share_trained, still_norms
+from .transfer import TransferKeys
 
 _LAYERS = (nn.Linear, nn.Conv2d)
 _TOLERANCE = 1e-4  # of the largest output: what folding may change, by rounding
@@ -175,10 +176,6 @@ class Adapter(Regime):
         self._share = share_trained(self._module)
         self._config = tuner.peft_config["default"]
         self._ranks = getattr(tuner, "rankallocator", None)
-
-    def before_epoch(self, epoch: int, done: float) -> None:
-        """See `Regime.before_epoch`."""
-        still_norms(self._module)
 
     def after_step(self, step: int) -> None:
         """See `Regime.after_step`: AdaLoRA weighs its ranks by the gradients."""

@@ -20,13 +20,14 @@ from ..stage import Context, Probe, Stage
 from .adapters import AdapterKeys
 from .class_balance import balanced, report
 from .forgetting import Keeper, KeepKeys
+from .frozen import share_trained
 from .losses import loss_of_answers, named_loss
 from .pseudo_labels import check_pseudo_labels, with_pseudo_labels
 from .rate_search import RateSearchKeys
 from .trainable import check_labels, check_learns
 from .training import Regime, Trained, Training, require_training_data, train
 from .training_data import TrainingData, batches_of
-from .transfer import TransferKeys, probe, share_trained
+from .transfer import TransferKeys, probe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

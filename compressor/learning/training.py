@@ -24,6 +24,7 @@ from ...exporters.sessions.torch_session import TorchSession
 from ..evaluation import evaluate, task_metrics
 from ..stage import Context, Probe
 from .budget import Budget, Epochs, Minutes
+from .frozen import still_norms
 from .optimizers import OPTIMIZERS, SCHEDULES, parameter_groups
 from .precision import Precision, chosen
 from .training_data import TrainingData, batches_of
@@ -147,7 +148,8 @@ def train(
 ) -> Trained:
     """Train in place; ends with the weights of the best epoch on validation (epoch 0, the start, included).
 
-    Parameters that need no gradient when it starts are never touched and get no optimizer state.
+    Parameters that need no gradient when it starts are never touched and get no optimizer state; batch norms of a part
+    that does not learn keep their statistics.
 
     A checkpoint goes into `context.work` every `CHECKPOINT_SECONDS`; one found there is where it goes on. Data order,
     augmentation and dropout depend on (seed, epoch, step) alone, so the result equals that of a run never killed; but
@@ -233,6 +235,7 @@ class _Loop:
         plan = self._data.order(self._context.machine.seed, self.epoch, self._settings.batch_size)
         self._model.train()
         self._regime.before_epoch(self.epoch, self._budget.begun(self.epoch))
+        still_norms(self._module)
         while self._step < self._steps and self._budget.left(self.epoch):
             loss = self._train_step(plan[self._step])
             self._step += 1

@@ -1,16 +1,14 @@
 """What of a trained network learns a new task, how fast, and from when on: freezing, rates per layer, unfreezing."""
 
 import dataclasses
-import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...core.errors import RecipeError
-from ...core.tables import did_you_mean
+from .frozen import freeze, matching
 from .layer_groups import Example, layer_groups
 from .training import Regime, Training
 
@@ -49,7 +47,7 @@ class TransferKeys:
         """
         names = [name for name, _ in module.named_parameters()]
         frozen = {name for glob in self.freeze for name in matching(glob, names, f"{where}.freeze")}
-        _freeze(module, frozen)
+        freeze(module, frozen)
         rates = {
             name: factor
             for glob, factor in self.layer_rates.items()  # where several match, the last one counts
@@ -91,44 +89,12 @@ def probe(module: nn.Module, example: Example, outputs: Sequence[str], where: st
         raise RecipeError(f"{where}.probe_epochs: the network is one group of layers, so there is no head to probe")
     if not any(parameters[name].requires_grad for name in groups[-1]):
         raise RecipeError(f"{where}.probe_epochs: the head is frozen by the task's model function; nothing would learn")
-    _freeze(module, {name for group in groups[:-1] for name in group})
+    freeze(module, {name for group in groups[:-1] for name in group})
     return _Transfer(module, {}, [groups[-1]], gradual=False)
 
 
-def share_trained(module: nn.Module) -> str:
-    """For the ledger: "0.9% of the parameters learn (221,184 of 22,713,216)"."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
-    total, learning = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
-    return f"{learning / total:.1%} of the parameters learn ({learning:,} of {total:,})"
-
-
-def matching(glob: str, names: Sequence[str], where: str) -> list[str]:
-    """The parameters that a glob matches, or that are below a module it matches.
-
-    Raises:
-        RecipeError: none; names the nearest.
-    """
-    found = [name for name in names if any(fnmatch.fnmatchcase(each, glob) for each in _above(name))]
-    if not found:
-        known = dict.fromkeys(each for name in names for each in _above(name))
-        hint = did_you_mean(glob, known) or f"; parameters are called like '{names[0]}', '{names[-1]}'"
-        raise RecipeError(f"{where}: '{glob}' matches no parameter{hint}")
-    return found
-
-
-def _above(name: str) -> list[str]:
-    """A parameter's name, and the names of the modules it is in: "a.b.weight", "a.b", "a"."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-
-
-def _freeze(module: nn.Module, names: set[str]) -> None:
-    for name in names:
-        module.get_parameter(name).requires_grad_(False)
-
-
 class _Transfer(Regime):
-    """Rates by name; groups that learn from some epoch on; batch norms that stand still while their part does."""
+    """Rates by name; groups that learn from some epoch on."""
 
     def __init__(
         self, module: nn.Module, rates: Mapping[str, float], groups: Sequence[tuple[str, ...]], gradual: bool
@@ -145,14 +111,3 @@ class _Transfer(Regime):
             for depth, group in enumerate(reversed(self._groups)):
                 for name in group:
                     self._module.get_parameter(name).requires_grad_(depth <= epoch)
-        still_norms(self._module)
-
-
-def still_norms(module: nn.Module) -> None:
-    """Put batch norms into eval mode where nothing learns: in the innermost part around them that has parameters."""
-    for name, part in module.named_modules():
-        if isinstance(part, _BatchNorm):
-            around = (module.get_submodule(each) for each in (*_above(name), ""))
-            own = next((list(each.parameters()) for each in around if any(True for _ in each.parameters())), [])
-            if not any(parameter.requires_grad for parameter in own):
-                part.eval()

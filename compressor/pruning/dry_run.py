@@ -55,6 +55,7 @@ _TWO_WAYS = (
     "nothing is known; write that part with tensor operations"
 )
 _MOST_COUNTS = 8
+_QUIET = 0.1  # factor of the weights of a second copy
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
 
 
@@ -142,7 +143,8 @@ class _Trial:
         if not whole:
             raise TaskError("the model's forward returns no tensors")
         self._regions = Regions(self._random, given, whole, map(names_of, groups))
-        self._sometimes = _sometimes_called([module, self._random, _negated(self._random)], [inputs, given, given])
+        negated = _scaled(self._random, -1.0)  # what asks for the sign of some weights goes the other way
+        self._sometimes = _sometimes_called([module, self._random, negated], [inputs, given, given])
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
         self._samples: dict[tuple[str, Layout, tuple[Count, ...]], tuple[ChannelEdit, Leaving]] = {}
         self._generator = torch.Generator().manual_seed(2)
@@ -152,15 +154,30 @@ class _Trial:
         if self._sometimes:
             return list(self._groups), {group.root: _TWO_WAYS.format(self._sometimes) for group in self._groups}
         fitted = {group.root: self.fitted(group) for group in self._groups}
-        passed = [root for root, (_, reason) in fitted.items() if not reason]
-        if again := confirmation.wrong(passed, functools.partial(self._together, fitted)):
+        together = functools.partial(self._together, fitted, self._random, self._regions.whole)
+        if again := confirmation.wrong(_passed(fitted), together):
             self._in_whole = True  # something outside the parts that were tried knows of their channels
             fitted |= {group.root: self.fitted(group) for group in self._groups if group.root in again}
-            passed = [root for root, (_, reason) in fitted.items() if not reason]
-            for root, reason in confirmation.wrong(passed, functools.partial(self._together, fitted)).items():
-                fitted[root] = fitted[root][0], reason
+            self._refuse(fitted, together)
+        together = functools.partial(self._together, fitted, *self._quiet())
+        if together(_passed(fitted)):
+            self._refuse(fitted, together)
         reasons = {root: reason for root, (_, reason) in fitted.items() if reason}
         return self._with_bookkeeping([group for group, _ in fitted.values()], reasons), reasons
+
+    def _quiet(self) -> tuple[nn.Module, Region]:
+        """A copy in which what levels off does not, as a softmax or a sigmoid of large values; itself, if it breaks."""
+        module, whole = _scaled(self._random, _QUIET), self._regions.whole
+        with contextlib.suppress(Exception):  # see `_together`
+            found = whole.answers(module)
+            if _finite(found):
+                return module, dataclasses.replace(whole, outputs=found)
+        return self._random, whole
+
+    @staticmethod
+    def _refuse(fitted: dict[str, tuple[CoupledChannels, str]], together: Callable[[Sequence[str]], str]) -> None:
+        for root, reason in confirmation.wrong(_passed(fitted), together).items():
+            fitted[root] = fitted[root][0], reason
 
     def _with_bookkeeping(self, groups: Sequence[CoupledChannels], reasons: Mapping[str, str]) -> list[CoupledChannels]:
         """With attributes that count channels and that nothing reads; what several groups may count stays as it is."""
@@ -186,16 +203,22 @@ class _Trial:
         finally:
             setattr(holder, count.attribute, value)
 
-    def _together(self, fitted: Mapping[str, tuple[CoupledChannels, str]], roots: Sequence[str]) -> str:
-        """Why the whole network is wrong without channels of all these groups, or an empty string."""
+    def _together(
+        self,
+        fitted: Mapping[str, tuple[CoupledChannels, str]],
+        module: nn.Module,
+        whole: Region,
+        roots: Sequence[str],
+    ) -> str:
+        """Why a copy of the whole network is wrong without channels of all these groups, or an empty string."""
         try:
-            samples, whole = [self._sample(fitted[root][0]) for root in roots], self._regions.whole
+            samples = [self._sample(fitted[root][0]) for root in roots]
             left = together([left for _, left in samples])
-            trial = lean_copy(self._random, whole, left.layers)
+            trial = lean_copy(module, whole, left.layers)
             left.cut(trial)
             for name, attribute, value in (each for edit, _ in samples for each in edit.attributes):
                 setattr(trial.get_submodule(name), attribute, value)
-            expected = whole.answers(silenced(lean_copy(self._random, whole, left.layers), trial, left))
+            expected = whole.answers(silenced(lean_copy(module, whole, left.layers), trial, left))
         except Exception as error:  # a foreign forward pass may raise anything
             return _broken(error)
         return self._compared(trial, whole, expected, share=1e-4)  # of what all together did
@@ -371,13 +394,18 @@ def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, E
     return trial, inputs, found, own
 
 
-def _negated(module: nn.Module) -> nn.Module:
-    """A copy whose weights have the other sign: what asks for the sign of some goes the other way."""
-    negated = copy.deepcopy(module)
+def _passed(fitted: Mapping[str, tuple[CoupledChannels, str]]) -> list[str]:
+    """Roots of the groups that may leave, as far as is known."""
+    return [root for root, (_, reason) in fitted.items() if not reason]
+
+
+def _scaled(module: nn.Module, factor: float) -> nn.Module:
+    """A copy with all parameters times `factor`."""
+    scaled = copy.deepcopy(module)
     with torch.no_grad():
-        for parameter in negated.parameters():
-            parameter.neg_()
-    return negated
+        for parameter in scaled.parameters():
+            parameter.mul_(factor)
+    return scaled
 
 
 def _sometimes_called(modules: Sequence[nn.Module], inputs: Sequence[Example]) -> str:

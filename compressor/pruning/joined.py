@@ -30,7 +30,7 @@ def follow(graph: Any) -> int:
             first, second = range(half), range(half, 2 * half)
             _link(node.inputs[0], node, node, _Moved((first, 0), (second, -half)), _Moved((first, 0), (first, half)))
         elif node.type == _TYPES.RESHAPE and (flat := _flattened(node, written)):
-            _link(node.inputs[0], node, node, *(flat if len(_shape(node.grad_fn)) == 2 else flat[::-1]))
+            _link(node.inputs[0], node, node, *flat[:2])
         elif node.type == _TYPES.ELEMENTWISE:
             for source in list(_spread(node, written)):
                 _cut(source, node)
@@ -56,8 +56,8 @@ def _written(graph: Any) -> Mapping[Any, int]:
 def _passed_on(node: Any, known: Mapping[Any, int]) -> int | None:
     if _halves(node, known) or (node.type == _TYPES.CONCAT and _joins_channels(node, known)):
         return _shape(node.grad_fn)[_axis(node.grad_fn)]
-    if node.type == _TYPES.RESHAPE and _flattened(node, known):
-        return _shape(node.grad_fn)[1]
+    if node.type == _TYPES.RESHAPE and (flat := _flattened(node, known)):
+        return flat[2]
     counts: list[int | None] = []
     for source in node.inputs:
         parts = _parts(source) if source.type == _TYPES.SPLIT and _splits_channels(source, known) else ()
@@ -85,23 +85,36 @@ def _halves(node: Any, written: Mapping[Any, int]) -> bool:
     return written.get(node.inputs[0]) == 2 * _shape(node.grad_fn)[_axis(node.grad_fn)]
 
 
-def _flattened(node: Any, written: Mapping[Any, int]) -> tuple["_Rows", "_Channels"] | None:
-    """Channel -> rows and back, where (N, ..., C, ...) becomes (N, rows), or (N, rows) becomes (N, C, ...)."""
+def _flattened(node: Any, written: Mapping[Any, int]) -> tuple[Any, Any, int] | None:
+    """How channels go there and back, and how many are there, where axes become one, or a vector becomes a map.
+
+    (N, ..., C, ...) -> (N, rows), (N, C, H, T) -> (N, rows, T), (N, T, C, H) -> (N, T, rows); (N, rows) -> (N, C, ...).
+    """
     shapes = [size for _, size in _inputs(node)] + [_shape(node.grad_fn)]
-    if len(shapes) != 2 or sorted(map(len, shapes))[0] != 2 or shapes[0][0] != shapes[1][0] or shapes[0] == shapes[1]:
+    if len(shapes) != 2 or shapes[0] == shapes[1] or shapes[0][0] != shapes[1][0]:
         return None
-    flat, deep = sorted(shapes, key=len)
-    into = deep is shapes[0]
-    channels = written.get(node.inputs[0]) if into else deep[1] if len(deep) > 3 else None
-    if (
-        channels not in deep[1:]
-        or math.prod(deep[1:]) != flat[1]
-        or not (into or written.get(node.inputs[0]) == flat[1])
-    ):
+    before, after = shapes
+    channels, spreads = written.get(node.inputs[0]), len(before) == 2
+    if spreads and (len(after) < 4 or channels != before[1]):
         return None
-    axis = deep.index(channels, 1)
-    inner = math.prod(deep[axis + 1 :])
-    return _Rows(channels, inner, flat[1]), _Channels(channels, inner)
+    deep, flat = (after[1:], before[1:]) if spreads else (before[1:], after[1:])
+    if len(flat) > 1:  # a channel's axis is one of those that become one, if it is no other
+        deep, flat, others = _apart(deep, flat)
+        channels = None if channels in others else channels
+    channels = deep[0] if spreads else channels
+    if channels not in deep or len(flat) != 1 or math.prod(deep) != flat[0]:
+        return None
+    inner = math.prod(deep[deep.index(channels) + 1 :])
+    rows, back = _Rows(channels, inner, flat[0]), _Channels(channels, inner)
+    return (back, rows, channels) if spreads else (rows, back, flat[0])
+
+
+def _apart(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """What is left of each without the axes that both begin and end with, and these axes."""
+    least = min(len(one), len(other))
+    first = next((at for at in range(least) if one[at] != other[at]), least)
+    last = next((at for at in range(least - first) if one[-1 - at] != other[-1 - at]), least - first)
+    return one[first : len(one) - last], other[first : len(other) - last], one[:first] + one[len(one) - last :]
 
 
 def _spread(node: Any, written: Mapping[Any, int]) -> Iterator[Any]:

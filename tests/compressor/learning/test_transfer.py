@@ -13,7 +13,6 @@ from edgesmith.compressor.learning import training
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.learning.layer_groups import layer_groups
 from edgesmith.compressor.learning.optimizers import parameter_groups
-from edgesmith.compressor.learning.transfer import matching
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import RecipeError
 from edgesmith.core.task import Task
@@ -232,14 +231,6 @@ def test_the_probe_trains_the_head_and_then_all_learn(
         ({name for name, _ in fresh_head.module().named_parameters()}, 2e-3),
     ]
     assert re.fullmatch(r"the head alone: best epoch [123] of 3", context.notes[0])  # which one, CPUs disagree on
-
-
-def test_a_glob_is_of_a_parameter_or_of_a_module_above_it() -> None:
-    names = ["a.0.weight", "a.1.weight", "b.weight"]
-    assert matching("a", names, "w") == ["a.0.weight", "a.1.weight"]
-    assert matching("a.?", names, "w") == ["a.0.weight", "a.1.weight"]
-    assert matching("*.weight", names, "w") == names
-    assert matching("[ab].weight", names, "w") == ["b.weight"]
 
 
 @pytest.mark.parametrize(

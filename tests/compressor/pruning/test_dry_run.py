@@ -103,6 +103,24 @@ def test_what_is_outside_of_a_part_and_knows_its_width_is_found() -> None:
     assert "other.first" in {group.root for group in groups} - set(reasons)
 
 
+class Sharp(nn.Module):
+    """A softmax over all channels, of values so large that most of them weigh nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.values, self.head = Inner(), nn.Conv2d(3, 16, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.values(self.inner(x))
+        return self.head((40 * y).softmax(1) * y)
+
+
+def test_a_softmax_that_random_weights_saturate_is_found() -> None:
+    groups, reasons = dry_run.prunable(Sharp().eval(), IMAGE)
+    assert reasons["values"] == dry_run._DIFFERENT
+    assert "inner.first" in {group.root for group in groups} - set(reasons)
+
+
 class Quotient(nn.Module):
     """Three branches; what scales the result is the quotient of two of their widths, or the difference."""
 

@@ -164,6 +164,36 @@ def test_channels_become_rows_and_rows_channels(last: bool) -> None:
     assert reasons.pop("out") == OUTPUT and set(reasons) == ({"wide"} if last else set())  # its view names a width
 
 
+class Frames(nn.Module):
+    """A spectrogram `(N, 1, 12, 9)` whose channels and bands become one axis, of each frame or before the frames."""
+
+    def __init__(self, order: str, channels: int = 8) -> None:
+        super().__init__()
+        self.order, self.stem = order, nn.Conv2d(1, channels, 3)
+        self.mixed = nn.Conv1d(channels * 10, 5, 1) if order == "before" else nn.Linear(channels * 10, 5)
+        self.out = nn.Linear(5 if order != "before" else 7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.stem(x).relu()
+        axes = {"before": (0, 1, 2, 3), "channels first": (0, 3, 1, 2), "channels last": (0, 3, 2, 1)}[self.order]
+        return self.out(self.mixed(y.permute(axes).flatten(*((1, 2) if self.order == "before" else (2, 3)))).relu())
+
+
+@pytest.mark.parametrize("order", ["before", "channels first", "channels last"])
+def test_channels_and_bands_become_one_axis(order: str) -> None:
+    found, reasons = tried(Frames(order), {"x": torch.randn(2, 1, 12, 9)})
+    assert found == {"stem": Layout()} | ({} if order == "before" else {"mixed": Layout()})
+    assert set(reasons) == {"mixed", "out"} if order == "before" else reasons == {"out": OUTPUT}
+
+
+@pytest.mark.parametrize("channels", [7, 10])
+@pytest.mark.parametrize("order", ["before", "channels first", "channels last"])
+def test_as_many_channels_as_frames_or_bands_are_followed_or_refused(order: str, channels: int) -> None:
+    """Never cut wrongly: `prunable` compares with the silenced network."""
+    found, reasons = tried(Frames(order, channels), {"x": torch.randn(2, 1, 12, 9)})
+    assert ("stem" in found) != ("stem" in reasons)
+
+
 class Turned(nn.Module):
     """A rotary embedding as it is written by hand: halves of every head; tokens `(N, 6, 16)`."""
 
