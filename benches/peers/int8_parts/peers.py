@@ -68,6 +68,12 @@ PEERS: tuple[Peer, ...] = (
         settings={**_FASTEST, "per_channel": False},
     ),
     Peer(
+        name="ort-u8-7-bit",
+        tool="onnxruntime static",
+        says="as ort-u8, weights of 7 bits (`reduce_range`): what its documentation advises without VNNI",
+        settings={**_FASTEST, "reduce_range": True},
+    ),
+    Peer(
         name="ort-u8-entropy",
         tool="onnxruntime static",
         says="as ort-u8, entropy",
