@@ -95,7 +95,12 @@ def _rank(wanted: str, output: np.ndarray) -> str:
 def _labels_misfit(output: np.ndarray, labels: np.ndarray, expected: str) -> str:
     if labels.shape != (len(output), *output.shape[2:]) or not np.issubdtype(labels.dtype, np.integer):
         return f"needs integer labels of shape {expected}, got {labels.dtype} of shape {labels.shape}"
-    lowest, highest, classes = int(labels.min()), int(labels.max()), output.shape[1]
+    return range_misfit(output.shape[1], labels)
+
+
+def range_misfit(classes: int, labels: np.ndarray) -> str:
+    """One or more integer labels, each of a class that there is."""
+    lowest, highest = int(labels.min()), int(labels.max())
     if lowest >= 0 and highest < classes:
         return ""
     wrong = lowest if lowest < 0 else highest

@@ -22,7 +22,7 @@ from ...exporters.targets.targets import TARGETS
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split, check_calibration
 from ..learning.teaching import Taught, check_answers, lesson_of
-from ..learning.trainable import check_labels, check_learns
+from ..learning.trainable import check_labels, check_learns, in_range
 from ..learning.training import Regime, Training, train
 from ..learning.training_data import TrainingData
 from ..stage import Context, Graph, Probe, Stage
@@ -84,7 +84,8 @@ class QuantizationAwareTraining(Taught, Training, Stage):
         module.to(device).calibrate(inputs for inputs, _ in first)
 
         lesson = lesson_of(self, context)
-        data = TrainingData(context.task.train, context.task.unlabelled)
+        labelled = in_range(context.task.train, value.module(), context)
+        data = TrainingData(labelled, context.task.unlabelled)
         result = train(module, data, lesson.objective, self, context, _Standing(module, self.freeze_after))
         context.notes.append(f"{lesson.note()}, {result.note()}")
         return self._handed_over(module, value, context)

@@ -12,7 +12,7 @@ from .features import FeatureKeys, Transfer, pairs_with
 from .finetune import Finetune
 from .mixup import check_mixable, on_mixtures
 from .teaching import Taught, check_answers, lesson_of
-from .trainable import check_labels, check_learns
+from .trainable import check_labels, check_learns, in_range
 from .training import Training, require_training_data, train
 from .training_data import TrainingData
 
@@ -94,8 +94,10 @@ class Distill(Taught, FeatureKeys, Training, Stage):
         return taught if found.first_is_better else plain
 
     def _taught(self, value: Candidate, context: Context) -> Candidate:
-        data = TrainingData(context.task.train, context.task.unlabelled)
-        module, lesson = value.module(), lesson_of(self, context, data if self._repeats(context.task) else None)
+        module = value.module()
+        labelled = context.task.train if self.mixup else in_range(context.task.train, module, context)
+        data = TrainingData(labelled, context.task.unlabelled)
+        lesson = lesson_of(self, context, data if self._repeats(context.task) else None)
         learner, objective = module, lesson.objective
         if self.features is not None:
             modules = {name: teacher.module for name, teacher in lesson.teachers.items() if teacher.module is not None}

@@ -14,7 +14,6 @@ from ...core.errors import RecipeError
 from ...core.task import Task
 from ...exporters.sessions.torch_session import Tensors, TorchSession, forward
 from ..candidate import Candidate
-from ..data import any_inputs
 from ..evaluation import BATCH
 from ..stage import Context, Probe, Stage
 from .adapters import AdapterKeys
@@ -24,7 +23,7 @@ from .frozen import share_trained
 from .losses import loss_of_answers, named_loss
 from .pseudo_labels import check_pseudo_labels, with_pseudo_labels
 from .rate_search import RateSearchKeys
-from .trainable import check_labels, check_learns
+from .trainable import check_labels, check_learns, classes_of, in_range
 from .training import Regime, Trained, Training, require_training_data, train
 from .training_data import TrainingData, batches_of
 from .transfer import TransferKeys, probe
@@ -173,19 +172,12 @@ class Finetune(AdapterKeys, KeepKeys, TransferKeys, RateSearchKeys, Training, St
         task, split = context.task, context.task.split("train", context.where)
         balance = None
         if self.class_weights == "balanced":
-            balance = balanced(labels_of(split), _classes(module, context), context.where)
+            balance = balanced(labels_of(split), classes_of(module, context), context.where)
         loss = loss_of_answers(task, balance)
 
         def objective(m: nn.Module, inputs: Tensors, labels: torch.Tensor | None, labelled: int) -> torch.Tensor:
             answers = forward(m, inputs, task.outputs)
             return loss(answers, labels) + (0.0 if added is None else added(inputs, answers))
 
-        return train(module, TrainingData(split), objective, settings, context, regime)
-
-
-def _classes(module: nn.Module, context: Context) -> int:
-    """How many classes the first output tells apart: its second axis."""
-    device = next(module.parameters()).device
-    inputs = {name: torch.tensor(array, device=device) for name, array in any_inputs(context.task, 2).items()}
-    with torch.no_grad():
-        return int(forward(module.eval(), inputs, context.task.outputs)[context.task.outputs[0]].shape[1])
+        data = TrainingData(in_range(split, module, context))
+        return train(module, data, objective, settings, context, regime)

@@ -2,11 +2,14 @@
 
 import numpy as np
 import torch
+from torch import nn
 
+from ...benches.metrics.class_metrics import range_misfit
 from ...core.errors import DataError, RecipeError
-from ...core.task import has_label
+from ...core.task import NO_LABEL, ArraySplit, Split, has_label
 from ...exporters.sessions.torch_session import forward, to_tensors
 from ..candidate import Candidate
+from ..data import any_inputs
 from ..stage import Context
 from ..task_file import look, run_user_code
 from .losses import named_loss
@@ -43,3 +46,40 @@ def check_labels(value: Candidate, context: Context) -> None:
     text = named_loss(task).misfit(np.broadcast_to(answers[:1], (len(labels), *answers.shape[1:])), labels)
     if text:
         raise DataError(f"task '{task.name}': 'train' split: loss '{task.loss}': {text}")
+
+
+def classes_of(module: nn.Module, context: Context) -> int:
+    """How many classes the first output tells apart: its second axis."""
+    device = next(module.parameters()).device
+    inputs = {name: torch.tensor(array, device=device) for name, array in any_inputs(context.task, 2).items()}
+    with torch.no_grad():
+        return int(forward(module.eval(), inputs, context.task.outputs)[context.task.outputs[0]].shape[1])
+
+
+def in_range(split: Split | None, module: nn.Module, context: Context) -> Split | None:
+    """The split, whose labels are looked at as they are read: `check_labels` has seen some of them alone.
+
+    A class that the network does not know ends a training with an error; on CUDA it would end the process.
+    """
+    if split is None or isinstance(split, ArraySplit) or not named_loss(context.task).classes:
+        return split
+    return _InRange(split, classes_of(module, context), context)
+
+
+class _InRange:
+    """Raises DataError when it reads a label that is no class."""
+
+    def __init__(self, split: Split, classes: int, context: Context) -> None:
+        self._split, self._classes, self._context = split, classes, context
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """See `Split.batch`."""
+        inputs, labels = self._split.batch(indices)
+        known = np.zeros(0) if labels is None or labels.dtype.kind == "f" else labels[labels != NO_LABEL]
+        if len(known) and (text := range_misfit(self._classes, known)):
+            task = self._context.task
+            raise DataError(f"task '{task.name}': 'train' split: loss '{task.loss}': {text}")
+        return inputs, labels

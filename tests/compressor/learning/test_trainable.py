@@ -17,6 +17,7 @@ from edgesmith.compressor.learning.distill import Distill
 from edgesmith.compressor.learning.finetune import Finetune
 from edgesmith.compressor.learning.training_data import TrainingData
 from edgesmith.compressor.stage import Context
+from edgesmith.compressor.task_file import _spread
 from edgesmith.core.errors import DataError, RecipeError, TaskError
 from edgesmith.core.task import ArraySplit, Task
 
@@ -50,6 +51,33 @@ def test_classes_of_any_integer_type_are_taken(
         changed = labelled(task, task.train.labels.astype(kind))
         trained.append(stage.run(start, make_context(changed, tmp_path / kind, {"original": original})))
     assert trained[0].digest() == trained[1].digest() != start.digest()
+
+
+@pytest.mark.parametrize("kind", TRAINING)
+def test_a_class_that_there_is_not_is_found_where_it_is_read(
+    kind: Any, original: Candidate, task: Task, context: Context
+) -> None:
+    """Beyond the samples that are looked at beforehand, of a split that does not hold its labels in memory."""
+    seen = set(_spread(len(task.train)).tolist())
+    wrong = [place for place in range(len(task.train)) if place not in seen][:300]
+
+    class Rows:
+        def __len__(self) -> int:
+            return len(task.train)
+
+        def batch(self, indices: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+            inputs, labels = task.train.batch(indices)
+            return inputs, np.where(np.isin(indices, wrong), 12, labels)
+
+    context = dataclasses.replace(context, task=dataclasses.replace(task, train=Rows()))
+    stage = kind(id="t", epochs=1)
+    stage.rehearse(original, context)
+    with pytest.raises(DataError) as refusal:
+        stage.run(original, context)
+    assert str(refusal.value) == (
+        "task 'digits': 'train' split: loss 'cross-entropy': the model gives 10 outputs (classes 0 to 9), but there is a "
+        "label 12; the labels or the model's last layer belong to another task"
+    )
 
 
 @pytest.mark.parametrize(
