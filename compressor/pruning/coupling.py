@@ -12,7 +12,7 @@ from torch import nn
 from ...core.errors import ArtifactError
 from ..edit import ChannelEdit
 from . import shuffles
-from .dependencies import Dependencies
+from .dependencies import Dependencies, is_frozen_norm
 
 Example = Mapping[str, torch.Tensor]
 
@@ -332,8 +332,8 @@ def graph_of(module: nn.Module, example: Example) -> Any:
 
 def _member(graph: Any, item: Any, names: Mapping[nn.Module, str]) -> Member | None:
     layer = item.dep.target.module
-    if layer not in names or getattr(layer, "weight", None) is None:
-        return None  # an operation, or a layer without weights
+    if layer not in names or getattr(layer, "weight", None) is None or is_frozen_norm(layer):
+        return None  # an operation, or a layer without weights that learn
     if isinstance(layer, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)):
         kind: Literal["out", "in", "norm"] = "norm"
     elif graph.is_out_channel_pruning_fn(item.dep.handler):

@@ -46,6 +46,8 @@ class Dependencies(torch_pruning.DependencyGraph):  # type: ignore[misc]  # the 
         """
         graph = cls()
         graph.verbose, graph.model = False, module
+        for kind in {type(layer) for layer in module.modules() if is_frozen_norm(layer)}:
+            graph.register_customized_layer(kind, _FrozenNorm())
         graph._module2name = {layer: name for name, layer in module.named_modules()}
         graph._param_to_name, graph.unwrapped_parameters = graph._detect_unwrapped_parameters(None)
         graph.module2node = graph._trace(module, None, lambda *_: forward(), output_transform=None)
@@ -103,6 +105,33 @@ class Dependencies(torch_pruning.DependencyGraph):  # type: ignore[misc]  # the 
                 item.root_idxs = list(roots.values())
                 group._group.append(item)
         return group
+
+
+def is_frozen_norm(layer: nn.Module) -> bool:
+    """Whether it is a batch norm whose numbers are all buffers, as detectors have for good in their backbones."""
+    buffers = dict(layer.named_buffers(recurse=False))
+    if not {"running_mean", "running_var"} <= set(buffers) or any(True for _ in layer.parameters()):
+        return False
+    return not isinstance(layer, nn.modules.batchnorm._NormBase) and buffers["running_mean"].ndim == 1
+
+
+class _FrozenNorm(function.BasePruningFunc):  # type: ignore[misc]  # see above
+    """What the library does not know of: see `is_frozen_norm`."""
+
+    def prune_out_channels(self, layer: Any, idxs: Sequence[int]) -> Any:
+        channels = self.get_out_channels(layer)
+        kept = [row for row in range(channels) if row not in set(idxs)]
+        for name, buffer in layer.named_buffers(recurse=False):
+            if buffer.shape == (channels,):
+                setattr(layer, name, buffer[kept].clone())
+        return layer
+
+    prune_in_channels = prune_out_channels
+
+    def get_out_channels(self, layer: Any) -> int:
+        return len(layer.running_mean)
+
+    get_in_channels = get_out_channels
 
 
 class _Grouped(function.ConvPruner):  # type: ignore[misc]  # see above

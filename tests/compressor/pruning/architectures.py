@@ -32,6 +32,20 @@ class ResidualBlock(nn.Module):
         return (y + self.project(x)).relu()
 
 
+def frozen_norms() -> nn.Module:
+    """A detector's backbone: the numbers of its batch norms are buffers, as DETR's and torchvision's."""
+    from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
+
+    module, generator = Residual(), torch.Generator().manual_seed(0)
+    for block in module.blocks:
+        for name in ("norm1", "norm2"):
+            norm = DetrFrozenBatchNorm2d(getattr(block, name).num_features)
+            for each in norm.buffers():
+                each.uniform_(0.5, 1.5, generator=generator)
+            setattr(block, name, norm)
+    return module
+
+
 class Depthwise(nn.Module):
     """MobileNet's block: widen, filter each channel, narrow, add."""
 

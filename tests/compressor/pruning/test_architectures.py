@@ -57,6 +57,7 @@ HEADS = Layout(inner=4)
 BERT = "bert.encoder.layer.{}.attention.self.value"
 CASES: dict[str, Case] = {
     "residual": Case(make=nets.Residual, quantized=True),
+    "frozen norms": Case(make=nets.frozen_norms, quantized=True),
     "depthwise": Case(make=nets.Depthwise),
     "grouped": Case(make=nets.Grouped, layouts={"stem": Layout(outer=4), "grouped": Layout(outer=4)}, quantized=True),
     "transposed": Case(
