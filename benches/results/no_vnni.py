@@ -62,6 +62,8 @@ def main() -> None:
     if options.inside:
         inside(options)
         return
+    if this_cpu() not in ("x86", "x86-vnni"):
+        raise SystemExit("this is no x86 CPU: there is nothing to emulate, and nothing to compare with")
     sys.path.insert(0, str(EXAMPLE))
     data = importlib.import_module("images").splits()
     write_files(options.folder, data)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..candidate import state_of
 from ..pruning.coupling import CoupledChannels, Example, Member, find
-from ..pruning.dry_run import answers, close, randomized
+from ..pruning.other_weights import answers, close, randomized
 
 State = Mapping[str, torch.Tensor]
 _PASSES = 50  # over all groups; a handful is what it takes

@@ -8,7 +8,7 @@ momentum 0.1 and dropout 0.5 in the place of the model's.)
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,11 +24,14 @@ class FakeQuantized(nn.Module):
     """`graph_module`, from `traced.trace`, with fake quantization put in; takes and returns what it does.
 
     In training mode ranges follow the data; in eval mode they stand still, and it computes what the INT8 file computes.
+
+    Args:
+        still: names of batch norms whose statistics stay as they are, in training mode too.
     """
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, still: Collection[str] = ()) -> None:
         super().__init__()
-        self.graph_module = graph_module
+        self.graph_module, self._still = graph_module, tuple(still)
         self.standing = False  # ranges and batch-norm statistics stay as they are, in training mode too
         self._activations: list[Any] = []
         self._weights: list[Any] = []
@@ -61,7 +64,7 @@ class FakeQuantized(nn.Module):
             fake.enable_observer(moving)
         for fake in self._weights:
             fake.enable_observer(not self.standing)  # a weight's range is that of the weight as it is
-        traced.set_mode(self.graph_module, norms=moving, dropouts=mode)
+        traced.set_mode(self.graph_module, norms=moving, dropouts=mode, still=self._still)
         return self
 
     def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:

@@ -21,6 +21,7 @@ from ...exporters.int8.qdq_read import read_qdq
 from ...exporters.targets.targets import TARGETS
 from ..candidate import Candidate
 from ..data import any_inputs, batches, calibration_split, check_calibration
+from ..learning.frozen import still_norms
 from ..learning.teaching import Taught, check_answers, lesson_of
 from ..learning.trainable import check_labels, check_learns, in_range
 from ..learning.training import Regime, Training, train
@@ -78,13 +79,14 @@ class QuantizationAwareTraining(Taught, Training, Stage):
 
     def run(self, value: Candidate, context: Context) -> Graph:
         """See `Stage.run`."""
-        module, device = FakeQuantized(_traced(value.module(), context)), context.machine.device
+        original, device = value.module(), context.machine.device
+        module = FakeQuantized(_traced(original, context), still_norms(original))
         traced.set_device(module.graph_module, device)
         first = batches(context, calibration_split(context.task), self.samples, self.batch_size)
         module.to(device).calibrate(inputs for inputs, _ in first)
 
         lesson = lesson_of(self, context)
-        labelled = in_range(context.task.train, value.module(), context)
+        labelled = in_range(context.task.train, original, context)
         data = TrainingData(labelled, context.task.unlabelled)
         result = train(module, data, lesson.objective, self, context, _Standing(module, self.freeze_after))
         context.notes.append(f"{lesson.note()}, {result.note()}")

@@ -1,6 +1,6 @@
 """A module as the graph of operators that torch.export sees, still trainable: for what changes single operators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,17 +56,19 @@ def trace(module: nn.Module, samples: Arrays, inputs: tuple[TensorSpec, ...], ou
     return graph_module
 
 
-def set_mode(graph_module: fx.GraphModule, norms: bool, dropouts: bool) -> None:
+def set_mode(graph_module: fx.GraphModule, norms: bool, dropouts: bool, still: Collection[str] = ()) -> None:
     """Batch norms take the batch's statistics or the stored ones; dropout drops or does not. Nothing else has a mode.
 
-    Only the argument is changed: epsilon, momentum and probability stay the model's own. A batch norm whose weight is
-    frozen takes the stored ones always.
+    Only the argument is changed: epsilon, momentum and probability stay the model's own.
+
+    Args:
+        still: names, in the traced module, of batch norms that take the stored ones always.
     """
-    frozen = {name for name, parameter in graph_module.named_parameters() if not parameter.requires_grad}
+    stored = {f"{PREFIX}{name}.running_mean" for name in still}
     for node in graph_module.graph.nodes:
         if node.op == "call_function" and node.target in _NORMS:
-            weight = getattr(node.args[1], "target", None)
-            _set_argument(node, _NORMS[node.target], norms and weight not in frozen)
+            mean = getattr(node.args[3], "target", None)
+            _set_argument(node, _NORMS[node.target], norms and mean not in stored)
         elif node.op == "call_function" and node.target in _DROPOUTS:
             _set_argument(node, _DROPOUTS[node.target], dropouts)
     graph_module.recompile()

@@ -1,7 +1,7 @@
 """What of a network does not learn: found by glob, counted, and kept as it is."""
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,14 +23,20 @@ def share_trained(module: nn.Module) -> str:
     return f"{learning / total:.1%} of the parameters learn ({learning:,} of {total:,})"
 
 
-def still_norms(module: nn.Module) -> None:
-    """Put batch norms into eval mode where nothing learns: in the innermost part around them that has parameters."""
-    for name, part in module.named_modules():
+def still_norms(module: nn.Module) -> Mapping[str, nn.Module]:
+    """Put batch norms into eval mode where nothing learns: in the innermost part around them that has parameters.
+
+    Returns:
+        These, by all their names.
+    """
+    found = {}
+    for name, part in module.named_modules(remove_duplicate=False):
         if isinstance(part, _BatchNorm):
             around = (module.get_submodule(each) for each in (*_above(name), ""))
             own = next((list(each.parameters()) for each in around if any(True for _ in each.parameters())), [])
             if not any(parameter.requires_grad for parameter in own):
-                part.eval()
+                found[name] = part.eval()
+    return found
 
 
 def matching(glob: str, names: Sequence[str], where: str) -> list[str]:

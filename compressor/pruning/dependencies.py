@@ -46,7 +46,8 @@ class Dependencies(torch_pruning.DependencyGraph):  # type: ignore[misc]  # the 
         """
         graph = cls()
         graph.verbose, graph.model = False, module
-        for kind in {type(layer) for layer in module.modules() if is_frozen_norm(layer)}:
+        kinds = {type(layer) for layer in module.modules() if is_frozen_norm(layer)}
+        for kind in kinds - {type(layer) for layer in module.modules() if not is_frozen_norm(layer)}:
             graph.register_customized_layer(kind, _FrozenNorm())
         graph._module2name = {layer: name for name, layer in module.named_modules()}
         graph._param_to_name, graph.unwrapped_parameters = graph._detect_unwrapped_parameters(None)

@@ -7,7 +7,6 @@ among the numbers that the layers themselves hold. No kind of network is known b
 """
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import itertools
@@ -37,6 +36,7 @@ from .coupling import (
 )
 from .kept_trials import KeptTrials, key_of
 from .layouts import bookkeeping_of, counts_of, layouts_of, names_of
+from .other_weights import negated, scale, trial_of
 from .regions import Region, Regions, lean_copy
 from .silenced import silenced
 
@@ -55,7 +55,8 @@ _TWO_WAYS = (
     "nothing is known; write that part with tensor operations"
 )
 _MOST_COUNTS = 8
-_QUIET = 0.1  # factor of the weights of a second copy
+_LEVELLING = ("Softmax", "LogSoftmax", "SafeSoftmax", "Logsumexp", "Exp")  # of large values all but one weigh nothing
+_QUIET = 0.01  # factor of a group's own weights, where the network has any of these
 _MOST_MACS = 1e9  # of the trial's samples in double precision, which tells more apart; above that in single
 
 
@@ -102,30 +103,6 @@ def with_open_attention(value: Candidate) -> Candidate:
     return Candidate.of(module, value, (*value.edits, *edits)) if edits else value
 
 
-def randomized(module: nn.Module) -> nn.Module:
-    """A copy with random weights: a trained or fresh one may be symmetric where it need not be."""
-    trial, generator = copy.deepcopy(module).eval(), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in trial.state_dict().items():
-            if tensor.is_floating_point():
-                noise = torch.randn(tensor.shape, generator=generator)
-                spread = noise / max(tensor[:1].numel(), 1) ** 0.5 if tensor.ndim > 1 else 0.3 * noise
-                tensor.copy_(spread.abs() + 0.5 if name.endswith("running_var") else spread + (tensor.ndim == 1))
-    return trial
-
-
-def answers(module: nn.Module, inputs: Example) -> list[torch.Tensor]:
-    """All tensors that the forward pass returns."""
-    with torch.no_grad():
-        return regions.tensors(module(*inputs.values()))
-
-
-def close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Within what another order of summation does to float32."""
-    scale = float(theirs.abs().max()) + 1e-12
-    return ours.shape == theirs.shape and float((ours - theirs).abs().max()) < 1e-4 * scale
-
-
 class _Trial:
     """One module, to be tried without one channel of each group: first in the part that it runs through."""
 
@@ -139,12 +116,12 @@ class _Trial:
         }
         count = len(next(iter(example.values())))
         large = count * measure(module, example, ()).macs > _MOST_MACS
-        self._random, given, whole, self.own_weights = _run(module, inputs, not large)
+        self._random, given, whole, self.own_weights = trial_of(module, inputs, not large)
         if not whole:
             raise TaskError("the model's forward returns no tensors")
         self._regions = Regions(self._random, given, whole, map(names_of, groups))
-        negated = _scaled(self._random, -1.0)  # what asks for the sign of some weights goes the other way
-        self._sometimes = _sometimes_called([module, self._random, negated], [inputs, given, given])
+        self._sometimes = _sometimes_called([module, self._random, negated(self._random)], [inputs, given, given])
+        self._levels_off = any(_name(node.grad_fn).startswith(_LEVELLING) for node in graph.module2node.values())
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
         self._samples: dict[tuple[str, Layout, tuple[Count, ...]], tuple[ChannelEdit, Leaving]] = {}
         self._generator = torch.Generator().manual_seed(2)
@@ -154,30 +131,15 @@ class _Trial:
         if self._sometimes:
             return list(self._groups), {group.root: _TWO_WAYS.format(self._sometimes) for group in self._groups}
         fitted = {group.root: self.fitted(group) for group in self._groups}
-        together = functools.partial(self._together, fitted, self._random, self._regions.whole)
-        if again := confirmation.wrong(_passed(fitted), together):
+        passed = [root for root, (_, reason) in fitted.items() if not reason]
+        if again := confirmation.wrong(passed, functools.partial(self._together, fitted)):
             self._in_whole = True  # something outside the parts that were tried knows of their channels
             fitted |= {group.root: self.fitted(group) for group in self._groups if group.root in again}
-            self._refuse(fitted, together)
-        together = functools.partial(self._together, fitted, *self._quiet())
-        if together(_passed(fitted)):
-            self._refuse(fitted, together)
+            passed = [root for root, (_, reason) in fitted.items() if not reason]
+            for root, reason in confirmation.wrong(passed, functools.partial(self._together, fitted)).items():
+                fitted[root] = fitted[root][0], reason
         reasons = {root: reason for root, (_, reason) in fitted.items() if reason}
         return self._with_bookkeeping([group for group, _ in fitted.values()], reasons), reasons
-
-    def _quiet(self) -> tuple[nn.Module, Region]:
-        """A copy in which what levels off does not, as a softmax or a sigmoid of large values; itself, if it breaks."""
-        module, whole = _scaled(self._random, _QUIET), self._regions.whole
-        with contextlib.suppress(Exception):  # see `_together`
-            found = whole.answers(module)
-            if _finite(found):
-                return module, dataclasses.replace(whole, outputs=found)
-        return self._random, whole
-
-    @staticmethod
-    def _refuse(fitted: dict[str, tuple[CoupledChannels, str]], together: Callable[[Sequence[str]], str]) -> None:
-        for root, reason in confirmation.wrong(_passed(fitted), together).items():
-            fitted[root] = fitted[root][0], reason
 
     def _with_bookkeeping(self, groups: Sequence[CoupledChannels], reasons: Mapping[str, str]) -> list[CoupledChannels]:
         """With attributes that count channels and that nothing reads; what several groups may count stays as it is."""
@@ -203,22 +165,16 @@ class _Trial:
         finally:
             setattr(holder, count.attribute, value)
 
-    def _together(
-        self,
-        fitted: Mapping[str, tuple[CoupledChannels, str]],
-        module: nn.Module,
-        whole: Region,
-        roots: Sequence[str],
-    ) -> str:
-        """Why a copy of the whole network is wrong without channels of all these groups, or an empty string."""
+    def _together(self, fitted: Mapping[str, tuple[CoupledChannels, str]], roots: Sequence[str]) -> str:
+        """Why the whole network is wrong without channels of all these groups, or an empty string."""
         try:
-            samples = [self._sample(fitted[root][0]) for root in roots]
+            samples, whole = [self._sample(fitted[root][0]) for root in roots], self._regions.whole
             left = together([left for _, left in samples])
-            trial = lean_copy(module, whole, left.layers)
+            trial = lean_copy(self._random, whole, left.layers)
             left.cut(trial)
             for name, attribute, value in (each for edit, _ in samples for each in edit.attributes):
                 setattr(trial.get_submodule(name), attribute, value)
-            expected = whole.answers(silenced(lean_copy(module, whole, left.layers), trial, left))
+            expected = whole.answers(silenced(lean_copy(self._random, whole, left.layers), trial, left))
         except Exception as error:  # a foreign forward pass may raise anything
             return _broken(error)
         return self._compared(trial, whole, expected, share=1e-4)  # of what all together did
@@ -293,8 +249,28 @@ class _Trial:
         if not self._in_whole and all(part.holds(count.module) for count in counts):
             found, reason = self._at(part, group, left, counts, follow)
             if not reason:
-                return found, ""
-        return self._at(self._regions.whole, group, left, counts, follow)
+                return found, self._quietly(part, found, left)
+        found, reason = self._at(self._regions.whole, group, left, counts, follow)
+        return found, reason or self._quietly(self._regions.whole, found, left)
+
+    def _quietly(self, part: Region, group: CoupledChannels, left: Leaving) -> str:
+        """Why a group that fits is wrong where its channels have small values, or an empty string."""
+        if not self._levels_off:
+            return ""
+        writers = [name for name, kind, *_ in left.parts if kind == "out"]
+        try:
+            quiet = lean_copy(self._random, part, left.layers)
+            for name in writers:
+                scale(quiet.get_submodule(name).parameters(recurse=False), _QUIET)
+            before = part.answers(quiet)
+            trial = lean_copy(quiet, part, left.layers)
+            left.cut(trial)
+            for name, attribute, value in group.edit([0]).attributes:
+                setattr(trial.get_submodule(name), attribute, value)
+            expected = part.answers(silenced(lean_copy(quiet, part, left.layers), trial, left))
+        except Exception as error:  # see `_together`
+            return _broken(error)
+        return self._compared(trial, dataclasses.replace(part, outputs=before), expected)
 
     def _at(
         self, part: Region, group: CoupledChannels, left: Leaving, counts: Sequence[Count], follow: bool
@@ -370,44 +346,6 @@ def _difference(
     return ""
 
 
-def _run(module: nn.Module, inputs: Example, double: bool) -> tuple[nn.Module, Example, list[torch.Tensor], bool]:
-    """A copy to try things on, what goes in, what comes out, whether it has its own weights.
-
-    In double precision and with random weights if it can.
-    """
-    doubled = {name: x.double() if x.is_floating_point() else x for name, x in inputs.items()}
-    for own in (False, True):
-        weights: Callable[[nn.Module], nn.Module] = copy.deepcopy if own else randomized
-        if double:
-            trial = weights(module).double().eval()
-            try:
-                found = answers(trial, doubled)
-            except Exception:  # a forward pass that names float32 somewhere: see below
-                pass
-            else:
-                if _finite(found):
-                    return trial, doubled, found, own
-        trial = weights(module).eval()
-        found = answers(trial, inputs)
-        if _finite(found):
-            break
-    return trial, inputs, found, own
-
-
-def _passed(fitted: Mapping[str, tuple[CoupledChannels, str]]) -> list[str]:
-    """Roots of the groups that may leave, as far as is known."""
-    return [root for root, (_, reason) in fitted.items() if not reason]
-
-
-def _scaled(module: nn.Module, factor: float) -> nn.Module:
-    """A copy with all parameters times `factor`."""
-    scaled = copy.deepcopy(module)
-    with torch.no_grad():
-        for parameter in scaled.parameters():
-            parameter.mul_(factor)
-    return scaled
-
-
 def _sometimes_called(modules: Sequence[nn.Module], inputs: Sequence[Example]) -> str:
     """A layer that not all of these copies of a network call, or an empty string."""
     found = []
@@ -418,8 +356,8 @@ def _sometimes_called(modules: Sequence[nn.Module], inputs: Sequence[Example]) -
     return next(others, "")
 
 
-def _finite(found: Sequence[torch.Tensor]) -> bool:
-    return all(bool(torch.isfinite(x).all()) for x in found)
+def _name(function: Any) -> str:
+    return str(function.name()) if hasattr(function, "name") else ""
 
 
 def _broken(error: Exception) -> str:

@@ -98,9 +98,9 @@ def _flattened(node: Any, written: Mapping[Any, int]) -> tuple[Any, Any, int] | 
     if spreads and (len(after) < 4 or channels != before[1]):
         return None
     deep, flat = (after[1:], before[1:]) if spreads else (before[1:], after[1:])
-    if len(flat) > 1:  # a channel's axis is one of those that become one, if it is no other
+    if len(flat) > 1:  # a channel's axis is one of those that become one, if the others cannot be
         deep, flat, others = _apart(deep, flat)
-        channels = None if channels in others else channels
+        channels = None if set(others) & set(written.values()) else channels
     channels = deep[0] if spreads else channels
     if channels not in deep or len(flat) != 1 or math.prod(deep) != flat[0]:
         return None

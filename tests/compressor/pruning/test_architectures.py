@@ -17,7 +17,7 @@ from edgesmith.compressor.data import any_inputs
 from edgesmith.compressor.edit import AttentionEdit, ChannelEdit
 from edgesmith.compressor.export import Export
 from edgesmith.compressor.int8.quantize import Quantize
-from edgesmith.compressor.pruning import blocks, coupling, dry_run, open_attention
+from edgesmith.compressor.pruning import blocks, coupling, dry_run, open_attention, other_weights
 from edgesmith.compressor.pruning.coupling import Layout
 from edgesmith.compressor.pruning.prune import Prune
 from edgesmith.compressor.pruning.prune_blocks import PruneBlocks
@@ -205,7 +205,7 @@ def test_what_is_left_computes_what_it_did_beside_silent_channels(name: str) -> 
     """Several channels of every group go, one group after the other; the dry run tried one."""
     case = {**CASES, **LARGER}[name]
     original = dry_run.with_open_attention(original_of(task_of(case)))
-    module = dry_run.randomized(original.module()).double()
+    module = other_weights.randomized(original.module()).double()
     example = {key: x.double() if x.is_floating_point() else x for key, x in original.example.items()}
     groups, reasons = dry_run.prunable(module.float(), original.example)
     module.double()
@@ -217,8 +217,8 @@ def test_what_is_left_computes_what_it_did_beside_silent_channels(name: str) -> 
         edit = group.edit({0, group.channels - 2} if group.channels > 2 else {0})
         whole, left = copy.deepcopy(module), coupling.leaving(module, example, edit)
         coupling.remove(module, example, [edit])
-        expected = dry_run.answers(silenced(whole, module, left), example)
-        for ours, theirs in zip(dry_run.answers(module, example), expected, strict=True):
+        expected = other_weights.answers(silenced(whole, module, left), example)
+        for ours, theirs in zip(other_weights.answers(module, example), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgesmith.compressor.candidate import Candidate, state_of
 from edgesmith.compressor.edit import BlockEdit
-from edgesmith.compressor.pruning import coupling, damage, dry_run
+from edgesmith.compressor.pruning import coupling, damage, dry_run, other_weights
 from edgesmith.compressor.pruning.damage import measure_damage, seconds_of_sample
 from edgesmith.compressor.stage import Context
 from edgesmith.core.errors import TaskError
@@ -38,7 +38,7 @@ class Normed(nn.Module):
 def fitted(make: Callable[[], nn.Module], inputs: np.ndarray, work: Path) -> tuple[Candidate, Context]:
     """A network whose answers are the labels: its loss is 0, and every other's is above."""
     torch.manual_seed(0)
-    module = dry_run.randomized(make()).train()
+    module = other_weights.randomized(make()).train()
     x = torch.tensor(inputs)
     with torch.no_grad():
         labels = module(x).numpy()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from edgesmith.compressor.pruning import coupling, dry_run
+from edgesmith.compressor.pruning import coupling, dry_run, other_weights
 from edgesmith.compressor.pruning.coupling import Layout
 from edgesmith.compressor.pruning.silenced import silenced
 
@@ -125,12 +125,12 @@ def tried(module: nn.Module, example: dict[str, torch.Tensor]) -> tuple[dict[str
     edits = [group.edit(range(0, group.channels, 2)) for group in free]
     graph = coupling.graph_of(module, example)
     left = coupling.together([coupling.leaving(module, example, edit, graph) for edit in edits])
-    whole = dry_run.randomized(module).double()
+    whole = other_weights.randomized(module).double()
     doubled = {name: x.double() if x.is_floating_point() else x for name, x in example.items()}
     narrow = copy.deepcopy(whole)
     coupling.remove(narrow, doubled, edits)
-    expected = dry_run.answers(silenced(copy.deepcopy(whole), narrow, left), doubled)
-    torch.testing.assert_close(dry_run.answers(narrow, doubled), expected, rtol=1e-9, atol=1e-9)
+    expected = other_weights.answers(silenced(copy.deepcopy(whole), narrow, left), doubled)
+    torch.testing.assert_close(other_weights.answers(narrow, doubled), expected, rtol=1e-9, atol=1e-9)
     return {group.root: group.layout for group in free}, reasons
 
 
@@ -186,12 +186,38 @@ def test_channels_and_bands_become_one_axis(order: str) -> None:
     assert set(reasons) == {"mixed", "out"} if order == "before" else reasons == {"out": OUTPUT}
 
 
-@pytest.mark.parametrize("channels", [7, 10])
-@pytest.mark.parametrize("order", ["before", "channels first", "channels last"])
-def test_as_many_channels_as_frames_or_bands_are_followed_or_refused(order: str, channels: int) -> None:
-    """Never cut wrongly: `prunable` compares with the silenced network."""
+@pytest.mark.parametrize(
+    ("order", "channels", "followed"),
+    [
+        ("before", 7, False),  # as many as frames: which axis is which cannot be told
+        ("channels first", 7, False),
+        ("channels last", 7, False),
+        ("before", 10, True),  # as many as bands: the first of the two is taken
+        ("channels first", 10, True),
+        ("channels last", 10, False),
+    ],
+)
+def test_as_many_channels_as_frames_or_bands_are_followed_or_refused(order: str, channels: int, followed: bool) -> None:
     found, reasons = tried(Frames(order, channels), {"x": torch.randn(2, 1, 12, 9)})
-    assert ("stem" in found) != ("stem" in reasons)
+    assert ("stem" in found, "stem" in reasons) == (followed, not followed)
+
+
+class Gated(nn.Module):
+    """As many bands as the network beside it has channels, of which one number weighs this map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(1, 10, 3), nn.Conv2d(1, 8, 3)
+        self.mixed, self.out = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.narrow(x).relu() * self.wide(x).relu().mean(1, keepdim=True)
+        return self.out(self.mixed(y.flatten(2).transpose(1, 2)).relu())
+
+
+def test_axes_that_are_no_channels_become_one() -> None:
+    found, _ = tried(Gated(), {"x": torch.randn(2, 1, 12, 9)})
+    assert found["narrow"] == Layout()
 
 
 class Turned(nn.Module):
