@@ -16,6 +16,7 @@ from edgesmith.compressor.stage import Graph
 from edgesmith.core.task import Task
 from edgesmith.core.values import Interval
 from edgesmith.exporters.graph import onnx_file
+from edgesmith.exporters.sessions.cpu import this_cpu
 from edgesmith.exporters.sessions.ort_session import OnnxRuntimeSession
 from edgesmith.exporters.sessions.torch_session import to_tensors
 
@@ -45,7 +46,12 @@ def test_float_is_not_taken_where_the_weights_need_their_rounding(
     assert graph.trained is not None
     assert accuracy_of(graph.path, task) < 0.3
     assert written.artifact.dialect == "u8"
-    assert accuracy_of(written.artifact.path, task) == pytest.approx(accuracy_of(graph.trained, task), abs=0.015)
+    narrow = this_cpu() == "x86"  # the file's weights have 7 bits there, and were trained with 8
+    apart = 0.03 if narrow else 0.015
+    assert accuracy_of(written.artifact.path, task) == pytest.approx(accuracy_of(graph.trained, task), abs=apart)
+    if narrow:
+        assert written.reason.startswith("no form is good enough, nor is float; u8 is closest to what was trained; ")
+        return
     assert written.reason.startswith("the fastest of 1 form (against this network in float, at batch size 1: u8 0.50x)")
     assert "; float: 0." in written.reason and written.reason.endswith(", not good enough")
 
