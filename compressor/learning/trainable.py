@@ -51,7 +51,7 @@ def check_labels(value: Candidate, context: Context) -> None:
 def classes_of(module: nn.Module, context: Context) -> int:
     """How many classes the first output tells apart: its second axis."""
     device = next(module.parameters()).device
-    inputs = {name: torch.tensor(array, device=device) for name, array in any_inputs(context.task, 2).items()}
+    inputs = to_tensors(any_inputs(context.task, 2), device)
     with torch.no_grad():
         return int(forward(module.eval(), inputs, context.task.outputs)[context.task.outputs[0]].shape[1])
 

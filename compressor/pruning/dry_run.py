@@ -34,6 +34,7 @@ from .coupling import (
     leaving,
     together,
 )
+from .joined import name_of
 from .kept_trials import KeptTrials, key_of
 from .layouts import bookkeeping_of, counts_of, layouts_of, names_of
 from .other_weights import negated, scale, trial_of
@@ -121,7 +122,7 @@ class _Trial:
             raise TaskError("the model's forward returns no tensors")
         self._regions = Regions(self._random, given, whole, map(names_of, groups))
         self._sometimes = _sometimes_called([module, self._random, negated(self._random)], [inputs, given, given])
-        self._levels_off = any(_name(node.grad_fn).startswith(_LEVELLING) for node in graph.module2node.values())
+        self._levels_off = any(name_of(node.grad_fn).startswith(_LEVELLING) for node in graph.module2node.values())
         self._known: dict[tuple[str, int], Layout] = {}  # what fitted another group that is built alike
         self._samples: dict[tuple[str, Layout, tuple[Count, ...]], tuple[ChannelEdit, Leaving]] = {}
         self._generator = torch.Generator().manual_seed(2)
@@ -170,11 +171,7 @@ class _Trial:
         try:
             samples, whole = [self._sample(fitted[root][0]) for root in roots], self._regions.whole
             left = together([left for _, left in samples])
-            trial = lean_copy(self._random, whole, left.layers)
-            left.cut(trial)
-            for name, attribute, value in (each for edit, _ in samples for each in edit.attributes):
-                setattr(trial.get_submodule(name), attribute, value)
-            expected = whole.answers(silenced(lean_copy(self._random, whole, left.layers), trial, left))
+            trial, expected = _without(self._random, whole, left, [edit for edit, _ in samples])
         except Exception as error:  # a foreign forward pass may raise anything
             return _broken(error)
         return self._compared(trial, whole, expected, share=1e-4)  # of what all together did
@@ -263,11 +260,7 @@ class _Trial:
             for name in writers:
                 scale(quiet.get_submodule(name).parameters(recurse=False), _QUIET)
             before = part.answers(quiet)
-            trial = lean_copy(quiet, part, left.layers)
-            left.cut(trial)
-            for name, attribute, value in group.edit([0]).attributes:
-                setattr(trial.get_submodule(name), attribute, value)
-            expected = part.answers(silenced(lean_copy(quiet, part, left.layers), trial, left))
+            trial, expected = _without(quiet, part, left, [group.edit([0])])
         except Exception as error:  # see `_together`
             return _broken(error)
         return self._compared(trial, dataclasses.replace(part, outputs=before), expected)
@@ -327,6 +320,17 @@ class _Trial:
         return reason or _difference(found, expected, part.outputs, share)
 
 
+def _without(
+    module: nn.Module, part: Region, left: Leaving, edits: Sequence[ChannelEdit]
+) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A copy of a network after these edits, which together take out `left`, and what it has to answer in `part`."""
+    trial = lean_copy(module, part, left.layers)
+    left.cut(trial)
+    for name, attribute, value in (each for edit in edits for each in edit.attributes):
+        setattr(trial.get_submodule(name), attribute, value)
+    return trial, part.answers(silenced(lean_copy(module, part, left.layers), trial, left))
+
+
 def _subsets(counts: Sequence[Count]) -> Iterator[tuple[Count, ...]]:
     """One attribute, two, all of them: those without which the network would not run come first."""
     for size in sorted({1, min(2, len(counts)), len(counts)}):
@@ -354,10 +358,6 @@ def _sometimes_called(modules: Sequence[nn.Module], inputs: Sequence[Example]) -
             found.append(regions.calls(module, given))
     others = (name for calls in found for name in calls if not all(name in each for each in found))
     return next(others, "")
-
-
-def _name(function: Any) -> str:
-    return str(function.name()) if hasattr(function, "name") else ""
 
 
 def _broken(error: Exception) -> str:

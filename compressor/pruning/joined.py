@@ -80,7 +80,7 @@ def _splits_channels(node: Any, written: Mapping[Any, int]) -> bool:
 
 def _halves(node: Any, written: Mapping[Any, int]) -> bool:
     """Whether it is a gated linear unit along the channels."""
-    if not _name(node.grad_fn).startswith("GluBackward") or node.type != _TYPES.ELEMENTWISE or not node.inputs:
+    if not name_of(node.grad_fn).startswith("GluBackward") or node.type != _TYPES.ELEMENTWISE or not node.inputs:
         return False
     return written.get(node.inputs[0]) == 2 * _shape(node.grad_fn)[_axis(node.grad_fn)]
 
@@ -181,7 +181,8 @@ def _shape(function: Any, index: int = 0) -> tuple[int, ...]:
     return tuple(int(size) for size in function._input_metadata[index].shape)
 
 
-def _name(function: Any) -> str:
+def name_of(function: Any) -> str:
+    """What autograd calls a node: "SoftmaxBackward0"; empty if it has no name."""
     return str(function.name()) if hasattr(function, "name") else ""
 
 
